@@ -1,0 +1,168 @@
+"""A user's record files: .jsonl, .json, .csv and .parquet, read so that every fault is told with its line."""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import DudeError, did_you_mean
+
+SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Records of one source, with where each of them stands.
+
+    Attributes:
+        source: the file, or the name of the set and split.
+        rows: the records.
+        numbers: for each record its line (or its number, see `unit`), counted from 1.
+        unit: `line` or `record`.
+    """
+
+    source: str
+    rows: list[dict[str, Any]]
+    numbers: list[int] = field(default_factory=list)
+    unit: str = "record"
+
+    def place(self, index: int) -> str:
+        """`"problems.jsonl, line 12"` for the record at `index` (counted from 0)."""
+        number = self.numbers[index] if self.numbers else index + 1
+        return f"{self.source}, {self.unit} {number}"
+
+
+def existing(path: str | Path) -> Path:
+    """`path` as an existing file.
+
+    Raises:
+        DudeError: there is none; with the nearest names in that folder.
+    """
+    file = Path(path).expanduser()
+    if file.is_file():
+        return file
+    if file.is_dir():
+        raise DudeError(f"{file} is a folder, not a file. Name a {', '.join(SUFFIXES)} file in it.")
+    if not file.parent.is_dir():
+        raise DudeError(f"{file} does not exist: there is no folder {file.parent.resolve()}.")
+    names = sorted(one.name for one in file.parent.iterdir() if one.is_file())
+    raise DudeError(f"{file} does not exist.{did_you_mean(file.name, names)} Folder: {file.parent.resolve()}.")
+
+
+def read_rows(path: str | Path) -> Rows:
+    """Every record of one file.
+
+    Raises:
+        DudeError: missing, empty, not UTF-8, truncated or broken, with the line; or of a kind that is not read.
+    """
+    file = existing(path)
+    suffixes = [one.lower() for one in file.suffixes]
+    packed = bool(suffixes) and suffixes[-1] == ".gz"
+    kind = (suffixes[:-1] if packed else suffixes)[-1:]
+    if not kind or kind[0] not in SUFFIXES or (packed and kind[0] == ".parquet"):
+        raise DudeError(
+            f"{file}: not a kind of file that is read. Known: {', '.join(SUFFIXES)} (the text ones also .gz)."
+        )
+    if kind[0] == ".parquet":
+        rows = _parquet(file)
+    else:
+        rows = {".jsonl": read_jsonl, ".json": _json, ".csv": _csv}[kind[0]](file)
+    if not rows.rows:
+        raise DudeError(f"{file} holds no record.")
+    return rows
+
+
+def lines_of(file: Path) -> Iterator[tuple[int, str]]:
+    """Line number (from 1) and text of each line of a UTF-8 file, unpacked where its name ends in .gz or .bz2."""
+    opener: Any = {".gz": gzip.open, ".bz2": bz2.open}.get(file.suffix.lower(), open)
+    number = 0
+    try:
+        with opener(file, "rb") as stream:
+            for number, raw in enumerate(stream, start=1):
+                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise DudeError(
+            f"{file}, line {number}: not UTF-8 (byte {error.object[error.start]:#04x} at column {error.start + 1}). "
+            "Save the file as UTF-8."
+        ) from None
+    except (EOFError, gzip.BadGzipFile, zlib.error, OSError) as error:
+        raise DudeError(f"{file}, after line {number}: cannot be read ({error}). Is the file whole?") from None
+
+
+def read_jsonl(file: Path) -> Rows:
+    """One JSON object a line; empty lines are passed over."""
+    rows, numbers = [], []
+    for number, line in lines_of(file):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DudeError(f"{file}, line {number}: broken JSON ({error.msg} at column {error.colno}).") from None
+        if not isinstance(row, dict):
+            raise DudeError(f"{file}, line {number}: a JSON object is expected, got {_kind(row)}.")
+        rows.append(row)
+        numbers.append(number)
+    return Rows(str(file), rows, numbers, "line")
+
+
+def _json(file: Path) -> Rows:
+    text = "".join(line for _, line in lines_of(file))
+    if not text.strip():
+        return Rows(str(file), [])
+    try:
+        rows = json.loads(text)
+    except json.JSONDecodeError as error:
+        hint = " A file with one object a line is named .jsonl." if error.msg == "Extra data" else ""
+        raise DudeError(
+            f"{file}, line {error.lineno}: broken JSON ({error.msg} at column {error.colno}).{hint}"
+        ) from None
+    if not isinstance(rows, list):
+        raise DudeError(f"{file}: an array of objects is expected, got {_kind(rows)}.")
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise DudeError(f"{file}, record {number}: a JSON object is expected, got {_kind(row)}.")
+    return Rows(str(file), rows)
+
+
+def _csv(file: Path) -> Rows:
+    reader = csv.reader(io.StringIO("".join(line for _, line in lines_of(file)), newline=""), strict=True)
+    rows, numbers, head, start = [], [], [], 1
+    try:
+        for cells in reader:
+            if not head:
+                head = cells
+                if len(set(head)) < len(head):
+                    raise DudeError(f"{file}, line 1: a column name stands twice in {', '.join(head)}.")
+            elif cells:
+                if len(cells) != len(head):
+                    raise DudeError(f"{file}, line {start}: {len(cells)} cells, but the header has {len(head)}.")
+                rows.append(dict(zip(head, cells, strict=True)))
+                numbers.append(start)
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise DudeError(f"{file}, line {start}: broken CSV ({error}).") from None
+    return Rows(str(file), rows, numbers, "line")
+
+
+def _parquet(file: Path) -> Rows:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return Rows(str(file), pyarrow.parquet.read_table(file).to_pylist())
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, OSError) as error:
+        raise DudeError(f"{file}: not a parquet file that can be read ({error}).") from None
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "one object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")

@@ -1,0 +1,139 @@
+"""From the `data:` section to prompt/completion data sets, every record checked before any model is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..errors import DudeError
+from .families import CALCULATOR_MARK
+from .files import Rows, read_rows
+from .questions import Problem
+from .settings import DataSettings
+
+if TYPE_CHECKING:
+    import datasets
+
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What is trained on.
+
+    Attributes:
+        train: columns `prompt` and `completion`. Their plain concatenation is the text; a space between the two
+            belongs to the completion; no end-of-text token is added.
+        validation: the same columns, or None.
+        source: what was read, for a person.
+        sha256: of all the training pairs in their order, in hexadecimal.
+    """
+
+    train: datasets.Dataset
+    validation: datasets.Dataset | None
+    source: str
+    sha256: str
+
+
+def load_training(settings: DataSettings) -> TrainingData:
+    """Read and check what `settings` names.
+
+    Raises:
+        DudeError: whatever is wrong with it, with file and line, set and record, or key.
+    """
+    pairs, source = _training_pairs(settings)
+    validation: list[Pair] | None = None
+    if isinstance(settings.validation, float):
+        pairs, validation = _set_aside(pairs, settings.validation, settings.seed)
+    elif settings.validation is not None:
+        validation = _validation_pairs(settings, settings.validation)
+    if settings.limit is not None:
+        pairs = pairs[: settings.limit]
+    held_out = None if validation is None else _dataset(validation)
+    return TrainingData(_dataset(pairs), held_out, source, _digest(pairs))
+
+
+def _training_pairs(settings: DataSettings) -> tuple[list[Pair], str]:
+    if settings.name is not None:
+        from .sets import named_set
+
+        split = settings.split or named_set(settings.name).train_split or "train"
+        # A fraction to set aside is taken from the whole split, so only then must all of it be read.
+        limit = None if isinstance(settings.validation, float) else settings.limit
+        return _named_pairs(settings, split, limit), f"{settings.name}, split {split}"
+    if settings.hub is not None:
+        rows = _hub_rows(settings, settings.split or "train")
+        return _own_pairs(settings, rows), rows.source
+    files = [settings.train] if isinstance(settings.train, str) else list(settings.train or ())
+    return [pair for file in files for pair in _own_pairs(settings, read_rows(file))], ", ".join(files)
+
+
+def _validation_pairs(settings: DataSettings, name: str) -> list[Pair]:
+    if settings.name is not None:
+        return _named_pairs(settings, name)
+    return _own_pairs(settings, _hub_rows(settings, name) if settings.hub is not None else read_rows(name))
+
+
+def _named_pairs(settings: DataSettings, split: str, limit: int | None = None) -> list[Pair]:
+    from .sets import named_set
+
+    named = named_set(settings.name or "")
+    protocol = settings.protocol or ("cloze" if named.protocol == "generate" else named.protocol)
+    pairs = [
+        one.pair if isinstance(one, Problem) else one.ask(protocol).pair
+        for one in named.examples(split, settings.root, limit)
+    ]
+    if settings.calculator_marks == "strip":
+        pairs = [(prompt, CALCULATOR_MARK.sub("", completion)) for prompt, completion in pairs]
+    return pairs
+
+
+def _own_pairs(settings: DataSettings, rows: Rows) -> list[Pair]:
+    from .columns import pairs
+
+    return pairs(rows, settings.prompt or "prompt", settings.completion or "completion")
+
+
+def _hub_rows(settings: DataSettings, split: str) -> Rows:
+    import datasets
+
+    try:
+        loaded = datasets.load_dataset(settings.hub, settings.subset, split=split)
+    except Exception as error:  # every network, cache and permission fault of the hub ends here
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        raise DudeError(
+            f"data.hub: {settings.hub}, split {split}, could not be read ({reason}). Check its name, 'subset' and "
+            "'split' and the network, or name a local file under 'train'."
+        ) from None
+    if len(loaded) == 0:
+        raise DudeError(f"data.hub: {settings.hub}, split {split}, holds no record.")
+    return Rows(f"{settings.hub}, split {split}", [dict(row) for row in loaded])
+
+
+def _set_aside(pairs: list[Pair], fraction: float, seed: int) -> tuple[list[Pair], list[Pair]]:
+    """`pairs` without a random `fraction` of them, and that fraction; both in the order of the file."""
+    count = round(fraction * len(pairs))
+    if not 0 < count < len(pairs):
+        raise DudeError(f"data.validation: {fraction} of {len(pairs)} records is {count}; give another fraction.")
+    chosen = set(random.Random(seed).sample(range(len(pairs)), count))
+    return [one for k, one in enumerate(pairs) if k not in chosen], [pairs[k] for k in sorted(chosen)]
+
+
+def _dataset(pairs: list[Pair]) -> datasets.Dataset:
+    import datasets
+
+    return datasets.Dataset.from_dict(
+        {"prompt": [prompt for prompt, _ in pairs], "completion": [completion for _, completion in pairs]}
+    )
+
+
+def _digest(pairs: Iterable[Pair]) -> str:
+    digest = hashlib.sha256()
+    for prompt, completion in pairs:
+        for text in (prompt, completion):
+            raw = text.encode("utf-8")
+            digest.update(len(raw).to_bytes(8, "little") + raw)
+    return digest.hexdigest()
