@@ -1,0 +1,192 @@
+"""`DudeConfig`: what `LoraConfig` is to LoRA."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig
+
+from .compose import MagnitudeAxis
+from .decompose import A_EXPONENT, SvdMethod, Variant
+from .errors import DudeError, did_you_mean
+
+CONFIG_NAME = "dude_config.json"
+FORMAT_VERSION = 1
+
+# The options of LoRA that DuDe honours. Every other one is refused when it is not at its default, those that a later
+# PEFT may add included: nothing is trained with an option that does nothing.
+IDENTITY = ("task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision")
+TARGETS = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save")
+SIZES = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "lora_dropout")
+HONOURED = frozenset({*IDENTITY, *TARGETS, *SIZES, "fan_in_fan_out", "inference_mode"})
+REASONS = {
+    "use_dora": "DuDe has DoRA's magnitude already",
+    "init_lora_weights": "DuDe starts from the singular triplets of the weight; see init_variant and svd",
+    "bias": "DuDe never writes to the base model, and PEFT trains its biases in place",
+    "lora_bias": "DuDe's direction has no bias of its own: it would not be scaled by the magnitude",
+    "loftq_config": "DuDe starts from the weight itself",
+    "target_parameters": "DuDe decomposes modules; a bare parameter has no module to hold the start",
+    "trainable_token_indices": "embeddings are not decomposed; train them with modules_to_save",
+    "layer_replication": "replicated layers share one weight, and with it one start",
+}
+
+
+@dataclasses.dataclass
+class DudeConfig(LoraConfig):
+    """Configuration of DuDe (arXiv 2505.14367): a `LoraConfig` whose adapter is W' = m V / ||V||_c (Eq. 7).
+
+    Args:
+        r: rank, 1 <= r <= min(d, k) of every target.
+        lora_alpha: scaling s = lora_alpha / r; default r, so s = 1 (also where `rank_pattern` sets another rank).
+        init_variant: how S is shared between A and B: `"dude"` (Eq. 5, 6), `"dude_a"` (Eq. 10), `"dude_b"` (Eq. 11).
+        magnitude_axis: `"out"`, one magnitude per output (DoRA's code, PEFT), or `"in"`, one per input (the paper's
+            letter; saved in a form of its own and exported merged).
+        detach_norm: treat ||V||_c as a constant in the gradient (DoRA's rule) instead of the exact Eq. 9.
+        svd: `"krylov"` or `"exact"`, see `decompose.top_singular_triplets`.
+        svd_seed: of the Krylov start, joined with each module's name.
+
+    Raises:
+        DudeError: an option of LoRA that DuDe cannot honour, or a value out of range; the reason is in the message.
+    """
+
+    lora_alpha: float | None = None  # type: ignore[assignment]
+    init_variant: Variant = "dude"
+    magnitude_axis: MagnitudeAxis = "out"
+    detach_norm: bool = False
+    svd: SvdMethod = "krylov"
+    svd_seed: int = 0
+    # A stock LoRA layer that meets this config refuses it by this mark, rather than train LoRA in silence.
+    use_dude: bool = dataclasses.field(default=True, init=False, repr=False, metadata={"is_lora_variant": True})
+
+    def __post_init__(self) -> None:
+        _check_choice("init_variant", self.init_variant, A_EXPONENT)
+        _check_choice("magnitude_axis", self.magnitude_axis, ("out", "in"))
+        _check_choice("svd", self.svd, ("krylov", "exact"))
+        self.rank_pattern = dict(self.rank_pattern or {})
+        self.alpha_pattern = dict(self.alpha_pattern or {})
+        for name, rank in {"r": self.r, **{f"rank_pattern[{k!r}]": v for k, v in self.rank_pattern.items()}}.items():
+            if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+                raise DudeError(f"{name} must be a whole number of at least 1, got {rank!r}")
+        if self.lora_alpha is None:
+            self.lora_alpha = self.r
+            for module, rank in self.rank_pattern.items():
+                self.alpha_pattern.setdefault(module, rank)
+        alphas = {"lora_alpha": self.lora_alpha, **{f"alpha_pattern[{k!r}]": v for k, v in self.alpha_pattern.items()}}
+        for name, alpha in alphas.items():
+            if not isinstance(alpha, int | float) or not 0 < alpha < math.inf:
+                raise DudeError(f"{name} must be positive, got {alpha!r}: the start divides the singular values by it")
+        if not 0 <= self.lora_dropout < 1:
+            raise DudeError(f"lora_dropout must be in [0, 1), got {self.lora_dropout!r}")
+        self._refuse_unhonoured()
+        super().__post_init__()
+
+    def _refuse_unhonoured(self) -> None:
+        default = LoraConfig()
+        for field in dataclasses.fields(LoraConfig):
+            value = getattr(self, field.name)
+            if field.name in HONOURED or value == getattr(default, field.name):
+                continue
+            reason = REASONS.get(field.name, "it is an option of another LoRA variant")
+            raise DudeError(f"DuDe does not support {field.name}={value!r}: {reason}. Leave it at its default")
+
+    def scaling_of(self, r: int, alpha: float) -> float:
+        """s = alpha / r, or alpha / sqrt(r) with `use_rslora`."""
+        return alpha / math.sqrt(r) if self.use_rslora else alpha / r
+
+    def lora_config(self) -> LoraConfig:
+        """The plain `LoraConfig` of the same targets and rank, from which PEFT's own machinery builds the layer."""
+        return LoraConfig(**{name: getattr(self, name) for name in sorted(HONOURED) if hasattr(self, name)})
+
+    def saved_config(self) -> LoraConfig:
+        """The stock config of the saved form: DoRA of rank 2r on the untouched base, with the same scaling s."""
+        stock = self.lora_config()
+        factor = math.sqrt(2) if self.use_rslora else 2
+        stock.r, stock.lora_alpha = 2 * self.r, factor * self.lora_alpha  # type: ignore[operator]
+        stock.rank_pattern = {name: 2 * rank for name, rank in self.rank_pattern.items()}
+        stock.alpha_pattern = {name: factor * alpha for name, alpha in self.alpha_pattern.items()}
+        stock.use_dora = True
+        return stock
+
+    def to_dude_dict(self) -> dict[str, Any]:
+        """What `dude_config.json` holds: every honoured option, JSON types only."""
+        own = ("init_variant", "magnitude_axis", "detach_norm", "svd", "svd_seed")
+        raw = {name: getattr(self, name) for name in (*sorted(HONOURED), *own)}
+        plain = {k: sorted(v) if isinstance(v, set) else getattr(v, "value", v) for k, v in raw.items()}
+        return {"format_version": FORMAT_VERSION, **plain}
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """Write `adapter_config.json` as stock PEFT reads it (rank 2r, DoRA) and `dude_config.json` beside it.
+
+        With `magnitude_axis="in"` there is no stock form: `adapter_config.json` then names a method that stock PEFT
+        does not know, so that it refuses the folder instead of loading something else.
+        """
+        self.saved_config().save_pretrained(save_directory, **kwargs)
+        folder = Path(save_directory)
+        if self.magnitude_axis == "in":
+            stock_file = folder / "adapter_config.json"
+            stock_file.write_text(json.dumps({**json.loads(stock_file.read_text()), "peft_type": "DUDE_IN"}, indent=2))
+        (folder / CONFIG_NAME).write_text(json.dumps(self.to_dude_dict(), indent=2, sort_keys=True) + "\n")
+
+    @classmethod
+    def from_dude_dict(cls, raw: Mapping[str, Any], source: str) -> DudeConfig:
+        """Build the config from what `dude_config.json` holds.
+
+        Raises:
+            DudeError: a format newer than this package, or an unknown key.
+        """
+        values = dict(raw)
+        version = values.pop("format_version", None)
+        if version != FORMAT_VERSION:
+            raise DudeError(f"{source}: format_version {version!r}, this dude_peft reads {FORMAT_VERSION}: update it")
+        known = {field.name for field in dataclasses.fields(cls) if field.init}
+        for key in values:
+            if key not in known:
+                raise DudeError(f"{source}: unknown key {key!r}.{did_you_mean(key, known)}")
+        return cls(**{**values, "inference_mode": False})
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str, subfolder: str | None = None, **kwargs: Any) -> Any:
+        """Read a saved DuDe adapter's config, from a local folder or the hub.
+
+        Raises:
+            DudeError: no `dude_config.json` there, or one that cannot be read.
+        """
+        path = find_adapter_file(pretrained_model_name_or_path, CONFIG_NAME, subfolder, **kwargs)
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise DudeError(f"{path}: not JSON ({error}). Save the adapter again or fetch it anew") from None
+        return cls.from_dude_dict(raw, str(path))
+
+
+def find_adapter_file(model_id: str, name: str, subfolder: str | None = None, **hub: Any) -> Path:
+    """The local path of `name` in the adapter `model_id`: a folder, or a hub repository whose file is fetched.
+
+    Raises:
+        DudeError: not there, with what was looked for.
+    """
+    folder = Path(model_id, subfolder) if subfolder else Path(model_id)
+    if folder.is_dir():
+        if (folder / name).is_file():
+            return folder / name
+        raise DudeError(
+            f"{folder} has no {name}: it is not a saved DuDe adapter. Plain PEFT adapters load with PeftModel"
+        )
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(str(model_id), name, subfolder=subfolder, **hub))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise DudeError(f"{model_id}: no such folder, and {name} could not be had from the hub ({error})") from None
+
+
+def _check_choice(name: str, value: Any, choices: Any) -> None:
+    if value not in choices:
+        hint = did_you_mean(str(value), choices)
+        raise DudeError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.{hint}")

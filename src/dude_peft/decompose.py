@@ -1,0 +1,113 @@
+"""The start of the direction: top-r singular triplets of a weight, split into A0 and B0 (Eq. 3, 5, 6, 10, 11)."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+Variant = Literal["dude", "dude_a", "dude_b"]
+SvdMethod = Literal["krylov", "exact"]
+
+# The share of the singular values that A0 takes: sqrt(S) in Eq. 5, all of S in Eq. 10, none in Eq. 11.
+A_EXPONENT: dict[str, float] = {"dude": 0.5, "dude_a": 1.0, "dude_b": 0.0}
+
+KRYLOV_STEPS = 8
+OVERSAMPLING = 8
+START_BITS = 18
+
+
+class SingularTriplets(NamedTuple):
+    """The top-r part of W = U diag(S) Vh: `U` (d, r), `S` (r,) descending, `Vh` (r, k)."""
+
+    U: Tensor
+    S: Tensor
+    Vh: Tensor
+
+
+def top_singular_triplets(weight: Tensor, r: int, *, method: SvdMethod = "krylov", seed: int = 0) -> SingularTriplets:
+    """The r largest singular triplets of `weight` (Eq. 3), with a fixed sign: the same bits for the same arguments.
+
+    Args:
+        weight: (d, k), any floating dtype; read, never written. Computed in float32, or in float64 if it is float64.
+        r: how many, 1 <= r <= min(d, k).
+        method: `"krylov"`, block Krylov with a Rayleigh-Ritz step in float64, or `"exact"`, LAPACK's full SVD.
+        seed: of the Krylov start block. `module_seed` derives one from a module's name.
+
+    Returns:
+        The triplets in float32 (float64 for a float64 weight); the largest entry of each row of Vh is positive.
+    """
+    W = weight.detach()
+    W = W if W.dtype == torch.float64 else W.float()
+    block = min(r + OVERSAMPLING, *W.shape)
+    # Where the Krylov space would fill the smaller side, the full SVD is cheaper and exact.
+    if method == "exact" or block * (KRYLOV_STEPS + 1) >= min(W.shape):
+        U, S, Vh = torch.linalg.svd(W, full_matrices=False)
+        U, S, Vh = U[:, :r], S[:r], Vh[:r]
+    else:
+        U, S, Vh = _block_krylov(W, r, block, seed)
+    largest = Vh.gather(1, Vh.abs().argmax(dim=1, keepdim=True))
+    sign = torch.where(largest < 0, -1.0, 1.0).to(Vh.dtype)
+    return SingularTriplets((U * sign.T).contiguous(), S.contiguous(), (Vh * sign).contiguous())
+
+
+def _block_krylov(W: Tensor, r: int, block: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Rayleigh-Ritz on span[W X, (W W^T) W X, ...] (Musco and Musco, arXiv 1504.05477), from a seeded Gaussian X."""
+    transposed = W.shape[0] > W.shape[1]
+    M = W.T if transposed else W  # (p, q) with p <= q: the basis lives on the short side
+    generator = torch.Generator().manual_seed(seed)  # on the CPU, so that every device starts from the same block
+    X = torch.randn(M.shape[1], block, generator=generator, dtype=torch.float64).to(M)
+    Q = torch.linalg.qr(M @ X).Q
+    basis = [Q]
+    for _ in range(KRYLOV_STEPS):
+        Y = M @ (M.T @ basis[-1])
+        for _ in range(2):  # twice is enough: one pass leaves components of the earlier blocks behind
+            for earlier in basis:
+                Y = Y - earlier @ (earlier.T @ Y)
+        basis.append(torch.linalg.qr(Y).Q)
+    Q = torch.linalg.qr(torch.cat(basis, dim=1)).Q
+    T = Q.T @ M
+    values, vectors = torch.linalg.eigh(T.double() @ T.double().T)
+    top = vectors[:, -r:].flip(1)
+    S = values[-r:].flip(0).clamp_min(0).sqrt()
+    left = (Q.double() @ top).to(M.dtype)
+    right = (top.T @ T.double() / S.clamp_min(torch.finfo(torch.float64).tiny)[:, None]).to(M.dtype)
+    S = S.to(M.dtype)
+    return (right.T, S, left.T) if transposed else (left, S, right)
+
+
+def module_seed(name: str, seed: int = 0) -> int:
+    """A seed for the module `name`: the same in every process and on every platform, different between modules."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8], "big") >> 1
+
+
+def initial_factors(triplets: SingularTriplets, scaling: float, variant: Variant = "dude") -> tuple[Tensor, Tensor]:
+    """A0 (r, k) and B0 (d, r) with scaling * B0 A0 = U diag(S) Vh: Eq. 5, 6, or Eq. 10 (`dude_a`), Eq. 11 (`dude_b`).
+
+    B0 is put on a fixed-point grid of 18 bits (see `on_grid`), so that the saved form gives it back bit for bit.
+    """
+    U, S, Vh = triplets
+    S = S / scaling
+    alpha = A_EXPONENT[variant]
+    return S[:, None].pow(alpha) * Vh, on_grid(U * S.pow(1 - alpha))
+
+
+def on_grid(B0: Tensor) -> Tensor:
+    """Round each column of B0 (d, r) to multiples of 2^-18 of the power of two above its largest entry.
+
+    The layer is exact for any B0, so this costs nothing but 5e-6 of the start's direction, and it buys that
+    `recover_start` finds B0 in the float32 sum B0 + dB without a bit lost.
+    """
+    peak = B0.abs().amax(dim=0, keepdim=True)
+    _, exponent = torch.frexp(peak)  # peak = mantissa * 2^exponent, mantissa in [0.5, 1)
+    return torch.ldexp(torch.round(torch.ldexp(B0, START_BITS - exponent)), exponent - START_BITS)
+
+
+def recover_start(B: Tensor, dB: Tensor) -> Tensor:
+    """B0 (d, r), bit for bit, out of B = B0 + dB as rounded to float32, and dB: the inverse of saving.
+
+    Exact as long as no column of B outgrew its start by 2^5; beyond that, right to the rounding of B.
+    """
+    return on_grid(B.double() - dB.double()).to(B.dtype)

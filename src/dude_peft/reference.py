@@ -1,0 +1,56 @@
+"""The paper's Eq. 3-11 as they are written: dense, in float64, with a full SVD: the tests' oracle."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .compose import MagnitudeAxis
+from .decompose import Variant
+
+
+def top_part(W0: Tensor, r: int) -> tuple[Tensor, Tensor, Tensor]:
+    """U_r (d, r), S_r (r,), V_r^T (r, k) of W0 (d, k): the Delta W of Eq. 3 is U_r diag(S_r) V_r^T."""
+    U, S, Vh = torch.linalg.svd(W0.double(), full_matrices=False)
+    return U[:, :r], S[:r], Vh[:r]
+
+
+def residual(W0: Tensor, r: int) -> Tensor:
+    """Eq. 4: W_f = W0 - U_r S_r V_r^T, (d, k)."""
+    U, S, Vh = top_part(W0, r)
+    return W0.double() - U @ torch.diag(S) @ Vh
+
+
+def start(W0: Tensor, r: int, scaling: float = 1.0, variant: Variant = "dude") -> tuple[Tensor, Tensor]:
+    """A (r, k) and B (d, r): Eq. 5 and 6, Eq. 10 for `dude_a`, Eq. 11 for `dude_b`; `scaling` is divided out of S."""
+    U, S, Vh = top_part(W0, r)
+    S = S / scaling
+    if variant == "dude":
+        return torch.diag(S.sqrt()) @ Vh, U @ torch.diag(S.sqrt())
+    if variant == "dude_a":
+        return torch.diag(S) @ Vh, U
+    return Vh, U @ torch.diag(S)
+
+
+def column_norm(V: Tensor, axis: MagnitudeAxis) -> Tensor:
+    """||V||_c, kept as a line that broadcasts against V (d, k): (d, 1) for `"out"`, (1, k) for `"in"`."""
+    return V.norm(dim=1 if axis == "out" else 0, keepdim=True)
+
+
+def composed_weight(m: Tensor, Wf: Tensor, A: Tensor, B: Tensor, scaling: float, axis: MagnitudeAxis) -> Tensor:
+    """Eq. 7: W' = m (W_f + s B A) / ||W_f + s B A||_c, (d, k). m is (d,), or (k,) for `"in"`."""
+    V = Wf + scaling * B @ A
+    return m.reshape(column_norm(V, axis).shape) * V / column_norm(V, axis)
+
+
+def gradient_of_magnitude(dW: Tensor, V: Tensor, axis: MagnitudeAxis) -> Tensor:
+    """Eq. 8: dL/dm = (dL/dW' . V) / ||V||_c, summed along each line. dW = dL/dW' and V: (d, k)."""
+    return (dW * V / column_norm(V, axis)).sum(dim=1 if axis == "out" else 0)
+
+
+def gradient_of_direction(dW: Tensor, V: Tensor, m: Tensor, axis: MagnitudeAxis) -> Tensor:
+    """Eq. 9: dL/dV = m / ||V||_c (I - v v^T / ||v||^2) dL/dW', line by line. dW = dL/dW' and V: (d, k)."""
+    dim = 1 if axis == "out" else 0
+    n = column_norm(V, axis)
+    projected = dW - V * (V * dW).sum(dim=dim, keepdim=True) / n.square()
+    return m.reshape(n.shape) / n * projected
