@@ -156,6 +156,7 @@ def _published() -> list[NamedSet]:
             "dev",
             reader=layouts.mmlu,
             protocol="letter",
+            by_subject=True,
         ),
         *(
             NamedSet(

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .questions import Problem, Question
+from .subjects import GROUP_OF
 
 Record = dict[str, Any]
 
@@ -100,7 +101,7 @@ def winogrande(record: Record, number: int) -> Question:
 
 
 def mmlu(record: Record, number: int) -> Question:
-    """MMLU: four choices; the answer is a letter, or on the hub its position."""
+    """MMLU: four choices; the answer is a letter, or on the hub its position. `group` is needed for new subjects."""
     answer = record["answer"]
     gold = answer if isinstance(answer, int) else "ABCD".index(answer.strip())
     stem = record["question"].strip()
@@ -111,6 +112,7 @@ def mmlu(record: Record, number: int) -> Question:
         tuple(record["choices"]),
         gold,
         subject=record["subject"],
+        group=record.get("group") or GROUP_OF.get(record["subject"]),
     )
 
 

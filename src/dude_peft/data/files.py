@@ -135,7 +135,8 @@ def _json(file: Path) -> Rows:
 
 def _csv(file: Path) -> Rows:
     reader = csv.reader(io.StringIO("".join(line for _, line in lines_of(file)), newline=""), strict=True)
-    rows, numbers, head, start = [], [], [], 1
+    rows, numbers, start = [], [], 1
+    head: list[str] = []
     try:
         for cells in reader:
             if not head:

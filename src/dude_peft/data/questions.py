@@ -40,6 +40,7 @@ class Question:
         choices: the text of each choice, in the order of the record.
         gold: position of the right one in `choices`.
         subject: MMLU's subject.
+        group: the subject's group.
         prefixes: for a blank within a sentence, the text up to and including each choice; `suffix` follows all.
         suffix: what follows the blank.
         labels: the answers that the letter protocol scores, when they are not plain letters.
@@ -51,6 +52,7 @@ class Question:
     choices: tuple[str, ...]
     gold: int
     subject: str | None = None
+    group: str | None = None
     prefixes: tuple[str, ...] = ()
     suffix: str = ""
     labels: tuple[str, ...] = ()

@@ -42,7 +42,9 @@ class NamedSet:
         protocol: how it is asked by default: `generate`, `cloze` or `letter`.
         metric: the metric that stands for it; lm-evaluation-harness's.
         folder: its folder under the root; its name, where it is empty.
+        by_subject: made of subjects, each evaluated on its own (MMLU).
         generated: made by `dude_peft.mini`, not read.
+        extra_splits: the splits of a generated set.
     """
 
     name: str
@@ -56,6 +58,7 @@ class NamedSet:
     protocol: Literal["generate", "cloze", "letter"] = "cloze"
     metric: str = "acc"
     folder: str = ""
+    by_subject: bool = False
     generated: bool = False
     extra_splits: tuple[str, ...] = field(default=())
 

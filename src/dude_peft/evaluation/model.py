@@ -1,0 +1,129 @@
+"""A transformers or PEFT model for lm-evaluation-harness, left exactly as it was found."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import lm_eval.api.task
+import numpy as np
+import torch
+import transformers
+from lm_eval.api.model import CacheHook
+from lm_eval.models.huggingface import HFLM
+from tqdm import tqdm
+
+Progress = Callable[[int, int, str], None]
+"""Called with the requests done, the requests in all, and what is being done."""
+
+
+class ModelUnderTest(HFLM):
+    """lm-evaluation-harness's model, quiet, telling its progress and counting what its window cuts off.
+
+    Args:
+        model: a causal language model, or a PEFT model of one.
+        tokenizer: its tokenizer.
+        batch_size: sequences in one forward.
+        progress: called after each request.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, batch_size: int, progress: Progress | None) -> None:
+        # The harness ties weights on loading; on a model in training that could undo what a method untied.
+        with mock.patch.object(model, "tie_weights", lambda *_, **__: None):
+            # Log-probabilities in float32: in a bfloat16 model, different choices would round to one value.
+            super().__init__(
+                pretrained=model,
+                tokenizer=tokenizer,
+                backend="causal",
+                batch_size=batch_size,
+                softmax_dtype="float32",
+            )
+        self.progress = progress
+        self.truncated: Counter[str] = Counter()
+        self._asked: list[Any] = []
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        """Score each (context, continuation)."""
+        self._asked = requests
+        self._follow(len(requests), "scoring choices")
+        return super().loglikelihood(requests, disable_tqdm=True)
+
+    def _loglikelihood_tokens(self, requests: Any, *args: Any, **kwargs: Any) -> list[tuple[float, bool]]:
+        if len(self._asked) == len(requests):
+            for instance, (_, context, continuation) in zip(self._asked, requests, strict=True):
+                # The last token is only predicted, so it needs no place in the window.
+                if len(context) + len(continuation) - 1 > self.max_length:
+                    self.truncated[instance.task_name] += 1
+        return super()._loglikelihood_tokens(requests, *args, **kwargs)
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
+        """Generate an answer to each prompt."""
+        self._follow(len(requests), "generating answers")
+        for instance in requests:
+            room = self.max_length - instance.args[1].get("max_gen_toks", self.max_gen_toks)
+            if len(self.tok_encode(instance.args[0])) > room:
+                self.truncated[instance.task_name] += 1
+        return super().generate_until(requests, disable_tqdm=True)
+
+    def _follow(self, total: int, what: str) -> None:
+        self.set_cache_hook(_ProgressHook(self.progress, total, what))
+
+
+class _ProgressHook(CacheHook):
+    """The harness tells its cache of every single answer; here the progress bar listens instead."""
+
+    def __init__(self, progress: Progress | None, total: int, what: str) -> None:
+        super().__init__(None)
+        self.progress, self.total, self.what, self.done = progress, total, what, 0
+
+    def add_partial(self, attr: str, req: Any, res: Any) -> None:
+        self.done += 1
+        if self.progress is not None:
+            self.progress(self.done, self.total, self.what)
+
+
+@contextlib.contextmanager
+def untouched(model: torch.nn.Module, tokenizer: Any) -> Iterator[None]:
+    """On leaving, every module's training flag, the tokenizer's padding and all random states are as on entering."""
+    flags = [(module, module.training) for module in model.modules()]
+    padding = tokenizer.padding_side, tokenizer.pad_token
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    device_states = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
+    try:
+        yield
+    finally:
+        for module, flag in flags:
+            module.training = flag
+        tokenizer.padding_side, tokenizer.pad_token = padding
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+        if device_states is not None:
+            torch.cuda.set_rng_state_all(device_states)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the harness and transformers from printing; their errors still come through."""
+    loggers = [logging.getLogger(name) for name in ("lm_eval", "transformers", "transformers.generation")]
+    levels = [one.level for one in loggers]
+    verbosity = transformers.logging.get_verbosity()
+    for one in loggers:
+        one.setLevel(logging.ERROR)
+    transformers.logging.set_verbosity_error()
+
+    def silent(*args: Any, **kwargs: Any) -> Any:
+        return tqdm(*args, **{**kwargs, "disable": True})
+
+    try:
+        with mock.patch.object(lm_eval.api.task, "tqdm", silent):
+            yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+        for one, level in zip(loggers, levels, strict=True):
+            one.setLevel(level)
