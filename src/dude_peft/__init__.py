@@ -1,5 +1,31 @@
-"""DuDe (arXiv 2505.14367) as a drop-in method for Hugging Face PEFT."""
+"""DuDe (arXiv 2505.14367) as a drop-in method for Hugging Face PEFT.
+
+from peft import get_peft_model
+from dude_peft import DudeConfig
+
+model = get_peft_model(base, DudeConfig(r=16, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
+"""
+
+from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
+from .errors import DudeError
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from .config import DudeConfig
+    from .loading import load_adapter
+
+__all__ = ["DudeConfig", "DudeError", "__version__", "load_adapter"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import torch and PEFT, and put DuDe into PEFT's table, only when a name that needs them is asked for."""
+    if name in ("DudeConfig", "load_adapter"):
+        from . import adapter, loading
+
+        return adapter.DudeConfig if name == "DudeConfig" else loading.load_adapter
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from peft import LoraConfig
 
@@ -16,6 +17,7 @@ from .decompose import A_EXPONENT, SvdMethod, Variant
 from .errors import DudeError, did_you_mean
 
 CONFIG_NAME = "dude_config.json"
+WEIGHTS_NAME = "adapter_model.safetensors"
 FORMAT_VERSION = 1
 
 # The options of LoRA that DuDe honours. Every other one is refused when it is not at its default, those that a later
@@ -62,6 +64,11 @@ class DudeConfig(LoraConfig):
     svd_seed: int = 0
     # A stock LoRA layer that meets this config refuses it by this mark, rather than train LoRA in silence.
     use_dude: bool = dataclasses.field(default=True, init=False, repr=False, metadata={"is_lora_variant": True})
+
+    # Set for a moment by `load_adapter`: the saved A0 and B0 by module name, which then stand in for a decomposition.
+    saved_factors: ClassVar[Mapping[str, Any] | None] = None
+    # Of the weights that this config was read with: `load_adapter` compares it with the file.
+    weights_sha256: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
         _check_choice("init_variant", self.init_variant, A_EXPONENT)
@@ -130,7 +137,10 @@ class DudeConfig(LoraConfig):
         if self.magnitude_axis == "in":
             stock_file = folder / "adapter_config.json"
             stock_file.write_text(json.dumps({**json.loads(stock_file.read_text()), "peft_type": "DUDE_IN"}, indent=2))
-        (folder / CONFIG_NAME).write_text(json.dumps(self.to_dude_dict(), indent=2, sort_keys=True) + "\n")
+        own = self.to_dude_dict()
+        if (folder / WEIGHTS_NAME).is_file():  # PEFT writes the weights first
+            own["weights_sha256"] = file_hash(folder / WEIGHTS_NAME)
+        (folder / CONFIG_NAME).write_text(json.dumps(own, indent=2, sort_keys=True) + "\n")
 
     @classmethod
     def from_dude_dict(cls, raw: Mapping[str, Any], source: str) -> DudeConfig:
@@ -140,14 +150,16 @@ class DudeConfig(LoraConfig):
             DudeError: a format newer than this package, or an unknown key.
         """
         values = dict(raw)
-        version = values.pop("format_version", None)
+        version, weights = values.pop("format_version", None), values.pop("weights_sha256", None)
         if version != FORMAT_VERSION:
             raise DudeError(f"{source}: format_version {version!r}, this dude_peft reads {FORMAT_VERSION}: update it")
         known = {field.name for field in dataclasses.fields(cls) if field.init}
         for key in values:
             if key not in known:
                 raise DudeError(f"{source}: unknown key {key!r}.{did_you_mean(key, known)}")
-        return cls(**{**values, "inference_mode": False})
+        config = cls(**{**values, "inference_mode": False})
+        config.weights_sha256 = weights  # type: ignore[misc]
+        return config
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str, subfolder: str | None = None, **kwargs: Any) -> Any:
@@ -184,6 +196,15 @@ def find_adapter_file(model_id: str, name: str, subfolder: str | None = None, **
         return Path(hf_hub_download(str(model_id), name, subfolder=subfolder, **hub))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise DudeError(f"{model_id}: no such folder, and {name} could not be had from the hub ({error})") from None
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _check_choice(name: str, value: Any, choices: Any) -> None:

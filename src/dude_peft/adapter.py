@@ -1,0 +1,290 @@
+"""DuDe inside PEFT: the one room that knows PEFT's internals.
+
+PEFT's type stays LORA and its entry in PEFT's table becomes `DudeModel`, which hands every plain `LoraConfig` straight
+on. For a `DudeConfig` PEFT builds its own LoRA layer, and this module adds to it the frozen start, the magnitude and a
+`LoraVariant` that calls `layers` and `compose`. On disk the adapter is a stock DoRA adapter of rank 2r (`stored`).
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, NamedTuple
+
+import torch
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+from peft.tuners.lora import LoraModel
+from peft.tuners.lora.layer import LoraLayer, LoraVariant
+from peft.tuners.tuners_utils import BaseTunerLayer, _maybe_include_all_linear_layers, check_target_module_exists
+from peft.utils import PeftType
+from peft.utils.other import get_pattern_key
+from torch import Tensor, nn
+
+from . import compose, stored
+from .config import DudeConfig
+from .errors import DudeError, did_you_mean
+from .layers import FrozenStart, Magnitude, Start, check_rank, decompose_start, dense_weight, start_from
+
+OVERWRITING_STARTS = ("pissa", "olora", "corda", "lora_ga", "loftq", "mica")
+
+
+class Target(NamedTuple):
+    """One module that an adapter will sit on: its name, the weight's (d, k), the rank and the scaling s."""
+
+    name: str
+    shape: tuple[int, int]
+    r: int
+    scaling: float
+
+
+def plan(model: nn.Module, config: Any) -> list[Target]:
+    """The modules that `config` (a `DudeConfig` or `LoraConfig`) targets in `model`, checked; nothing is changed.
+
+    Reads names and shapes alone, so a model on the meta device will do.
+
+    Raises:
+        DudeError: a target that is not found (with the nearest names), not a linear layer, or too small for r.
+    """
+    config = copy.copy(config)  # what is filled in below is PEFT's to keep, not ours
+    if config.target_modules is None:
+        known = LoraModel.target_module_mapping.get(LoraModel.get_model_config(model).get("model_type"))
+        if known is None:
+            raise DudeError("target_modules is not set and PEFT knows no default for this architecture: name them")
+        config.target_modules = known if isinstance(known, str) else set(known)
+    config = _maybe_include_all_linear_layers(config, model)
+    layers = {name: module for name, module in model.named_modules() if name}
+    inside = tuple(f"{name}." for name, module in layers.items() if isinstance(module, BaseTunerLayer))
+    names = [name for name in layers if not (inside and name.startswith(inside))]
+    matched = [name for name in names if check_target_module_exists(config, name)]
+    _check_all_found(config, names, matched)
+    targets = []
+    for name in matched:
+        module = layers[name]
+        base = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+        d, k = dense_weight(base, name).shape
+        r = config.rank_pattern.get(get_pattern_key(config.rank_pattern.keys(), name), config.r)
+        alpha = config.alpha_pattern.get(get_pattern_key(config.alpha_pattern.keys(), name), config.lora_alpha)
+        check_rank(name, (d, k), r)
+        targets.append(Target(name, (d, k), r, alpha / r**0.5 if config.use_rslora else alpha / r))
+    return targets
+
+
+def _check_all_found(config: Any, names: list[str], matched: list[str]) -> None:
+    """Every entry of target_modules must match: PEFT is content with one of several."""
+    wanted = config.target_modules
+    last_parts = sorted({name.rsplit(".", 1)[-1] for name in names})
+    if not isinstance(wanted, str):
+        for entry in sorted(wanted):
+            if not any(name == entry or name.endswith(f".{entry}") for name in names):
+                hint = did_you_mean(entry, last_parts) or f" The model has: {', '.join(last_parts)}."
+                raise DudeError(f"target_modules: '{entry}' is not a module of the model.{hint}")
+    if not matched:
+        extra = {k: getattr(config, k, None) for k in ("layers_to_transform", "layers_pattern", "exclude_modules")}
+        limits = ", ".join(f"{k}={v!r}" for k, v in extra.items() if v)
+        hint = did_you_mean(wanted, last_parts) if isinstance(wanted, str) else ""
+        raise DudeError(
+            f"target_modules={wanted!r} matches no module{' with ' + limits if limits else ''}.{hint} "
+            f"The model has: {', '.join(last_parts)}."
+        )
+
+
+def make_start(weight: Tensor, target: Target, config: DudeConfig) -> Start:
+    """The start of one target: from the singular triplets of its weight (d, k)."""
+    return decompose_start(
+        weight,
+        target.name,
+        target.r,
+        target.scaling,
+        config.init_variant,
+        config.magnitude_axis,
+        config.svd,
+        config.svd_seed,
+    )
+
+
+class DudeVariant(LoraVariant):
+    """How PEFT's LoRA layer computes, merges and unmerges a DuDe adapter (Eq. 7).
+
+    Several active adapters compose in order for axis `"out"`, as PEFT's DoRA does: each scales what it is given. For
+    axis `"in"` they add.
+    """
+
+    @staticmethod
+    def init(module: LoraLayer, adapter_name: str, **kwargs: Any) -> None:
+        """Nothing: `attach` makes the whole state at once, after PEFT has built its layer."""
+
+    @staticmethod
+    def attach(module: LoraLayer, adapter_name: str, start: Start, config: DudeConfig) -> None:
+        """Turn the LoRA adapter `adapter_name` of PEFT's layer into a DuDe adapter at its start."""
+        for parameter in (module.lora_A[adapter_name].weight, module.lora_B[adapter_name].weight):
+            nn.init.zeros_(parameter)  # the differences
+        if not hasattr(module, "lora_dude"):
+            module.lora_dude = nn.ModuleDict()
+            # Not among the adapter_layer_names, so that PEFT moves and deletes the start but never trains it.
+            module.other_param_names = (*module.other_param_names, "lora_dude")
+        module.lora_dude[adapter_name] = FrozenStart(start, config.magnitude_axis, config.detach_norm)
+        module.lora_magnitude_vector[adapter_name] = Magnitude(start.n0)
+        module.lora_variant[adapter_name] = DudeVariant()
+
+    @staticmethod
+    def _compose(module: LoraLayer, adapter: str, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return module.lora_dude[adapter].compose(
+            module.lora_A[adapter].weight,
+            module.lora_B[adapter].weight,
+            module.lora_magnitude_vector[adapter].weight,
+            weight,
+            module.scaling[adapter],
+        )
+
+    @staticmethod
+    def forward(module: LoraLayer, active_adapter: str, x: Tensor, result: Tensor, **kwargs: Any) -> Tensor:
+        """y (..., d) from the layer's input x (..., k) and the base layer's own output `result` (..., d)."""
+        x = x.to(result.dtype)
+        dropped = module.lora_dropout[active_adapter](x)
+        base = module.get_base_layer()
+        weight = dense_weight(base)
+        gain, Ah, Bh = DudeVariant._compose(module, active_adapter, weight)
+        scaling = module.scaling[active_adapter]
+        if module.lora_dude[active_adapter].axis == "out":
+            return compose.output(result, base.bias, gain, compose.low_rank(dropped, Ah, Bh, scaling))
+        return compose.scaled_input_output(result, x, dropped, weight.to(x.dtype), gain, Ah, Bh, scaling)
+
+    @staticmethod
+    @torch.no_grad()
+    def merge_safe(module: LoraLayer, active_adapter: str, orig_weight: Tensor) -> Tensor:
+        """The merged weight in the base layer's own layout; the base's bits are kept for `unmerge`."""
+        base = module.get_base_layer()
+        if module.merged_adapters:
+            with module._unmerged_base_weight() as unmerged:
+                W0 = unmerged.T if module.fan_in_fan_out else unmerged
+                gain, Ah, Bh = DudeVariant._compose(module, active_adapter, W0)
+        else:
+            W0 = dense_weight(base)
+            gain, Ah, Bh = DudeVariant._compose(module, active_adapter, W0)
+        current, scaling, axis = (
+            dense_weight(base),
+            module.scaling[active_adapter],
+            module.lora_dude[active_adapter].axis,
+        )
+        if axis == "out" or not module.merged_adapters:
+            merged = compose.merged_weight(current, gain, Ah, Bh, scaling, axis)
+        else:
+            own = compose.merged_weight(W0.float(), gain, Ah, Bh, scaling, axis) - W0.float()
+            merged = (current.float() + own).to(current.dtype)
+        # Dividing back would change base bits, and W0 is never given up: its storage stays here until unmerge.
+        module._cache_store(f"{active_adapter}-unmerged", base.weight.data)
+        return merged.T.contiguous() if module.fan_in_fan_out else merged
+
+    @staticmethod
+    def merge_unsafe(module: LoraLayer, active_adapter: str, orig_weight: Tensor) -> None:
+        """Like `merge_safe`, put in place."""
+        orig_weight.data = DudeVariant.merge_safe(module, active_adapter, orig_weight)
+
+    @staticmethod
+    def unmerge(module: LoraLayer, active_adapter: str, orig_weight: Tensor) -> Tensor:
+        """The weight as it was before the merge, bit for bit."""
+        return module._cache_pop(f"{active_adapter}-unmerged").to(orig_weight.device)
+
+    def supports_lora_conversion(self) -> bool:
+        """No: the magnitude makes W' - W0 a matrix of full rank."""
+        return False
+
+
+class DudeModel(LoraModel):
+    """PEFT's LoRA model, which also takes `DudeConfig`. A plain `LoraConfig` goes to `LoraModel` untouched."""
+
+    def _check_new_adapter_config(self, config: Any) -> None:
+        super()._check_new_adapter_config(config)
+        everyone = [config, *self.peft_config.values()]
+        overwriting = [c for c in everyone if str(c.init_lora_weights).lower().startswith(OVERWRITING_STARTS)]
+        if overwriting and any(isinstance(c, DudeConfig) for c in everyone):
+            raise DudeError(
+                f"init_lora_weights={overwriting[0].init_lora_weights!r} overwrites the base weights that DuDe starts "
+                "from and keeps. Use them on two copies of the base model"
+            )
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Decompose every target first, so that an error leaves the model as it was, then let PEFT inject."""
+        config = self.peft_config[adapter_name]
+        if not isinstance(config, DudeConfig):
+            super().inject_adapter(model, adapter_name, *args, **kwargs)
+            return
+        try:
+            self._check_new_adapter_config(config)
+            self._starts = {target.name: self._start(model, target, config) for target in plan(model, config)}
+        except Exception:
+            # PEFT has put the config in its table already; without an adapter behind it the model could not be used.
+            del self.peft_config[adapter_name]
+            raise
+        # PEFT's option to build adapters on the meta device would lose the start; it saves nothing here.
+        kwargs.pop("low_cpu_mem_usage", None)
+        try:
+            super().inject_adapter(model, adapter_name, *args[:1], low_cpu_mem_usage=False, **kwargs)
+        finally:
+            self._starts = {}
+
+    @staticmethod
+    def _start(model: nn.Module, target: Target, config: DudeConfig) -> Start:
+        layer = model.get_submodule(target.name)
+        if isinstance(layer, BaseTunerLayer):
+            if layer.merged:
+                raise DudeError(
+                    f"module '{target.name}' has a merged adapter: call unmerge_adapter() before adding one"
+                )
+            layer = layer.get_base_layer()
+        weight = dense_weight(layer, target.name)
+        saved = config.saved_factors
+        if saved is not None:
+            return start_from(weight, *(t.to(weight.device) for t in saved[target.name]), config.magnitude_axis)
+        return make_start(weight, target, config)
+
+    def _create_and_replace(  # type: ignore[override]
+        self,
+        lora_config: Any,
+        adapter_name: str,
+        target: Any,
+        target_name: str,
+        parent: Any,
+        current_key: str,
+        **kw: Any,
+    ) -> None:
+        if not isinstance(lora_config, DudeConfig):
+            super()._create_and_replace(lora_config, adapter_name, target, target_name, parent, current_key, **kw)
+            return
+        plain = lora_config.lora_config()
+        super()._create_and_replace(plain, adapter_name, target, target_name, parent, current_key, **kw)
+        lora_config.fan_in_fan_out = plain.fan_in_fan_out  # PEFT corrects it for Conv1D, and the saved form needs it
+        DudeVariant.attach(getattr(parent, target_name), adapter_name, self._starts.pop(current_key), lora_config)
+
+    def add_weighted_adapter(self, adapters: list[str], *args: Any, **kwargs: Any) -> None:
+        """PEFT's, refused for DuDe adapters: a sum of factors is not the sum of what they do to the weight."""
+        if any(isinstance(self.peft_config.get(name), DudeConfig) for name in adapters):
+            raise DudeError(
+                f"add_weighted_adapter({adapters}): a DuDe adapter's magnitude and norm do not add. Merge each one "
+                "into a copy of the base model and average the weights"
+            )
+        super().add_weighted_adapter(adapters, *args, **kwargs)
+
+    @classmethod
+    def _get_adapter_state_dict(
+        cls, model: nn.Module, config: Any, adapter_name: str, state_dict: Any, unwanted_adapter_names: Any
+    ) -> dict[str, Tensor]:
+        own = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
+        if not isinstance(config, DudeConfig):
+            return own
+        return stored.to_stored(own, config.magnitude_axis, f".{adapter_name}")
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        if isinstance(config, DudeConfig):
+            layers = {
+                name: module
+                for name, module in model.named_modules()
+                if isinstance(module, LoraLayer) and adapter_name in getattr(module, "lora_dude", {})
+            }
+            state_dict = stored.from_stored(state_dict, layers, config, adapter_name)
+        return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+
+
+PEFT_TYPE_TO_TUNER_MAPPING[PeftType.LORA] = DudeModel

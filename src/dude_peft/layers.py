@@ -1,0 +1,129 @@
+"""The state of one DuDe adapter on one linear layer, and its calls into `compose`."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from . import compose
+from .compose import MagnitudeAxis
+from .decompose import SvdMethod, Variant, initial_factors, module_seed, top_singular_triplets
+from .errors import DudeError
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def dense_weight(layer: nn.Module, name: str = "") -> Tensor:
+    """The weight of a linear layer as (d, k) = (out_features, in_features): a view, never a copy.
+
+    Raises:
+        DudeError: not a linear layer, a quantised one, or one without values; names the module.
+    """
+    weight = getattr(layer, "weight", None)
+    kind = type(layer).__name__
+    if not isinstance(layer, nn.Linear | Conv1D) or not isinstance(weight, Tensor) or weight.ndim != 2:
+        raise DudeError(
+            f"module '{name}' is a {kind}: DuDe adapts nn.Linear and Conv1D. Leave it out of target_modules"
+        )
+    if weight.dtype not in FLOATS:
+        raise DudeError(
+            f"module '{name}' ({kind}) holds {weight.dtype} weights: DuDe decomposes float32, bfloat16 and float16. "
+            "Load the base model without quantisation"
+        )
+    return weight.T if isinstance(layer, Conv1D) else weight
+
+
+class Start(NamedTuple):
+    """Where one adapter starts on one layer: A0 (r, k), B0 (d, r), n0 and P0 as in `compose`; float32 or wider."""
+
+    A0: Tensor
+    B0: Tensor
+    n0: Tensor
+    P0: Tensor
+
+
+def check_rank(name: str, shape: tuple[int, ...], r: int) -> None:
+    """Refuse a rank above min(d, k) of the module `name` with weight `shape` (d, k)."""
+    if r > min(shape):
+        raise DudeError(
+            f"r={r} is above min(d, k)={min(shape)} of module '{name}' with weight {tuple(shape)}. "
+            "Lower r, or set a smaller one for it in rank_pattern"
+        )
+
+
+def decompose_start(
+    weight: Tensor, name: str, r: int, scaling: float, variant: Variant, axis: MagnitudeAxis, svd: SvdMethod, seed: int
+) -> Start:
+    """The start of `weight` (d, k) for module `name` (Eq. 3, 5, 6, 10, 11).
+
+    Raises:
+        DudeError: r above min(d, k), weights that are not finite or not there (meta device).
+    """
+    check_rank(name, tuple(weight.shape), r)
+    if weight.is_meta:
+        raise DudeError(f"module '{name}' has no values (meta device): load the base model's weights first")
+    if not torch.isfinite(weight).all():
+        raise DudeError(
+            f"module '{name}' has {int((~torch.isfinite(weight)).sum())} weights that are not finite (NaN or inf), so "
+            "it has no singular values. Check the base model's file, or leave the module out of target_modules"
+        )
+    triplets = top_singular_triplets(weight, r, method=svd, seed=module_seed(name, seed))
+    return start_from(weight, *initial_factors(triplets, scaling, variant), axis)
+
+
+def start_from(weight: Tensor, A0: Tensor, B0: Tensor, axis: MagnitudeAxis) -> Start:
+    """The start with given factors: what follows from the weight (d, k) alone is computed, nothing is decomposed."""
+    return Start(A0, B0, compose.weight_norm(weight, axis), compose.start_product(weight, A0, B0, axis))
+
+
+class Magnitude(nn.Module):
+    """The trainable magnitude m, (d,) or (k,): float32, whatever the base's dtype, and at its start n0 itself."""
+
+    def __init__(self, n0: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(n0.clone())
+
+
+class FrozenStart(nn.Module):
+    """The frozen start of one adapter and the two choices that its formulas depend on.
+
+    Parameters rather than buffers, because sharding, checkpoints and reference copies all walk over parameters.
+
+    Args:
+        start: A0 (r, k), B0 (d, r), n0 and P0.
+        axis: of the magnitude.
+        detach_norm: leave the norm out of the gradient.
+    """
+
+    def __init__(self, start: Start, axis: MagnitudeAxis, detach_norm: bool) -> None:
+        super().__init__()
+        self.lora_A0, self.lora_B0, self.lora_n0, self.lora_P0 = (nn.Parameter(t, requires_grad=False) for t in start)
+        self.axis, self.detach_norm = axis, detach_norm
+
+    def compose(
+        self, dA: Tensor, dB: Tensor, magnitude: Tensor, weight: Tensor, scaling: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The gain h = m / ||V||_c - 1, and Ah (2r, k), Bh (d, 2r) with V = W0 + s Bh Ah, in float32 or wider.
+
+        Args:
+            dA: (r, k), dB: (d, r), the trainable differences. magnitude: m. weight: W0 (d, k). scaling: s.
+        """
+        # Half-precision products of the small factors would cost the norm its digits, so autocast stays out.
+        with torch.autocast(weight.device.type, enabled=False):
+            Ah, Bh = compose.factors(dA, dB, self.lora_A0, self.lora_B0)
+            W = weight.detach()
+            product = W @ dA.T.to(W.dtype) if self.axis == "out" else dB.T.to(W.dtype) @ W
+            wide = product.to(Ah.dtype)
+            change = compose.norm_change(Ah, Bh, self.lora_n0, self.lora_P0, wide, scaling, self.axis)
+            return (
+                compose.relative_gain(magnitude, self.lora_n0, change.detach() if self.detach_norm else change),
+                Ah,
+                Bh,
+            )
+
+    def extra_repr(self) -> str:
+        """Shapes and choices, as `print(model)` shows them."""
+        return f"r={self.lora_A0.shape[0]}, axis={self.axis!r}, detach_norm={self.detach_norm}"

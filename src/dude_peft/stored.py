@@ -1,0 +1,153 @@
+"""A DuDe adapter as it lies in a file: for axis `"out"` a stock DoRA adapter of rank 2r, which holds all of it.
+
+    lora_A.weight = [dA; A0] (2r, k)     lora_B.weight = [B0 + dB, dB] (d, 2r)     lora_magnitude_vector.weight = m (d,)
+
+dA, dB, A0 and m stand there as they are; B0 is found again by `decompose.recover_start`. For axis `"in"`, which no
+stock layer computes, the parts are written one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .compose import MagnitudeAxis, factors
+from .decompose import recover_start
+from .errors import DudeError
+from .layers import dense_weight, start_from
+
+A, B, M = "lora_A{}.weight", "lora_B{}.weight", "lora_magnitude_vector{}.weight"
+A0, B0, P0 = "lora_dude{}.lora_A0", "lora_dude{}.lora_B0", "lora_dude{}.lora_P0"
+PEFT_PREFIX = "base_model.model."
+
+
+def to_stored(state: Mapping[str, Tensor], axis: MagnitudeAxis, infix: str = "") -> dict[str, Tensor]:
+    """The entries of one adapter's state dict in the form of the file.
+
+    Args:
+        state: the adapter's parameters by name, the adapter's own name in them as `infix` (`".default"`).
+        axis: of its magnitude.
+    """
+    marker = "." + A0.format(infix)
+    layers = [key.removesuffix(marker) for key in state if key.endswith(marker)]
+    result = {k: v for k, v in state.items() if not any(k.startswith(f"{layer}.lora_") for layer in layers)}
+    for layer in layers:
+        key = {part: f"{layer}.{part.format(infix)}" for part in (A, B, M, A0, B0)}
+        if axis == "out":
+            Ah, Bh = factors(*(state[key[part]] for part in (A, B, A0, B0)))
+            result |= {key[A]: Ah, key[B]: Bh, key[M]: state[key[M]]}
+        else:
+            result |= {key[part]: state[key[part]] for part in key}
+    return result
+
+
+def split(state: Mapping[str, Tensor], layer: str, axis: MagnitudeAxis) -> dict[str, Tensor]:
+    """The parts A, B (the differences), M, A0, B0 of `layer` out of a file's entries: the inverse of `to_stored`.
+
+    Raises:
+        DudeError: an entry is missing, has an odd shape or values that are not finite.
+    """
+    found = {}
+    for part in (A, B, M) if axis == "out" else (A, B, M, A0, B0):
+        name = f"{layer}.{part.format('')}"
+        tensor = state.get(name, state.get(name.removesuffix(".weight")) if part == M else None)
+        if tensor is None:
+            raise DudeError(f"the adapter has no entry '{name}': it is truncated, or made for other modules")
+        if not torch.isfinite(tensor).all():
+            raise DudeError(f"the adapter's entry '{name}' has values that are not finite: the file is damaged")
+        found[part] = tensor
+    if axis == "in":
+        return found
+    rank2 = found[A].shape[0]
+    if rank2 % 2 or found[B].ndim != 2 or found[B].shape[1] != rank2:
+        shapes = f"{tuple(found[A].shape)} and {tuple(found[B].shape)}"
+        raise DudeError(f"the adapter's factors of '{layer}' have shapes {shapes}: not (2r, k) and (d, 2r)")
+    dA, start_A = found[A].float().chunk(2) if found[A].dtype != torch.float64 else found[A].chunk(2)
+    total, dB = found[B].to(dA.dtype).chunk(2, dim=1)
+    return {A: dA, B: dB, M: found[M], A0: start_A, B0: recover_start(total, dB)}
+
+
+def stored_layers(state: Mapping[str, Tensor]) -> list[str]:
+    """The module names that a file's entries belong to, as they stand in it."""
+    marker = "." + A.format("")
+    return [key.removesuffix(marker) for key in state if key.endswith(marker)]
+
+
+def check_shapes(parts: Mapping[str, Tensor], layer: str, weight: Tensor, r: int, axis: MagnitudeAxis) -> None:
+    """The parts of `layer` must fit its weight (d, k) and rank.
+
+    Raises:
+        DudeError: names the module, the shape in the file and the one expected.
+    """
+    d, k = weight.shape
+    wanted = {A: (r, k), B: (d, r), M: (d,) if axis == "out" else (k,), A0: (r, k), B0: (d, r)}
+    for part, shape in wanted.items():
+        if tuple(parts[part].shape) != shape:
+            raise DudeError(
+                f"the adapter does not fit the base model: '{part.format('').removesuffix('.weight')}' of '{layer}' is "
+                f"{tuple(parts[part].shape)}, the module's weight {(d, k)} at r={r} wants {shape}. Load the base model "
+                "that the adapter was trained on"
+            )
+
+
+def check_same_base(start: Any, layer: str, scaling: float, axis: MagnitudeAxis) -> None:
+    """The start's directions must be this weight's: W0 A0^T = s B0 A0 A0^T for the base that it was taken from.
+
+    Catches another base of the same shapes. A quantised or lightly fine-tuned one passes.
+
+    Raises:
+        DudeError: the directions have nothing to do with the weight.
+    """
+    S0 = scaling * (start.B0 @ (start.A0 @ start.A0.T) if axis == "out" else (start.B0.T @ start.B0) @ start.A0)
+    error = float((start.P0 - S0).norm() / S0.norm().clamp_min(torch.finfo(S0.dtype).tiny))
+    if error > 0.5:
+        raise DudeError(
+            f"the adapter was made for another base model: the start of '{layer}' is {error:.0%} away from its "
+            "weight's singular directions (0% for its own base, a few for a quantised one). Load the base model that "
+            "it was trained on"
+        )
+
+
+def from_stored(
+    state: Mapping[str, Tensor], layers: Mapping[str, Any], config: Any, adapter_name: str
+) -> dict[str, Tensor]:
+    """A file's entries as the parameters of the layers that hold the adapter, every one checked.
+
+    Args:
+        state: the file's entries.
+        layers: PEFT's LoRA layers that hold the adapter, by module name.
+        config: the adapter's `DudeConfig`.
+        adapter_name: its name in the layers.
+
+    Raises:
+        DudeError: an entry is missing, does not fit, is not finite, or belongs to no layer.
+    """
+    result = dict(state)
+    axis = config.magnitude_axis
+    names = {key: name for name in layers for key in (name, PEFT_PREFIX + name)}
+    for key in stored_layers(state):
+        if key not in names:
+            raise DudeError(f"the adapter's entry '{key}' belongs to no module that this config targets")
+    for name, module in layers.items():
+        key = name if f"{name}.{A.format('')}" in state else PEFT_PREFIX + name
+        parts = split(state, key, axis)
+        weight = dense_weight(module.get_base_layer(), name)
+        check_shapes(parts, name, weight, module.r[adapter_name], axis)
+        held = module.lora_dude[adapter_name]
+        same = torch.equal(parts[A0].to(held.lora_A0), held.lora_A0) and torch.equal(
+            parts[B0].to(held.lora_B0), held.lora_B0
+        )
+        for part in (A, B, M, A0, B0):
+            result.pop(f"{key}.{part.format('')}", None)
+        result.pop(f"{key}.{M.format('').removesuffix('.weight')}", None)
+        if same:  # a checkpoint of this very adapter: its start is in place
+            parts = {part: parts[part] for part in (A, B, M)}
+        else:
+            start = start_from(weight, parts[A0].to(held.lora_A0), parts[B0].to(held.lora_B0), axis)
+            check_same_base(start, name, module.scaling[adapter_name], axis)
+            parts[P0] = start.P0
+        result |= {f"{key}.{part.format('')}": tensor for part, tensor in parts.items()}
+    return result
