@@ -1,0 +1,1 @@
+"""The command `dude`. Nothing else of the package imports it."""

@@ -1,0 +1,164 @@
+"""The commands and their options. What they do is imported when they are called, so that `dude --help` is instant."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from ..errors import DudeError
+
+USER_ERROR = 2
+INTERRUPTED = 130
+
+
+class _Group(TyperGroup):
+    """Turns what a user can mend into one red message and exit code 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except DudeError as error:
+            raise _failed(str(error)) from None
+        except KeyboardInterrupt:
+            _say_error("stopped", label="")
+            raise typer.Exit(INTERRUPTED) from None
+        except (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError) as error:
+            if error.filename is None:
+                raise
+            raise _failed(f"{error.filename}: {error.strerror}") from None
+
+
+app = typer.Typer(
+    cls=_Group,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="DuDe: fine-tune language models, and compare the ways to do it, from one YAML file.",
+)
+
+Config = Annotated[Path, typer.Argument(help="The run's YAML file.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Changes to the config, such as train.learning_rate=1e-4.", metavar="[KEY=VALUE]...", show_default=False
+    ),
+]
+
+
+@app.command()
+def train(
+    config: Config,
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show the plan, write nothing.")] = False,
+    resume: Annotated[
+        str | None,
+        typer.Option(help="Go on from a checkpoint: `auto` for the newest, or its path.", metavar="auto|PATH"),
+    ] = None,
+) -> None:
+    """Train a model as a YAML file says."""
+    _prepare()
+    from .train import dry_run as show_plan
+    from .train import run
+
+    settings = _load(config, overrides)
+    raise typer.Exit(show_plan(settings) if dry_run else run(settings, config, overrides or [], resume))
+
+
+@app.command()
+def validate(config: Config, overrides: Overrides = None) -> None:
+    """Check a config, its data, model and targets, without loading a weight."""
+    _prepare()
+    from .validate import run
+
+    raise typer.Exit(run(config, overrides or []))
+
+
+@app.command("eval")
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(help="A run's folder, a model's folder, `mini`, or a hub name.", metavar="RUN|MODEL")
+    ],
+    suite: Annotated[
+        str, typer.Option(help="What to evaluate on, such as gsm8k, commonsense or mini.", show_default=False)
+    ],
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many questions of each task.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Sequences in one forward.")] = 32,
+    shots: Annotated[int | None, typer.Option(min=0, help="Worked examples before each question.")] = None,
+    root: Annotated[
+        str | None, typer.Option(help="Folder with the raw data files (else DUDE_DATA_DIR, else the hub).")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Where to write, if not in the run's folder.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that are there.")] = False,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Evaluate a run or a model; print a table, keep every answer."""
+    _prepare()
+    from ..evaluation import EvalSettings
+    from ..settings import parse
+    from .evaluate import run
+
+    raw = {"suite": suite, "limit": limit, "batch_size": batch_size, "num_fewshot": shots, "root": root}
+    settings = parse(EvalSettings, raw, "dude eval")
+    raise typer.Exit(run(model, settings, output, overwrite=overwrite, dtype=dtype, device=device))
+
+
+@app.command()
+def merge(
+    run_folder: Annotated[Path, typer.Argument(help="A finished run's folder.", metavar="RUN")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="A new folder for the merged model.", show_default=False)
+    ],
+    dtype: Annotated[str, typer.Option(help="auto (that of the training), float32, bfloat16 or float16.")] = "auto",
+) -> None:
+    """Write a run's result as a plain transformers model, and check that it is the same model."""
+    _prepare()
+    from .merge import run
+
+    raise typer.Exit(run(run_folder, output, dtype))
+
+
+@app.command()
+def env() -> None:
+    """Show versions and hardware, for a bug report."""
+    _prepare()
+    from .env import run
+
+    run()
+
+
+@app.command()
+def methods() -> None:
+    """List the fine-tuning methods and the keys of each."""
+    from .env import list_methods
+
+    list_methods()
+
+
+def _load(config: Path, overrides: list[str] | None) -> Any:
+    from ..training.config_file import load_config
+
+    return load_config(config, overrides or [])
+
+
+def _prepare() -> None:
+    from ..training.quiet import prepare_environment
+
+    prepare_environment()
+
+
+def _failed(message: str) -> typer.Exit:
+    _say_error(message)
+    return typer.Exit(USER_ERROR)
+
+
+def _say_error(message: str, label: str = "error: ") -> None:
+    """Red on a terminal; the message itself is never taken for markup, and never broken in the middle of a path."""
+    red = sys.stderr.isatty()
+    typer.echo(f"{typer.style(label, fg='red', bold=True) if red and label else label}{message}", err=True)

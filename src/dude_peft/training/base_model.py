@@ -1,0 +1,230 @@
+"""The base model: where it lies, its tokenizer, its shape without weights, and the weights themselves.
+
+Everything that can go wrong with a name, a folder or a tokenizer is told by `find_base`, which loads no weight.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DudeError, did_you_mean
+from .settings import ModelSettings
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+EMBEDDED = "mini"
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model that was found and can be loaded.
+
+    Attributes:
+        name: as the config has it.
+        source: what `from_pretrained` is given: a folder or a hub name.
+        config: the architecture.
+        tokenizer: with an end token; its padding token is set.
+        dtype: what the weights are loaded in.
+        device: `cpu`, `cuda` or `mps`.
+    """
+
+    name: str
+    source: str
+    settings: ModelSettings
+    config: PretrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    dtype: torch.dtype
+    device: str
+
+    @property
+    def folder(self) -> Path | None:
+        """The local folder, or None for a model of the hub."""
+        path = Path(self.source)
+        return path if path.is_dir() else None
+
+
+def choose_device(wanted: str) -> str:
+    """`auto` is the GPU where there is one.
+
+    Raises:
+        DudeError: `cuda` without a CUDA device.
+    """
+    import torch
+
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise DudeError("train.device: cuda, but torch sees no CUDA device. Write auto or cpu, or see `dude env`.")
+    if wanted != "auto":
+        return wanted
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def choose_dtype(wanted: str, device: str, *, full: bool = False) -> torch.dtype:
+    """The dtype the weights are loaded in; `full` says that all of them are trained."""
+    import torch
+
+    if wanted != "auto":
+        return getattr(torch, wanted)
+    if full or device != "cuda" or not torch.cuda.is_bf16_supported():
+        return torch.float32
+    return torch.bfloat16
+
+
+def find_base(settings: ModelSettings, *, device: str = "auto", full: bool = False) -> Base:
+    """Find a base model and read its config and tokenizer, not its weights.
+
+    Raises:
+        DudeError: no such folder, no config.json, no safetensors, unknown to the hub, custom code without leave, no
+            tokenizer, or a tokenizer without an end token.
+    """
+    from transformers import AutoConfig
+
+    source = _source(settings)
+    where = choose_device(device)
+    try:
+        config = AutoConfig.from_pretrained(
+            source, revision=settings.revision, trust_remote_code=settings.trust_remote_code
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise DudeError(_unreadable(settings, source, "config", error)) from None
+    return Base(
+        name=settings.name,
+        source=source,
+        settings=settings,
+        config=config,
+        tokenizer=load_tokenizer(settings, source),
+        dtype=choose_dtype(settings.dtype, where, full=full),
+        device=where,
+    )
+
+
+def load_tokenizer(settings: ModelSettings, source: str | None = None) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, its padding token set to the end token where it has none.
+
+    Raises:
+        DudeError: no tokenizer, or one without an end token.
+    """
+    from transformers import AutoTokenizer
+
+    source = source or _source(settings)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, revision=settings.revision, trust_remote_code=settings.trust_remote_code
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DudeError(_unreadable(settings, source, "tokenizer", error)) from None
+    if tokenizer.eos_token_id is None:
+        raise DudeError(
+            f"model '{settings.name}': the tokenizer has no end-of-sequence token, so the model could not learn where "
+            "an answer ends. Set `eos_token` in its tokenizer_config.json, or take a model that has one."
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_base(base: Base) -> PreTrainedModel:
+    """Load the weights, in `base.dtype`, on `base.device`.
+
+    Raises:
+        DudeError: the weights cannot be read (truncated file, shapes that differ from the config, no safetensors).
+    """
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            base.source,
+            revision=base.settings.revision,
+            trust_remote_code=base.settings.trust_remote_code,
+            dtype=base.dtype,
+            use_safetensors=True,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise DudeError(_unreadable(base.settings, base.source, "weights", error)) from None
+    return model.to(device=base.device)  # type: ignore[arg-type]
+
+
+def meta_model(base: Base) -> PreTrainedModel:
+    """The model's modules with shapes and no storage."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(
+            base.config, dtype=base.dtype, trust_remote_code=base.settings.trust_remote_code
+        )
+
+
+def identity(base: Base) -> dict[str, Any]:
+    """What tells this model from another: name, dtype, and SHA-256 of its files or the hub's commit."""
+    known: dict[str, Any] = {"name": base.name, "dtype": str(base.dtype).removeprefix("torch.")}
+    if base.folder is None:
+        return known | {"commit": getattr(base.config, "_commit_hash", None)}
+    digest = hashlib.sha256()
+    for path in sorted([base.folder / "config.json", *base.folder.glob("*.safetensors")]):
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return known | {"sha256": digest.hexdigest()}
+
+
+def _source(settings: ModelSettings) -> str:
+    """A folder that holds a model, or the hub name unchanged."""
+    name = settings.name
+    if name == EMBEDDED and not Path(name).is_dir():
+        from ..mini import model_dir
+
+        return str(_checked_folder(Path(model_dir()), name))
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return str(_checked_folder(path, name))
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        beside = [str(p) for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
+        raise DudeError(f"model '{name}': no such folder.{did_you_mean(str(path), beside)}")
+    return name
+
+
+def _checked_folder(path: Path, name: str) -> Path:
+    if not (path / "config.json").is_file():
+        if (path / "adapter_config.json").is_file():
+            raise DudeError(
+                f"model '{name}': this folder holds an adapter. Name the base model that it was trained on."
+            )
+        raise DudeError(f"model '{name}': no config.json in {path}. Give the folder that `save_pretrained` wrote.")
+    index = path / "model.safetensors.index.json"
+    if index.is_file():
+        parts = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        if lost := [part for part in parts if not (path / part).is_file()]:
+            raise DudeError(
+                f"model '{name}': {index.name} names {len(lost)} files that are missing: {', '.join(lost)}."
+            )
+    elif not (path / "model.safetensors").is_file():
+        pickled = sorted(p.name for p in path.glob("*.bin"))
+        why = f" It has {', '.join(pickled)}, which can run code when opened." if pickled else ""
+        raise DudeError(
+            f"model '{name}': no model.safetensors in {path}.{why} Only safetensors are loaded: convert it with "
+            "`model.save_pretrained(folder)`."
+        )
+    return path
+
+
+def _unreadable(settings: ModelSettings, source: str, what: str, error: BaseException) -> str:
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if "trust_remote_code" in str(error):
+        return (
+            f"model '{settings.name}': its {what} runs code that comes with the model. If you trust it, set "
+            "model.trust_remote_code=true."
+        )
+    if Path(source).is_dir():
+        return f"model '{settings.name}': the {what} in {source} cannot be read: {first}"
+    return (
+        f"model '{settings.name}': not a local folder, and the {what} could not be had from the hub: {first} Check the "
+        f"name and the network, or give a folder; '{EMBEDDED}' is the embedded model and needs neither."
+    )

@@ -1,0 +1,193 @@
+"""What happens between the steps: the curves, the evaluations, sealed checkpoints, a clean stop on Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ..errors import DudeError
+from .reporter import Reporter
+from .run_folder import PREFIX, is_complete, seal, step_of, write_text
+
+if TYPE_CHECKING:
+    from .trainer import RunTrainer
+
+
+class Clock:
+    """Seconds of training, evaluations left out, over all the parts of a resumed run."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self._before = seconds
+        self._since: float | None = None
+
+    def start(self) -> None:
+        """Count from now."""
+        self._since = time.perf_counter()
+
+    def stop(self) -> None:
+        """Count no further."""
+        self._before, self._since = self.seconds, None
+
+    @property
+    def seconds(self) -> float:
+        """Counted so far."""
+        return self._before + (time.perf_counter() - self._since if self._since is not None else 0.0)
+
+
+class Curves:
+    """`curves.jsonl`: one JSON object a line, each with its `step`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> list[dict[str, Any]]:
+        """All records; a last line that a kill cut short is left out."""
+        if not self.path.is_file():
+            return []
+        records = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                break
+        return records
+
+    def rewind(self, step: int) -> None:
+        """Forget what came after `step`: a resumed run writes it again."""
+        write_text(self.path, "".join(json.dumps(r) + "\n" for r in self.read() if r["step"] <= step))
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Write one record and let the system have it at once."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record, allow_nan=False) + "\n")
+
+
+class LogCurves(TrainerCallback):
+    """Writes loss, learning rate, gradient norms and tokens of every logged step; stops at a loss that is no number.
+
+    The gradient norms are those before clipping; `grad_norm` is over everything that is trained.
+    """
+
+    def __init__(self, curves: Curves, clock: Clock, reporter: Reporter) -> None:
+        self.curves, self.clock, self.reporter = curves, clock, reporter
+        self.trainer: RunTrainer | None = None
+        self._last = (0, 0.0)
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Start the clock."""
+        self.clock.start()
+        assert self.trainer is not None
+        self._last = (self.trainer.tokens, self.clock.seconds)
+        self.reporter.begin(state.global_step, state.max_steps)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        """One record a logged step."""
+        if not logs or "loss" not in logs:
+            return  # the totals at the end of training
+        loss, trainer = logs["loss"], self.trainer
+        assert trainer is not None
+        if not math.isfinite(loss):
+            raise DudeError(
+                f"the loss is {loss} at step {state.global_step}: the training has diverged. Lower train.learning_rate "
+                f"({args.learning_rate:g}), lengthen train.warmup, or load the model with model.dtype=float32."
+            )
+        norms = {f"grad_norm_{group}": value for group, value in trainer.group_norms.items()}
+        record = {
+            "step": state.global_step,
+            "epoch": round(state.epoch or 0.0, 6),
+            "loss": loss,
+            "learning_rate": logs["learning_rate"],
+            "grad_norm": logs.get("grad_norm"),
+            **norms,
+            "token_accuracy": logs.get("mean_token_accuracy"),
+            "tokens": trainer.tokens,
+            "seconds": round(self.clock.seconds, 3),
+        }
+        self.curves.append({k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in record.items()})
+        tokens, seconds = self._last
+        speed = (trainer.tokens - tokens) / max(self.clock.seconds - seconds, 1e-9)
+        self.reporter.progress(state.global_step, loss, speed)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Stop the clock."""
+        self.clock.stop()
+
+
+class EvaluateEvery(TrainerCallback):
+    """Runs an evaluation every so many steps, off the clock; the last step is left to the end of the run."""
+
+    def __init__(self, every: int, clock: Clock, run: Callable[[int], None]) -> None:
+        self.every, self.clock, self.run = every, clock, run
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Evaluate when it is time."""
+        if state.global_step % self.every == 0 and state.global_step < state.max_steps:
+            self.clock.stop()
+            self.run(state.global_step)
+            self.clock.start()
+
+
+class SealCheckpoints(TrainerCallback):
+    """Marks each checkpoint as whole once all of it is on disk, and only then deletes the oldest ones."""
+
+    def __init__(self, keep: int, extra: Callable[[], dict[str, Any]]) -> None:
+        self.keep, self.extra = keep, extra
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Seal the newest, delete the oldest."""
+        folder = Path(args.output_dir or "")
+        seal(folder / f"{PREFIX}{state.global_step}", self.extra())
+        whole = sorted((p for p in folder.glob(f"{PREFIX}*") if is_complete(p)), key=step_of)
+        for old in whole[: -self.keep]:
+            shutil.rmtree(old)
+
+
+class StopCleanly(TrainerCallback):
+    """On Ctrl-C or SIGTERM: finish the step, write a checkpoint, stop. A second Ctrl-C stops at once.
+
+    Use as a context manager around `train`; signals are only caught in the main thread.
+    """
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.reporter = reporter
+        self.asked = False
+        self._old: dict[int, Any] = {}
+
+    def __enter__(self) -> StopCleanly:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._old[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        self.reporter.note("stopping after this step, with a checkpoint; once more stops at once")
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Stop where it was asked for."""
+        if self.asked:
+            control.should_save = True
+            control.should_training_stop = True

@@ -1,0 +1,102 @@
+"""A finished run, or any model by name, loaded for use."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DudeError
+from ..methods import FullSettings
+from .base_model import Base, find_base, load_base
+from .config_file import load_config
+from .run_folder import RunFolder
+from .settings import ModelSettings, RunSettings
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def is_run(path: str | Path) -> bool:
+    """Whether a path is the folder of a run, finished or not."""
+    return (Path(path) / "config.yaml").is_file()
+
+
+def open_run(path: str | Path) -> tuple[RunFolder, RunSettings]:
+    """The folder and settings of a finished run.
+
+    Raises:
+        DudeError: no such folder, not a run, or a run that is not finished.
+    """
+    folder = RunFolder(path)
+    if not folder.path.is_dir():
+        raise DudeError(f"{path}: no such folder. Give the output folder of `dude train`.")
+    if not is_run(path):
+        raise DudeError(f"{path}: not a run (no config.yaml). Give the output folder of `dude train`.")
+    if not folder.record.is_file():
+        raise DudeError(
+            f"{path}: this run is not finished (no run.json). Go on with `dude train {folder.config} --resume auto`."
+        )
+    return folder, load_config(folder.config)
+
+
+def read_record(folder: RunFolder) -> dict[str, Any]:
+    """The run's `run.json`."""
+    return json.loads(folder.record.read_text(encoding="utf-8"))
+
+
+def load_run(path: str | Path, *, dtype: str = "auto", device: str = "auto") -> tuple[Base, nn.Module]:
+    """Base and trained model of a finished run: a PEFT model, or the plain model of full fine-tuning.
+
+    Args:
+        path: the run's folder.
+        dtype: `auto` is what the run was trained in.
+        device: `auto`, `cpu` or `cuda`.
+
+    Raises:
+        DudeError: no finished run there, its base is gone or another one, or the adapter's file is damaged.
+    """
+    folder, settings = open_run(path)
+    full = isinstance(settings.method, FullSettings)
+    trained_in = read_record(folder)["provenance"]["model"]["dtype"]
+    wanted = settings.model.model_copy(update={"dtype": trained_in if dtype == "auto" else dtype})
+    if full:
+        whole = ModelSettings(name=str(folder.model), dtype=wanted.dtype, trust_remote_code=wanted.trust_remote_code)
+        base = find_base(whole, device=device, full=True)
+        return base, load_base(base)
+    base = find_base(wanted, device=device)
+    return base, attach_adapter(load_base(base), folder.adapter)
+
+
+def attach_adapter(model: nn.Module, adapter: Path) -> nn.Module:
+    """The model with a saved adapter on it, frozen: a DuDe adapter by this package, any other by PEFT.
+
+    Raises:
+        DudeError: no adapter there, one of another base, or a file that cannot be read.
+    """
+    if not (adapter / "adapter_config.json").is_file():
+        raise DudeError(f"{adapter}: no adapter here (no adapter_config.json).")
+    if (adapter / "dude_config.json").is_file():
+        from .. import load_adapter
+
+        return load_adapter(model, str(adapter))
+    from peft import PeftModel
+    from safetensors import SafetensorError
+
+    try:
+        return PeftModel.from_pretrained(model, str(adapter))  # type: ignore[arg-type]
+    except (SafetensorError, ValueError, RuntimeError, OSError) as error:
+        first = str(error).strip().splitlines()
+        raise DudeError(f"{adapter}: cannot be loaded on this base: {' '.join(first[:3])}") from None
+
+
+def load_any(name: str, *, dtype: str = "auto", device: str = "auto") -> tuple[Base, nn.Module]:
+    """A run's folder, a model's folder, `mini`, or a hub name.
+
+    Raises:
+        DudeError: none of these.
+    """
+    if is_run(name):
+        return load_run(name, dtype=dtype, device=device)
+    base = find_base(ModelSettings.model_validate({"name": name, "dtype": dtype}), device=device)
+    return base, load_base(base)

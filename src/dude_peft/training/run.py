@@ -1,0 +1,250 @@
+"""One run from its settings to its folder: check, load, adapt, train, evaluate, record."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DudeError
+from ..methods import METHODS
+from .base_model import load_base
+from .config_file import fingerprint
+from .memory import out_of_memory
+from .plan import Plan, make_plan
+from .record import make_record, summary_of
+from .reporter import Reporter
+from .run_folder import RunFolder, folder_bytes, read_manifest, step_of, write_json
+from .settings import RunSettings
+
+if TYPE_CHECKING:
+    from .trainer import RunTrainer
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error
+    """Training was stopped on request, with a checkpoint to go on from."""
+
+    def __init__(self, folder: RunFolder, step: int, steps: int) -> None:
+        super().__init__(f"stopped after step {step} of {steps}")
+        self.folder, self.step, self.steps = folder, step, steps
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run: its folder, its record (`run.json`), and whether it was finished already."""
+
+    folder: RunFolder
+    record: dict[str, Any]
+    already: bool = False
+
+
+def train(settings: RunSettings, *, resume: str | None = None, reporter: Reporter | None = None) -> RunResult:
+    """Train as `settings` says, into `settings.output`.
+
+    Args:
+        settings: the run.
+        resume: None to begin, `auto` to go on from the newest complete checkpoint, or the path of a checkpoint.
+        reporter: told about everything that happens.
+
+    Returns:
+        The record; with `resume`, that of a finished run without doing anything.
+
+    Raises:
+        DudeError: anything the user can mend; before the first weight is loaded wherever it can be known by then, and
+            before anything is written.
+        Interrupted: stopped by Ctrl-C or SIGTERM; a checkpoint was written.
+    """
+    reporter = reporter or Reporter()
+    folder = RunFolder(settings.output)
+    folder.check(settings, resume=resume is not None)
+    if resume is not None and folder.record.is_file():
+        return RunResult(folder, json.loads(folder.record.read_text(encoding="utf-8")), already=True)
+    checkpoint = folder.find_checkpoint(resume) if resume is not None else None
+    if checkpoint is not None and read_manifest(checkpoint).get("config") != fingerprint(settings):
+        raise DudeError(f"--resume: {checkpoint} was written under another config than {folder.config}.")
+
+    plan = make_plan(settings, reporter.check)
+    for text in plan.notes:
+        reporter.note(text)
+    return _Run(plan, folder, reporter).go(checkpoint)
+
+
+class _Run:
+    """The state of a run between its stages."""
+
+    def __init__(self, plan: Plan, folder: RunFolder, reporter: Reporter) -> None:
+        self.plan, self.folder, self.reporter = plan, folder, reporter
+        self.eval_seconds = 0.0
+        self.started = _now()
+
+    def go(self, checkpoint: Path | None) -> RunResult:
+        from .callbacks import Clock, Curves
+
+        plan, folder, settings = self.plan, self.folder, self.plan.settings
+        manifest = read_manifest(checkpoint) if checkpoint else {}
+        self.started = manifest.get("started", self.started)
+        self.eval_seconds = manifest.get("eval_seconds", 0.0)
+        self.clock = Clock(manifest.get("train_seconds", 0.0))
+        self.curves = Curves(folder.curves)
+
+        with self.reporter.stage(f"loading {settings.model.name}"):
+            base = load_base(plan.base)
+        title = METHODS[settings.method.name].title
+        with self.reporter.stage(f"preparing {title}"):
+            trainer, init_seconds = self._prepare(base)
+        trainer.tokens = manifest.get("tokens", 0)
+
+        # Everything is checked; from here on the folder is written.
+        folder.begin(settings)
+        self.curves.rewind(step_of(checkpoint) if checkpoint else -1)
+        self._keep_start(trainer)
+        before = self._evaluate(trainer, 0, "before") if checkpoint is None else self._read_metrics("before")
+        self._train(trainer, checkpoint)
+        after = self._evaluate(trainer, plan.steps, "after")
+
+        saved = self._save(trainer)
+        record = make_record(
+            plan,
+            curves=self.curves.read(),
+            started=self.started,
+            finished=_now(),
+            init_seconds=init_seconds,
+            train_seconds=self.clock.seconds,
+            eval_seconds=self.eval_seconds,
+            tokens=trainer.tokens,
+            saved_bytes=folder_bytes(saved),
+            before=before,
+            after=after,
+        )
+        self._draw(record)
+        write_json(folder.record, record)
+        return RunResult(folder, record)
+
+    def _prepare(self, base: Any) -> tuple[RunTrainer, float]:
+        """Adapter and trainer; the seconds are those of the adapter alone."""
+        from .callbacks import EvaluateEvery, LogCurves, SealCheckpoints, StopCleanly
+        from .trainer import adapted_model, build_trainer
+
+        plan, settings = self.plan, self.plan.settings
+        begin = time.perf_counter()
+        try:
+            model = adapted_model(plan, base)
+        except DudeError:
+            raise
+        except ValueError as error:  # PEFT's own refusals
+            raise DudeError(f"method '{settings.method.name}': {error}") from error
+        seconds = time.perf_counter() - begin
+        log = LogCurves(self.curves, self.clock, self.reporter)
+        self.stop = StopCleanly(self.reporter)
+        callbacks: list[Any] = [
+            log,
+            SealCheckpoints(settings.train.keep_checkpoints, self._checkpoint_facts),
+            self.stop,
+        ]
+        if settings.eval is not None and settings.eval.every:
+            callbacks.append(EvaluateEvery(settings.eval.every, self.clock, self._evaluate_now))
+        trainer = build_trainer(plan, model, self.folder.checkpoints, callbacks)
+        log.trainer = self.trainer = trainer
+        return trainer, seconds
+
+    def _checkpoint_facts(self) -> dict[str, Any]:
+        return {
+            "config": fingerprint(self.plan.settings),
+            "started": self.started,
+            "train_seconds": self.clock.seconds,
+            "eval_seconds": self.eval_seconds,
+            "tokens": self.trainer.tokens,
+        }
+
+    def _train(self, trainer: RunTrainer, checkpoint: Path | None) -> None:
+        """All steps that are left; none where the checkpoint is that of the last one (a trainer would do one more)."""
+        import torch
+
+        if checkpoint is not None and step_of(checkpoint) >= self.plan.steps:
+            trainer._load_from_checkpoint(str(checkpoint))
+            return
+        try:
+            with self.stop:
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except torch.OutOfMemoryError:
+            raise DudeError(out_of_memory(self.plan)) from None
+        finally:
+            self.clock.stop()
+            self.reporter.end()
+        if self.stop.asked and trainer.state.global_step < self.plan.steps:
+            raise Interrupted(self.folder, trainer.state.global_step, self.plan.steps)
+
+    def _evaluate(self, trainer: RunTrainer, step: int, name: str | None = None) -> dict[str, Any] | None:
+        """Accuracy and validation loss now; kept in full under `eval/NAME` when it has a name."""
+        settings, plan = self.plan.settings, self.plan
+        begin = time.perf_counter()
+        point: dict[str, Any] = {}
+        metrics: dict[str, Any] = {}
+        if plan.validation is not None:
+            with self.reporter.stage(f"validation loss {name or f'at step {step}'}"):
+                point["eval_loss"] = metrics["validation_loss"] = trainer.evaluate()["eval_loss"]
+        if settings.eval is not None:
+            from ..evaluation import evaluate
+
+            with self.reporter.stage(f"evaluating {name or f'at step {step}'}"):
+                result = evaluate(trainer.model, plan.base.tokenizer, settings.eval, progress=self.reporter.asked)
+            point |= {"eval": result.headline, "accuracy": result.accuracy}
+            metrics |= {"headline": result.headline, "accuracy": result.accuracy, "tasks": result.metrics}
+            if name:
+                result.write(self.folder.evaluations / name)
+            self.reporter.evaluated(step, result.headline, result.accuracy)
+        if not metrics:
+            return None
+        self.eval_seconds += time.perf_counter() - begin
+        self.curves.append({"step": step, **point})
+        if name:
+            (self.folder.evaluations / name).mkdir(parents=True, exist_ok=True)
+            write_json(self.folder.evaluations / name / "summary.json", metrics)
+        return metrics
+
+    def _evaluate_now(self, step: int) -> None:
+        self._evaluate(self.trainer, step)
+
+    def _read_metrics(self, name: str) -> dict[str, Any] | None:
+        path = self.folder.evaluations / name / "summary.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def _keep_start(self, trainer: RunTrainer) -> None:
+        """Where PEFT overwrote the base, the start is needed to save the adapter as a difference to the true base."""
+        if not METHODS[self.plan.settings.method.name].overwrites_base:
+            return
+        config = trainer.model.peft_config["default"]
+        kind, config.init_lora_weights = config.init_lora_weights, True
+        trainer.model.save_pretrained(self.folder.checkpoints / "start")
+        config.init_lora_weights = kind
+
+    def _save(self, trainer: RunTrainer) -> Path:
+        """The result, whole or not at all: written beside its place and moved there."""
+        plan, folder = self.plan, self.folder
+        place = folder.model if plan.full else folder.adapter
+        part = place.with_name(f".{place.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(place, ignore_errors=True)
+        if METHODS[plan.settings.method.name].overwrites_base:
+            start = folder.checkpoints / "start"
+            trainer.model.save_pretrained(part, path_initial_model_for_weight_conversion=str(start))
+            shutil.rmtree(start)
+        else:
+            trainer.model.save_pretrained(part)
+        if plan.full:
+            plan.base.tokenizer.save_pretrained(part)
+        part.rename(place)
+        return place
+
+    def _draw(self, record: dict[str, Any]) -> None:
+        from .picture import draw_curves
+
+        draw_curves(self.curves.read(), self.folder.picture, title=summary_of(record))
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

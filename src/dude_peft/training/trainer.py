@@ -1,0 +1,175 @@
+"""`build_trainer`: the one place where TRL's trainer is made, every default that decides a result written out.
+
+This module imports torch, transformers and TRL; import it only to train.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+from .plan import Plan
+
+SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+GROUPS = {"A": ".lora_A.", "B": ".lora_B.", "m": ".lora_magnitude_vector"}  # in PEFT's parameter names
+
+
+class RunTrainer(SFTTrainer):
+    """TRL's trainer, which also counts tokens and measures the gradient norm of A, B and m before clipping.
+
+    It writes no model cards and sends no telemetry.
+
+    Attributes:
+        tokens: tokens seen (without padding); set it before `train` when a run is resumed.
+        group_norms: gradient norms of the last step, `{"A": ..., "B": ..., "m": ...}`, for the groups that exist.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.tokens = 0
+        self.group_norms: dict[str, float] = {}
+        assert self.model is not None
+        named = [(f".{name}", p) for name, p in self.model.named_parameters() if p.requires_grad]
+        groups = {group: [p for name, p in named if part in name] for group, part in GROUPS.items()}
+        self._groups = {group: parameters for group, parameters in groups.items() if parameters}
+
+    def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """One forward and backward; on the last one of a step the gradients are complete and not yet clipped."""
+        self.tokens += int(inputs["attention_mask"].sum())
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        if self.accelerator.sync_gradients:
+            scaler = self.accelerator.scaler
+            scale = scaler.get_scale() if scaler is not None else 1.0
+            self.group_norms = {group: _norm(parameters) / scale for group, parameters in self._groups.items()}
+        return loss
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """None: a run folder documents itself."""
+
+    def _send_telemetry(self) -> None:
+        pass
+
+
+def _norm(parameters: Iterable[torch.nn.Parameter]) -> float:
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    return float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
+
+
+def sft_config(plan: Plan, folder: Path) -> SFTConfig:
+    """The run's settings as TRL's, with every default that matters pinned."""
+    train = plan.settings.train
+    on_cpu = plan.base.device == "cpu"
+    mixed = not on_cpu and (plan.base.dtype is torch.bfloat16 or (plan.full and torch.cuda.is_bf16_supported()))
+    return SFTConfig(
+        output_dir=str(folder),
+        # length and batches
+        max_steps=plan.steps,
+        per_device_train_batch_size=train.batch_size,
+        per_device_eval_batch_size=train.batch_size,
+        gradient_accumulation_steps=train.gradient_accumulation,
+        average_tokens_across_devices=True,
+        dataloader_drop_last=False,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=not on_cpu,
+        remove_unused_columns=True,
+        # data: `examples` has tokenised, masked and cut it, and counted what it cut
+        dataset_kwargs={"skip_prepare_dataset": True},
+        max_length=None,
+        packing=False,
+        eval_packing=False,
+        padding_free=False,
+        completion_only_loss=train.completion_only_loss,
+        assistant_only_loss=False,
+        shuffle_dataset=False,
+        loss_type="nll",
+        # optimizer
+        optim="adamw_torch",
+        learning_rate=train.learning_rate,
+        lr_scheduler_type=SCHEDULES[train.schedule],
+        warmup_steps=int(train.warmup) if train.warmup >= 1 else train.warmup,
+        weight_decay=train.weight_decay,
+        adam_beta1=train.adam_beta1,
+        adam_beta2=train.adam_beta2,
+        adam_epsilon=train.adam_epsilon,
+        max_grad_norm=train.max_grad_norm,
+        label_smoothing_factor=0.0,
+        neftune_noise_alpha=None,
+        # numbers
+        use_cpu=on_cpu,
+        bf16=mixed,
+        fp16=not on_cpu and plan.base.dtype is torch.float16,
+        gradient_checkpointing=train.gradient_checkpointing,
+        torch_compile=False,
+        use_liger_kernel=False,
+        auto_find_batch_size=False,
+        # randomness
+        seed=train.seed,
+        data_seed=train.seed if train.data_seed is None else train.data_seed,
+        full_determinism=False,
+        # what is told, and what is kept: our own callbacks show, log, and rotate checkpoints
+        logging_strategy="steps",
+        logging_steps=train.log_every,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
+        report_to="none",
+        log_level="error",
+        eval_strategy="no",
+        save_strategy="steps",
+        save_steps=train.save_every,
+        save_total_limit=None,
+        save_only_model=False,
+        load_best_model_at_end=False,
+        push_to_hub=False,
+        ignore_data_skip=False,
+    )
+
+
+def build_trainer(
+    plan: Plan, model: torch.nn.Module, folder: Path, callbacks: Iterable[TrainerCallback] = ()
+) -> RunTrainer:
+    """TRL's trainer for a plan.
+
+    Args:
+        plan: a checked plan.
+        model: the base model, or the PEFT model made by `adapted_model`.
+        folder: where checkpoints go; made when the first one is written.
+        callbacks: told about steps, in this order.
+
+    Returns:
+        A trainer that trains `plan.steps` steps.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    trainer = RunTrainer(
+        model=model,
+        args=sft_config(plan, folder),
+        train_dataset=plan.train.data,
+        eval_dataset=plan.validation.data if plan.validation is not None else None,
+        processing_class=plan.base.tokenizer,
+        callbacks=list(callbacks),
+    )
+    for chatter in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(chatter)
+    return trainer
+
+
+def adapted_model(plan: Plan, base: torch.nn.Module) -> torch.nn.Module:
+    """The base with the method's adapter, seeded: the same plan gives the same adapter.
+
+    Raises:
+        DudeError: what the method refuses of this model (a non-finite weight, for instance).
+    """
+    from peft import get_peft_model
+    from transformers import set_seed
+
+    from ..methods import build
+
+    set_seed(plan.settings.train.seed)
+    config = build(plan.settings.method)
+    return base if config is None else get_peft_model(base, config)
