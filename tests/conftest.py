@@ -1,0 +1,43 @@
+"""What every test file shares: the tolerance table, tiny models of each architecture, adapters moved at random."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+torch.set_num_threads(1)
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# The one table of tolerances: the largest error, relative to the largest entry compared, by dtype. What was measured is
+# a few units in the last place; a looser value needs the measured error in the commit message.
+TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-6, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+
+AXES = ("out", "in")
+VARIANTS = ("dude", "dude_a", "dude_b")
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def relative_error(got: torch.Tensor, want: torch.Tensor) -> float:
+    """The largest difference over the largest entry wanted."""
+    got, want = got.detach().double(), want.detach().double()
+    return float((got - want).abs().max() / want.abs().max().clamp_min(1e-300))
+
+
+def assert_close(got: torch.Tensor, want: torch.Tensor, dtype: torch.dtype = torch.float32) -> None:
+    error = relative_error(got, want)
+    assert error <= TOLERANCE[dtype], f"relative error {error:.3e} above {TOLERANCE[dtype]:.0e} of {dtype}"
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data sets, which the project does not ship."""
+    folder = Path(os.environ.get("DUDE_DATA_DIR", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"real data not found at {folder}: set DUDE_DATA_DIR to the folder that holds it")
+    return folder
