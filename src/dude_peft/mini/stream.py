@@ -1,0 +1,57 @@
+"""The pretraining text: an endless seeded stream of documents, each of one genre, and held-out documents by genre."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+
+from dude_peft.mini import arithmetic, dialogue, encyclopedia, narrative, questions
+from dude_peft.mini.world import World, the_world
+
+Maker = Callable[[World, random.Random], str]
+
+# genre -> (share of the documents, makers with their shares)
+GENRES: dict[str, tuple[float, dict[Maker, float]]] = {
+    "encyclopedia": (0.15, {encyclopedia.entry: 3, encyclopedia.portrait: 1, encyclopedia.single: 2}),
+    "definitions": (0.09, {encyclopedia.definition: 1}),
+    "lists": (0.05, {encyclopedia.listing: 1}),
+    "narrative": (
+        0.17,
+        {
+            narrative.activity_story: 2,
+            narrative.social_story: 2,
+            narrative.errand_story: 2,
+            narrative.cause_story: 1,
+            narrative.pronoun_story: 1,
+            narrative.day_story: 1,
+        },
+    ),
+    "dialogue": (0.08, {dialogue.talk: 1}),
+    "arithmetic": (0.16, {lambda world, rng: arithmetic.sums(rng): 1}),
+    "word problems": (0.15, {arithmetic.word_problem: 1}),
+    "questions": (0.15, {questions.quiz: 1}),
+}
+
+
+def document(genre: str, world: World, rng: random.Random) -> str:
+    """One document of a genre."""
+    makers = GENRES[genre][1]
+    return rng.choices(list(makers), weights=list(makers.values()))[0](world, rng)
+
+
+def documents(seed: int, *, genre: str | None = None, split: str = "train") -> Iterator[tuple[str, str]]:
+    """An endless stream of (genre, text), the same for the same arguments on every machine.
+
+    Document i depends on (seed, split, i) alone, so the stream can be entered anywhere through `document_at`.
+    """
+    index = 0
+    while True:
+        yield document_at(seed, index, genre=genre, split=split)
+        index += 1
+
+
+def document_at(seed: int, index: int, *, genre: str | None = None, split: str = "train") -> tuple[str, str]:
+    """The (genre, text) at a place of the stream."""
+    rng = random.Random(f"mini/{split}/{seed}/{genre or 'all'}/{index}")
+    chosen = genre or rng.choices(list(GENRES), weights=[share for share, _ in GENRES.values()])[0]
+    return chosen, document(chosen, the_world(), rng)
