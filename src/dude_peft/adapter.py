@@ -18,6 +18,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer, _maybe_include_all_linear_l
 from peft.utils import PeftType
 from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from . import compose, stored
 from .config import DudeConfig
@@ -109,11 +110,11 @@ class DudeVariant(LoraVariant):
     """
 
     @staticmethod
-    def init(module: LoraLayer, adapter_name: str, **kwargs: Any) -> None:
+    def init(module: Any, adapter_name: str, **kwargs: Any) -> None:
         """Nothing: `attach` makes the whole state at once, after PEFT has built its layer."""
 
     @staticmethod
-    def attach(module: LoraLayer, adapter_name: str, start: Start, config: DudeConfig) -> None:
+    def attach(module: Any, adapter_name: str, start: Start, config: DudeConfig) -> None:
         """Turn the LoRA adapter `adapter_name` of PEFT's layer into a DuDe adapter at its start."""
         for parameter in (module.lora_A[adapter_name].weight, module.lora_B[adapter_name].weight):
             nn.init.zeros_(parameter)  # the differences
@@ -126,7 +127,7 @@ class DudeVariant(LoraVariant):
         module.lora_variant[adapter_name] = DudeVariant()
 
     @staticmethod
-    def _compose(module: LoraLayer, adapter: str, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _compose(module: Any, adapter: str, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return module.lora_dude[adapter].compose(
             module.lora_A[adapter].weight,
             module.lora_B[adapter].weight,
@@ -136,7 +137,7 @@ class DudeVariant(LoraVariant):
         )
 
     @staticmethod
-    def forward(module: LoraLayer, active_adapter: str, x: Tensor, result: Tensor, **kwargs: Any) -> Tensor:
+    def forward(module: Any, active_adapter: str, x: Tensor, result: Tensor, **kwargs: Any) -> Tensor:
         """y (..., d) from the layer's input x (..., k) and the base layer's own output `result` (..., d)."""
         x = x.to(result.dtype)
         dropped = module.lora_dropout[active_adapter](x)
@@ -150,7 +151,7 @@ class DudeVariant(LoraVariant):
 
     @staticmethod
     @torch.no_grad()
-    def merge_safe(module: LoraLayer, active_adapter: str, orig_weight: Tensor) -> Tensor:
+    def merge_safe(module: Any, active_adapter: str, orig_weight: Tensor) -> Tensor:
         """The merged weight in the base layer's own layout; the base's bits are kept for `unmerge`."""
         base = module.get_base_layer()
         if module.merged_adapters:
@@ -175,12 +176,12 @@ class DudeVariant(LoraVariant):
         return merged.T.contiguous() if module.fan_in_fan_out else merged
 
     @staticmethod
-    def merge_unsafe(module: LoraLayer, active_adapter: str, orig_weight: Tensor) -> None:
+    def merge_unsafe(module: Any, active_adapter: str, orig_weight: Tensor) -> None:
         """Like `merge_safe`, put in place."""
         orig_weight.data = DudeVariant.merge_safe(module, active_adapter, orig_weight)
 
     @staticmethod
-    def unmerge(module: LoraLayer, active_adapter: str, orig_weight: Tensor) -> Tensor:
+    def unmerge(module: Any, active_adapter: str, orig_weight: Tensor) -> Tensor:
         """The weight as it was before the merge, bit for bit."""
         return module._cache_pop(f"{active_adapter}-unmerged").to(orig_weight.device)
 
@@ -234,7 +235,8 @@ class DudeModel(LoraModel):
         weight = dense_weight(layer, target.name)
         saved = config.saved_factors
         if saved is not None:
-            return start_from(weight, *(t.to(weight.device) for t in saved[target.name]), config.magnitude_axis)
+            A0, B0 = (t.to(weight.device) for t in saved[target.name])
+            return start_from(weight, A0, B0, config.magnitude_axis)
         return make_start(weight, target, config)
 
     def _create_and_replace(  # type: ignore[override]
@@ -251,8 +253,9 @@ class DudeModel(LoraModel):
             super()._create_and_replace(lora_config, adapter_name, target, target_name, parent, current_key, **kw)
             return
         plain = lora_config.lora_config()
+        base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
+        plain.fan_in_fan_out = lora_config.fan_in_fan_out = isinstance(base, Conv1D)
         super()._create_and_replace(plain, adapter_name, target, target_name, parent, current_key, **kw)
-        lora_config.fan_in_fan_out = plain.fan_in_fan_out  # PEFT corrects it for Conv1D, and the saved form needs it
         DudeVariant.attach(getattr(parent, target_name), adapter_name, self._starts.pop(current_key), lora_config)
 
     def add_weighted_adapter(self, adapters: list[str], *args: Any, **kwargs: Any) -> None:

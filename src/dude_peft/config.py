@@ -74,8 +74,8 @@ class DudeConfig(LoraConfig):
         _check_choice("init_variant", self.init_variant, A_EXPONENT)
         _check_choice("magnitude_axis", self.magnitude_axis, ("out", "in"))
         _check_choice("svd", self.svd, ("krylov", "exact"))
-        self.rank_pattern = dict(self.rank_pattern or {})
-        self.alpha_pattern = dict(self.alpha_pattern or {})
+        self.rank_pattern: dict[str, int] = dict(self.rank_pattern or {})
+        self.alpha_pattern: dict[str, float] = dict(self.alpha_pattern or {})
         for name, rank in {"r": self.r, **{f"rank_pattern[{k!r}]": v for k, v in self.rank_pattern.items()}}.items():
             if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
                 raise DudeError(f"{name} must be a whole number of at least 1, got {rank!r}")

@@ -69,11 +69,12 @@ def _block_krylov(W: Tensor, r: int, block: int, seed: int) -> tuple[Tensor, Ten
         basis.append(torch.linalg.qr(Y).Q)
     Q = torch.linalg.qr(torch.cat(basis, dim=1)).Q
     T = Q.T @ M
-    values, vectors = torch.linalg.eigh(T.double() @ T.double().T)
-    top = vectors[:, -r:].flip(1)
-    S = values[-r:].flip(0).clamp_min(0).sqrt()
+    top = torch.linalg.eigh(T.double() @ T.double().T).eigenvectors[:, -r:].flip(1)
     left = (Q.double() @ top).to(M.dtype)
-    right = (top.T @ T.double() / S.clamp_min(torch.finfo(torch.float64).tiny)[:, None]).to(M.dtype)
+    # The lengths of u^T W, not the square roots of the eigenvalues, which are noise below 1e-8 of the first.
+    rows = top.T @ T.double()
+    S = rows.norm(dim=1)
+    right = torch.nn.functional.normalize(rows, dim=1).to(M.dtype)
     S = S.to(M.dtype)
     return (right.T, S, left.T) if transposed else (left, S, right)
 
