@@ -87,7 +87,9 @@ def override(raw: Mapping[str, Any], pairs: Iterable[str]) -> dict[str, Any]:
         *path, last = dotted.strip().split(".")
         here = result
         for depth, part in enumerate(path):
-            here = here[part] = {} if here.get(part) is None else here[part]
+            if here.get(part) is None:
+                here[part] = {}
+            here = here[part]
             if not isinstance(here, dict):
                 raise DudeError(f"override '{pair}': '{'.'.join(path[: depth + 1])}' is a value, not a section.")
         here[last] = _long(last, value) if not path else value

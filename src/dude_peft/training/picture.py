@@ -87,12 +87,15 @@ def _loss(axes: Axes, records: list[dict[str, Any]]) -> None:
     _both(axes, *_series(records, "loss"), BLUE, "training")
     steps, values = _series(records, "eval_loss")
     if steps:
-        axes.plot(steps, values, color=ORANGE, marker="o", markersize=4, linewidth=1.5, label="validation")
+        line = "-" if len(steps) > 2 else "none"  # a line between start and end alone would say what nobody measured
+        axes.plot(steps, values, color=ORANGE, marker="o", markersize=4.5, linestyle=line, label="validation", zorder=5)
         axes.legend()
     axes.set_title("Loss (nats per token)", loc="left", fontsize=10)
 
 
 def _norms(axes: Axes, records: list[dict[str, Any]]) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
     drawn = 0
     for key, label, color in NORMS:
         steps, values = _series(records, key)
@@ -102,6 +105,9 @@ def _norms(axes: Axes, records: list[dict[str, Any]]) -> None:
             drawn += 1
     if drawn:
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
     if drawn > 1:
         axes.legend(ncols=drawn, loc="upper right", columnspacing=1.0, handlelength=1.2)
         low, high = axes.get_ylim()
@@ -112,12 +118,17 @@ def _norms(axes: Axes, records: list[dict[str, Any]]) -> None:
 def _accuracy(axes: Axes, records: list[dict[str, Any]]) -> None:
     steps, values = _series(records, "accuracy")
     axes.plot(steps, [100 * v for v in values], color=PURPLE, marker="o", markersize=4.5, linewidth=1.5, clip_on=False)
-    for step, value, side in ((steps[0], values[0], "left"), (steps[-1], values[-1], "right")):
+    rises = values[-1] >= values[0]
+    for step, value, side, above in (
+        (steps[0], values[0], "left", not rises),
+        (steps[-1], values[-1], "right", True),
+    ):
+        away = (0, 7 if above else -15)
         axes.annotate(
-            f"{100 * value:.1f}", (step, 100 * value), (0, 7), textcoords="offset points", ha=side, color=PURPLE
+            f"{100 * value:.1f}", (step, 100 * value), away, textcoords="offset points", ha=side, color=PURPLE
         )
     low, high = axes.get_ylim()
-    axes.set_ylim(max(0, low - 0.05 * (high - low)), high + 0.15 * (high - low))
+    axes.set_ylim(low - 0.12 * (high - low), high + 0.12 * (high - low))
     what = next(r["eval"] for r in reversed(records) if r.get("eval"))
     axes.set_title(f"Accuracy on {what} (%)", loc="left", fontsize=10)
 
@@ -125,5 +136,5 @@ def _accuracy(axes: Axes, records: list[dict[str, Any]]) -> None:
 def _learning_rate(axes: Axes, records: list[dict[str, Any]]) -> None:
     steps, values = _series(records, "learning_rate")
     axes.plot(steps, values, color=PURPLE, linewidth=1.7)
-    axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    axes.yaxis.set_major_formatter("{x:.3g}")
     axes.set_title("Learning rate", loc="left", fontsize=10)

@@ -169,9 +169,10 @@ def _steps(plan: Plan) -> str:
 def _memory(plan: Plan) -> str:
     plan.memory = estimate(plan)
     if plan.memory.total > plan.memory.available:
+        needed, free = plan.memory.total / 2**30, plan.memory.available / 2**30
         plan.notes.append(
-            f"about {plan.memory.total / 2**30:.1f} GiB are needed, {plan.memory.available / 2**30:.1f} GiB are free: lower "
-            "train.batch_size or train.max_length, or set train.gradient_checkpointing=true"
+            f"about {needed:.1f} GiB are needed and {free:.1f} GiB are free: lower train.batch_size or "
+            "train.max_length, or set train.gradient_checkpointing=true"
         )
     return f"about {plan.memory.total / 2**30:.2f} GiB"
 

@@ -88,4 +88,5 @@ def summary_of(record: dict[str, Any]) -> str:
     data = record["config"]["data"]
     source = data.get("name") or data.get("hub") or data.get("train")
     source = source if isinstance(source, str) else source[0]
-    return f"{record['title']}{rank}: {record['config']['model']['name']} on {source.rsplit('/', 1)[-1]}"
+    model = record["config"]["model"]["name"].rstrip("/")
+    return f"{record['title']}{rank}: {model.rsplit('/', 1)[-1]} on {source.rsplit('/', 1)[-1]}"
