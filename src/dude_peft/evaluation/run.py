@@ -46,8 +46,9 @@ def evaluate(model: Any, tokenizer: Any, settings: EvalSettings, *, progress: Pr
                 "question included; make it smaller."
             )
         raw: Any = lm_eval.evaluate(lm, {unit.name: unit.task for unit in units}, limit=settings.limit)
-    rows = [_metric(unit, raw["results"][unit.name], lm.truncated[unit.task.task_name]) for unit in units]
-    samples = {unit.name: _samples(unit, raw["samples"][unit.name]) for unit in units}
+        # Still inside: asking a task for its name draws from Python's random numbers.
+        rows = [_metric(unit, raw["results"][unit.name], lm.truncated[unit.task.task_name]) for unit in units]
+        samples = {unit.name: _samples(unit, raw["samples"][unit.name]) for unit in units}
     table, headline = with_averages(rows, units, settings.suite or "average")
     return EvalResult(tuple(table), samples, time.perf_counter() - start, headline)
 
