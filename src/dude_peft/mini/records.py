@@ -5,16 +5,20 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from dude_peft.errors import DudeError, did_you_mean
-from dude_peft.mini import csqa, gsm
+from dude_peft.mini import commonsense, csqa, gsm, knowledge, metamath
 from dude_peft.mini.splits import SPLITS, split_of
+from dude_peft.mini.world import World, the_world
 
 Records = list[dict[str, Any]]
 
 GSM_SIZES = {"train": 8000, "validation": 500, "test": 2500}
+METAMATH_COPIES = 2
+SIZES = {"train": 3000, "validation": 300, "test": 1500}  # at most, of every other set
+SHARES = (62, 8, 30)  # per cent of their problems, likewise
 CSQA_ROUNDS = {"train": 3, "validation": 2, "test": 3}
 
 
@@ -34,7 +38,38 @@ def _csqa(split: str) -> Records:
     return csqa.csqa_records(split, CSQA_ROUNDS[split])
 
 
-SETS: dict[str, Callable[[str], Records]] = {"mini_gsm": _gsm, "mini_csqa": _csqa}
+def _metamath(split: str) -> Records:
+    rng = random.Random(f"mini_metamath/{split}")
+    copies = METAMATH_COPIES if split == "train" else 1
+    return [metamath.augment(record, rng) for record in _all("mini_gsm", split) for _ in range(copies)]
+
+
+def _drawn(name: str, make: Callable[[World, random.Random], tuple[str, dict[str, Any]]], split: str) -> Records:
+    """Records drawn until the split is full, or until many draws in a row bring nothing new."""
+    rng = random.Random(f"{name}/{split}")
+    out: Records = []
+    seen: set[str] = set()
+    idle = 0
+    while len(out) < SIZES[split] and idle < 3000:
+        identity, record = make(the_world(), rng)
+        text = repr(sorted(record.items(), key=lambda pair: pair[0]))
+        idle += 1
+        if text not in seen and split_of(name, identity, SHARES) == split:
+            seen.add(text)
+            field = commonsense.ID_FIELDS.get(name, "Record ID" if name == "mini_gpqa" else "id")
+            out.append(record | {field: len(out) if field in ("idx", "ind") else f"{name}-{split}-{len(out)}"})
+            idle = 0
+    return out
+
+
+SETS: dict[str, Callable[[str], Records]] = {
+    "mini_gsm": _gsm,
+    "mini_metamath": _metamath,
+    "mini_csqa": _csqa,
+    **{name: partial(_drawn, name, make) for name, make in commonsense.MAKERS.items()},
+    "mini_mmlu": partial(_drawn, "mini_mmlu", knowledge.mmlu),
+    "mini_gpqa": partial(_drawn, "mini_gpqa", knowledge.gpqa),
+}
 
 
 @lru_cache(maxsize=32)
