@@ -97,16 +97,20 @@ class Method:
 
 
 def _shared(settings: LoraSettings) -> dict[str, Any]:
-    """The arguments that `LoraConfig` and `DudeConfig` have in common."""
+    """The arguments that `LoraConfig` and `DudeConfig` have in common.
+
+    Without `lora_alpha` the scale is 1 in every module, those with a rank of their own included.
+    """
+    plain = settings.lora_alpha is None
     return {
         "task_type": "CAUSAL_LM",
         "r": settings.r,
-        "lora_alpha": settings.r if settings.lora_alpha is None else settings.lora_alpha,
+        "lora_alpha": settings.r if plain else settings.lora_alpha,
         "lora_dropout": settings.lora_dropout,
         "target_modules": settings.target_modules,
         "use_rslora": settings.use_rslora,
         "rank_pattern": dict(settings.rank_pattern),
-        "alpha_pattern": dict(settings.alpha_pattern),
+        "alpha_pattern": {**(settings.rank_pattern if plain else {}), **settings.alpha_pattern},
         "layers_to_transform": settings.layers_to_transform,
         "modules_to_save": settings.modules_to_save,
     }

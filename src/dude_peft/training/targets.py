@@ -150,12 +150,17 @@ def _inject(model: nn.Module, settings: LoraSettings) -> None:
 
 def _matrix_shape(name: str, module: nn.Module, shapes: dict[str, tuple[int, ...]]) -> tuple[int, int]:
     """(d, k) of the weight; transformers' Conv1D keeps it as (k, d)."""
-    shape = shapes.get(f"{name}.weight", ())
-    if len(shape) != 2:
-        raise DudeError(f"target_modules matches '{name}', which has no weight matrix. Name linear layers.")
-    fan_in_fan_out = type(getattr(module, "base_layer", None)).__name__ == "Conv1D"
-    d, k = (shape[1], shape[0]) if fan_in_fan_out else shape
-    return d, k
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    layer = getattr(module, "base_layer", None)
+    if not isinstance(layer, nn.Linear | Conv1D):
+        raise DudeError(
+            f"target_modules matches '{name}', a {type(layer).__name__}. Adapters go on linear layers; to train this module "
+            "whole, name it in modules_to_save."
+        )
+    shape = shapes[f"{name}.weight"]
+    return (shape[1], shape[0]) if isinstance(layer, Conv1D) else (shape[0], shape[1])
 
 
 def _magnitudes(settings: LoraSettings, d: int, k: int) -> int:
