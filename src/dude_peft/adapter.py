@@ -236,7 +236,9 @@ class DudeModel(LoraModel):
         saved = config.saved_factors
         if saved is not None:
             A0, B0 = (t.to(weight.device) for t in saved[target.name])
-            return start_from(weight, A0, B0, config.magnitude_axis)
+            start = start_from(weight, A0, B0, config.magnitude_axis)
+            stored.check_same_base(start, target.name, target.scaling, config.magnitude_axis)
+            return start
         return make_start(weight, target, config)
 
     def _create_and_replace(  # type: ignore[override]
