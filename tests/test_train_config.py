@@ -66,7 +66,10 @@ def test_override_replaces_a_whole_section() -> None:
         ({"model": {"name": "mini", "dtpe": "auto"}}, ["dtpe", "'dtype'"]),
         ({"method": "dued"}, ["unknown method 'dued'", "'dude'"]),
         ({"method": {"name": "dude", "magnitude_axes": "in"}}, ["magnitude_axes", "'magnitude_axis'"]),
-        ({"method": {"name": "lora", "magnitude_axis": "in"}}, ["'lora' has no key 'magnitude_axis'", "dude, dude_a, dude_b"]),
+        (
+            {"method": {"name": "lora", "magnitude_axis": "in"}},
+            ["'lora' has no key 'magnitude_axis'", "dude, dude_a, dude_b"],
+        ),
         ({"method": {"name": "full", "r": 4}}, ["'full' has no key 'r'"]),
         ({"method": {"name": "dude", "r": 0}}, ["'r'", "greater than or equal to 1", "got 0"]),
         ({"method": {"name": "dude", "rank_pattern": {"q_proj": 0}}}, ["ranks must be 1 or more", "q_proj"]),
@@ -78,7 +81,7 @@ def test_override_replaces_a_whole_section() -> None:
         ({"data": {}}, ["data", "'name', 'train' and 'hub'"]),
         ({"eval": {"suite": "gsm9k"}}, ["gsm9k", "'gsm8k'"]),
     ],
-)  # fmt: skip
+)
 def test_mistakes_are_named(change: dict, words: list[str]) -> None:
     with pytest.raises(DudeError) as caught:
         parse_run({**MINIMAL, **change}, "my.yaml")
@@ -122,8 +125,14 @@ def test_a_config_must_be_a_mapping(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pair", "words"), [("steps", "write key=value"), ("=3", "write key=value"), ("output.x=1", "'output' is a value"), ("a=[", "not YAML")]
-)  # fmt: skip
+    ("pair", "words"),
+    [
+        ("steps", "write key=value"),
+        ("=3", "write key=value"),
+        ("output.x=1", "'output' is a value"),
+        ("a=[", "not YAML"),
+    ],
+)
 def test_bad_overrides(pair: str, words: str) -> None:
     with pytest.raises(DudeError) as caught:
         override(MINIMAL, [pair])

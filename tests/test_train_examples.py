@@ -39,8 +39,11 @@ def test_ids_and_labels_are_trls(base: Any, tmp_path: Path) -> None:
         str(tmp_path), max_length=None, completion_only_loss=True, report_to="none", bf16=False, use_cpu=True
     )
     trainer = SFTTrainer(
-        AutoModelForCausalLM.from_pretrained(base.source), args, train_dataset=Dataset.from_dict(rows), processing_class=base.tokenizer
-    )  # fmt: skip
+        AutoModelForCausalLM.from_pretrained(base.source),
+        args,
+        train_dataset=Dataset.from_dict(rows),
+        processing_class=base.tokenizer,
+    )
     ours = made(base, rows=rows).data
     assert trainer.train_dataset is not None
     assert list(ours["input_ids"]) == list(trainer.train_dataset["input_ids"])

@@ -80,14 +80,23 @@ def attach_adapter(model: nn.Module, adapter: Path) -> nn.Module:
         from .. import load_adapter
 
         return load_adapter(model, str(adapter))
-    from peft import PeftModel
-    from safetensors import SafetensorError
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import SafetensorError, safe_open
 
+    weights = adapter / "adapter_model.safetensors"
     try:
-        return PeftModel.from_pretrained(model, str(adapter))  # type: ignore[arg-type]
+        with safe_open(weights, "pt") as file:
+            stored = set(file.keys())
+        loaded = PeftModel.from_pretrained(model, str(adapter))  # type: ignore[arg-type]
     except (SafetensorError, ValueError, RuntimeError, OSError) as error:
         first = str(error).strip().splitlines()
-        raise DudeError(f"{adapter}: cannot be loaded on this base: {' '.join(first[:3])}") from None
+        raise DudeError(f"{weights}: cannot be loaded on this base: {' '.join(first[:3])}") from None
+    # PEFT leaves out in silence what finds no place, and starts at random what the file lacks.
+    if odd := sorted(stored ^ set(get_peft_model_state_dict(loaded))):
+        raise DudeError(
+            f"{weights}: not an adapter of this base: {len(odd)} tensors differ by name, {odd[0]} the first."
+        )
+    return loaded
 
 
 def load_any(name: str, *, dtype: str = "auto", device: str = "auto") -> tuple[Base, nn.Module]:

@@ -95,12 +95,15 @@ class _Run:
             base = load_base(plan.base)
         title = METHODS[settings.method.name].title
         with self.reporter.stage(f"preparing {title}"):
-            trainer, init_seconds = self._prepare(base)
-        trainer.tokens = manifest.get("tokens", 0)
+            begin = time.perf_counter()
+            model = self._adapt(base)
+            init_seconds = time.perf_counter() - begin
 
         # Everything is checked; from here on the folder is written.
         folder.begin(settings)
         self.curves.rewind(step_of(checkpoint) if checkpoint else -1)
+        trainer = self.trainer = self._make_trainer(model)
+        trainer.tokens = manifest.get("tokens", 0)
         self._keep_start(trainer)
         before = self._evaluate(trainer, 0, "before") if checkpoint is None else self._read_metrics("before")
         self._train(trainer, checkpoint)
@@ -124,20 +127,22 @@ class _Run:
         write_json(folder.record, record)
         return RunResult(folder, record)
 
-    def _prepare(self, base: Any) -> tuple[RunTrainer, float]:
-        """Adapter and trainer; the seconds are those of the adapter alone."""
-        from .callbacks import EvaluateEvery, LogCurves, SealCheckpoints, StopCleanly
-        from .trainer import adapted_model, build_trainer
+    def _adapt(self, base: Any) -> Any:
+        """The base with the method's adapter."""
+        from .trainer import adapted_model
 
-        plan, settings = self.plan, self.plan.settings
-        begin = time.perf_counter()
         try:
-            model = adapted_model(plan, base)
+            return adapted_model(self.plan, base)
         except DudeError:
             raise
         except ValueError as error:  # PEFT's own refusals
-            raise DudeError(f"method '{settings.method.name}': {error}") from error
-        seconds = time.perf_counter() - begin
+            raise DudeError(f"method '{self.plan.settings.method.name}': {error}") from error
+
+    def _make_trainer(self, model: Any) -> RunTrainer:
+        from .callbacks import EvaluateEvery, LogCurves, SealCheckpoints, StopCleanly
+        from .trainer import build_trainer
+
+        settings = self.plan.settings
         log = LogCurves(self.curves, self.clock, self.reporter)
         self.stop = StopCleanly(self.reporter)
         callbacks: list[Any] = [
@@ -147,9 +152,8 @@ class _Run:
         ]
         if settings.eval is not None and settings.eval.every:
             callbacks.append(EvaluateEvery(settings.eval.every, self.clock, self._evaluate_now))
-        trainer = build_trainer(plan, model, self.folder.checkpoints, callbacks)
-        log.trainer = self.trainer = trainer
-        return trainer, seconds
+        log.trainer = build_trainer(self.plan, model, self.folder.checkpoints, callbacks)
+        return log.trainer
 
     def _checkpoint_facts(self) -> dict[str, Any]:
         return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -141,7 +142,9 @@ def _inject(model: nn.Module, settings: LoraSettings) -> None:
         modules_to_save=settings.modules_to_save,
     )
     try:
-        inject_adapter_in_model(config, model, low_cpu_mem_usage=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a Conv1D is turned round
+            inject_adapter_in_model(config, model, low_cpu_mem_usage=True)
     except ValueError as error:
         extra = f" (layers_to_transform: {settings.layers_to_transform})" if settings.layers_to_transform else ""
         first = str(error).strip().splitlines()[0]
@@ -156,8 +159,8 @@ def _matrix_shape(name: str, module: nn.Module, shapes: dict[str, tuple[int, ...
     layer = getattr(module, "base_layer", None)
     if not isinstance(layer, nn.Linear | Conv1D):
         raise DudeError(
-            f"target_modules matches '{name}', a {type(layer).__name__}. Adapters go on linear layers; to train this module "
-            "whole, name it in modules_to_save."
+            f"target_modules matches '{name}', a {type(layer).__name__}. Adapters go on linear layers; to train this "
+            "module whole, name it in modules_to_save."
         )
     shape = shapes[f"{name}.weight"]
     return (shape[1], shape[0]) if isinstance(layer, Conv1D) else (shape[0], shape[1])

@@ -139,7 +139,7 @@ def build_trainer(
     Args:
         plan: a checked plan.
         model: the base model, or the PEFT model made by `adapted_model`.
-        folder: where checkpoints go; made when the first one is written.
+        folder: where checkpoints go; the trainer makes it.
         callbacks: told about steps, in this order.
 
     Returns:
