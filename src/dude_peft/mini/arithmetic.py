@@ -23,25 +23,34 @@ ITEMS = tuple(_ITEMS.split())
 HOLDERS = ("boxes", "bags", "baskets", "jars", "rows", "shelves", "plates", "packs")
 
 
-def operands(rng: random.Random, op: str) -> tuple[int, int, int]:
-    """Two operands and their result: mostly below 100, products of the times table or slightly over."""
+def operands(rng: random.Random, op: str, small: bool = False) -> tuple[int, int, int]:
+    """Two operands and their result: mostly below 100, products of the times table or slightly over.
+
+    `small` keeps to sums and differences mostly below 40 and to the times table.
+    """
     if op == "+":
+        if small:
+            a, b = (rng.randint(0, top) for top in rng.choice(((12, 12), (20, 20), (40, 20), (60, 40))))
+            return (a, b, a + b) if rng.random() < 0.7 else (b, a, a + b)
         top = rng.choice((10, 20, 20, 50, 50, 100))
         a, b = rng.randint(0, top), rng.randint(0, top)
         return a, b, a + b
     if op == "-":
-        top = rng.choice((10, 20, 20, 50, 50, 100, 180))
+        top = rng.choice((12, 20, 40, 60)) if small else rng.choice((10, 20, 20, 50, 50, 100, 180))
         a = rng.randint(1, top)
-        b = rng.randint(0, a)
+        b = rng.randint(0, min(a, 20) if small else a)
         return a, b, a - b
     if op == "*":
-        a, b = rng.choice(
-            (
-                (rng.randint(1, 12), rng.randint(1, 12)),
-                (rng.randint(2, 9), rng.randint(2, 9)),
-                (rng.randint(2, 5), rng.randint(10, 35)),
+        if small:
+            a, b = rng.randint(2, 9), rng.randint(2, rng.choice((9, 9, 12)))
+        else:
+            a, b = rng.choice(
+                (
+                    (rng.randint(1, 12), rng.randint(1, 12)),
+                    (rng.randint(2, 9), rng.randint(2, 9)),
+                    (rng.randint(2, 5), rng.randint(10, 35)),
+                )
             )
-        )
         return (a, b, a * b) if rng.random() < 0.5 else (b, a, a * b)
     b, q = rng.randint(1, 12), rng.randint(1, 12)
     return b * q, b, q
@@ -52,14 +61,14 @@ def pick_op(rng: random.Random) -> str:
     return rng.choices("+-*/", weights=(4, 4, 4, 2))[0]
 
 
-def expressions(rng: random.Random) -> str:
+def expressions(rng: random.Random, small: bool = False) -> str:
     """A few bare expressions in one way of writing."""
     style = rng.randrange(4) if rng.random() < 0.95 else 4
     only = pick_op(rng) if rng.random() < 0.4 else None
     out = []
     for _ in range(rng.randint(3, 8)):
         op = only or pick_op(rng)
-        a, b, c = operands(rng, op)
+        a, b, c = operands(rng, op, small)
         if style == 0:
             out.append(f"{a} {op} {b} = {c}")
         elif style == 1:
@@ -112,12 +121,12 @@ def compare(rng: random.Random) -> str:
     )
 
 
-def one_step(world: World, rng: random.Random) -> tuple[str, str, str, str]:
+def one_step(world: World, rng: random.Random, small: bool = False) -> tuple[str, str, str, str]:
     """A one-step word problem: story, question, the expression with its result, the answer in words."""
     p, q = two_people(world, rng)
     item = rng.choice(ITEMS)
     op = rng.choices("+-*/", weights=(4, 4, 4, 2))[0]
-    a, b, c = operands(rng, op)
+    a, b, c = operands(rng, op, small)
     a, b = max(a, 2), max(b, 2)
     if op == "+":
         c = a + b
@@ -174,9 +183,9 @@ def one_step(world: World, rng: random.Random) -> tuple[str, str, str, str]:
     return story, ask, f"{a} {op} {b} = {c}", f"{c} {unit}"
 
 
-def word_problem(world: World, rng: random.Random) -> str:
+def word_problem(world: World, rng: random.Random, small: bool = False) -> str:
     """A one-step word problem with its answer, asked, told or written out; now and then one of two steps."""
-    story, ask, expression, answer = one_step(world, rng)
+    story, ask, expression, answer = one_step(world, rng, small)
     form = rng.random()
     if form < 0.1:
         return two_step(world, rng)
@@ -220,11 +229,11 @@ def two_step(world: World, rng: random.Random) -> str:
     return f"Question: {story}\nAnswer: {first}. {second}. {result} {item}."
 
 
-def sums(rng: random.Random) -> str:
+def sums(rng: random.Random, small: bool = False) -> str:
     """Expressions, worked sums or comparisons."""
     pick = rng.random()
-    if pick < 0.6:
-        return expressions(rng)
-    if pick < 0.85:
+    if pick < (0.85 if small else 0.6):
+        return expressions(rng, small)
+    if pick < (0.92 if small else 0.85):
         return "\n".join(worked(rng) for _ in range(rng.randint(1, 3)))
     return " ".join(compare(rng) for _ in range(rng.randint(2, 5)))

@@ -1,6 +1,6 @@
 """`mini_gsm`: word problems of two to four steps with worked solutions, in GSM8K's own format.
 
-Every number is a whole number below 200. A problem's identity is what has to be worked out (its family and its
+Every number is a whole number below 100. A problem's identity is what has to be worked out (its family and its
 numbers, names and things left aside); identities are dealt to the splits, so no split holds a problem of another
 under other names.
 """
@@ -15,7 +15,7 @@ from dude_peft.mini.arithmetic import ITEMS
 from dude_peft.mini.relations import capital
 from dude_peft.mini.world import Person, the_world
 
-LIMIT = 200
+LIMIT = 100
 
 
 class OutOfRangeError(Exception):
@@ -38,7 +38,7 @@ class Draft:
         """Add a solution line `before a op b = <<a op b=c>>c after.` and return c.
 
         Raises:
-            OutOfRangeError: c is not a whole number from 1 to 199.
+            OutOfRangeError: c is not a whole number from 1 to 99.
         """
         exact = {"+": a + b, "-": a - b, "*": a * b, "/": a // b if b and a % b == 0 else -1}[op]
         if not 0 < exact < LIMIT:
@@ -54,11 +54,11 @@ def _some(rng: random.Random, low: int, high: int) -> int:
 
 def ledger(d: Draft, rng: random.Random, p: Person, q: Person, r: Person, item: str) -> int:
     """A count that goes up and down."""
-    n = _some(rng, 5, 40)
+    n = _some(rng, 5, 30)
     d.tell(f"{p.name} has {n} {item}.")
     for i in range(rng.randint(2, 4)):
         kind = rng.choice(("buy", "gift", "find", "give", "lose", "sell", "double"))
-        k = _some(rng, 2, 20)
+        k = _some(rng, 2, 12)
         more = "more " if i == 0 or rng.random() < 0.5 else ""
         start = capital(rng.choice((p.he, p.he, f"then {p.he}")))
         if kind == "double":
@@ -83,7 +83,7 @@ def ledger(d: Draft, rng: random.Random, p: Person, q: Person, r: Person, item: 
 def shopping(d: Draft, rng: random.Random, p: Person, q: Person, r: Person, item: str) -> int:
     """Two purchases, perhaps change."""
     other = rng.choice([x for x in ITEMS if x != item])
-    n, m, a, b = _some(rng, 2, 9), _some(rng, 2, 9), _some(rng, 2, 12), _some(rng, 2, 12)
+    n, m, a, b = _some(rng, 2, 7), _some(rng, 2, 7), _some(rng, 2, 9), _some(rng, 2, 9)
     d.tell(f"{p.name} buys {n} {item} for {a} dollars each and {m} {other} for {b} dollars each.")
     x = d.work(f"the {item} cost", n, "*", a, "dollars")
     y = d.work(f"the {other} cost", m, "*", b, "dollars")
@@ -91,18 +91,20 @@ def shopping(d: Draft, rng: random.Random, p: Person, q: Person, r: Person, item
     if rng.random() < 0.5:
         d.tell(f"How {rng.choice(('much does', 'many dollars does'))} {p.he} pay in all?")
         return t
-    pay = t + _some(rng, 1, 30)
+    pay = t + _some(rng, 1, 20)
+    if pay >= LIMIT:
+        raise OutOfRangeError
     d.tell(f"{capital(p.he)} had {pay} dollars.", f"How many dollars does {p.he} have left?")
     return d.work(f"{p.he} has", pay, "-", t, "dollars left")
 
 
 def wages(d: Draft, rng: random.Random, p: Person, q: Person, r: Person, item: str) -> int:
     """Hours of work, then a bonus or an expense."""
-    h, w = _some(rng, 2, 9), _some(rng, 3, 15)
+    h, w = _some(rng, 2, 9), _some(rng, 3, 9)
     d.tell(f"{p.name} works {h} hours and earns {w} dollars per hour.")
     n = d.work(f"{p.he} earns", h, "*", w, "dollars")
     for kind in rng.sample(("bonus", "lunch", "gift"), rng.randint(1, 2)):
-        k = _some(rng, 2, 20)
+        k = _some(rng, 2, 15)
         if kind == "bonus":
             d.tell(f"{capital(p.he)} also gets {k} dollars from {q.name}.")
             n = d.work(f"then {p.he} has", n, "+", k, "dollars")
@@ -118,7 +120,7 @@ def wages(d: Draft, rng: random.Random, p: Person, q: Person, r: Person, item: s
 
 def comparing(d: Draft, rng: random.Random, p: Person, q: Person, r: Person, item: str) -> int:
     """Two or three people, each compared with the one before; a total or a difference."""
-    a, k = _some(rng, 4, 40), _some(rng, 2, 15)
+    a, k = _some(rng, 4, 30), _some(rng, 2, 12)
     more = rng.random() < 0.6
     d.tell(f"{p.name} has {a} {item}.", f"{q.name} has {k} {item} {'more' if more else 'fewer'} than {p.name}.")
     b = d.work(f"{q.name} has", a, "+" if more else "-", k, item)
@@ -147,10 +149,10 @@ def comparing(d: Draft, rng: random.Random, p: Person, q: Person, r: Person, ite
 def packing(d: Draft, rng: random.Random, p: Person, q: Person, r: Person, item: str) -> int:
     """Boxes of things, some lost, the rest perhaps packed anew."""
     holder, other = rng.sample(("boxes", "bags", "baskets", "packs", "jars"), 2)
-    n, m = _some(rng, 2, 9), _some(rng, 3, 12)
+    n, m = _some(rng, 2, 9), _some(rng, 3, 9)
     d.tell(f"{p.name} has {n} {holder} with {m} {item} in each.")
     t = d.work(f"{p.name} has", n, "*", m, item)
-    k = _some(rng, 1, max(1, t // 2))
+    k = _some(rng, 1, max(1, min(20, t // 2)))
     lost = rng.random() < 0.6
     d.tell(f"{capital(p.he)} {rng.choice(('loses', 'gives away', 'sells')) if lost else 'finds'} {k} {item}.")
     t = d.work("after that there are", t, "-" if lost else "+", k, item)
@@ -167,7 +169,7 @@ def packing(d: Draft, rng: random.Random, p: Person, q: Person, r: Person, item:
 
 def sharing(d: Draft, rng: random.Random, p: Person, q: Person, r: Person, item: str) -> int:
     """Things put together and shared equally."""
-    a, b, s = _some(rng, 4, 40), _some(rng, 4, 40), _some(rng, 2, 8)
+    a, b, s = _some(rng, 4, 25), _some(rng, 4, 25), _some(rng, 2, 8)
     d.tell(f"{p.name} picked {a} {item} and {q.name} picked {b} {item}.")
     t = d.work("together they have", a, "+", b, item)
     if rng.random() < 0.4:
@@ -190,7 +192,7 @@ def sharing(d: Draft, rng: random.Random, p: Person, q: Person, r: Person, item:
 
 def habits(d: Draft, rng: random.Random, p: Person, q: Person, r: Person, item: str) -> int:
     """So many a day for some days, for one person or two."""
-    a, b, n = _some(rng, 2, 12), _some(rng, 2, 12), _some(rng, 2, 7)
+    a, b, n = _some(rng, 2, 9), _some(rng, 2, 9), _some(rng, 2, 7)
     verb, bare = rng.choice((("collects", "collect"), ("finds", "find"), ("makes", "make"), ("sells", "sell")))
     d.tell(f"{p.name} {verb} {a} {item} a day and {q.name} {verb} {b} {item} a day.")
     if rng.random() < 0.5:
@@ -207,10 +209,10 @@ def habits(d: Draft, rng: random.Random, p: Person, q: Person, r: Person, item: 
 
 def reading(d: Draft, rng: random.Random, p: Person, q: Person, r: Person, item: str) -> int:
     """A book read at a steady pace, then at another."""
-    a, n, b, m = _some(rng, 3, 15), _some(rng, 2, 7), _some(rng, 3, 15), _some(rng, 2, 5)
+    a, n, b, m = _some(rng, 3, 9), _some(rng, 2, 7), _some(rng, 3, 9), _some(rng, 2, 5)
     two = rng.random() < 0.5
     done = a * n + (b * m if two else 0)
-    pages = done + _some(rng, 5, 60)
+    pages = done + _some(rng, 5, 20)
     if pages >= LIMIT:
         raise OutOfRangeError
     d.tell(f"A book has {pages} pages.", f"{p.name} reads {a} pages a day for {n} days.")

@@ -94,6 +94,12 @@ def _write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     os.replace(partial, path)
 
 
+def _cut_log(log: Path, steps: int) -> None:
+    """Drop what was logged after the checkpoint: those steps are taken again."""
+    lines = log.read_text(encoding="utf-8").splitlines()
+    log.write_text("".join(line + "\n" for line in lines if json.loads(line)["step"] <= steps), encoding="utf-8")
+
+
 def pretrain(
     folder: Path,
     *,
@@ -146,6 +152,7 @@ def pretrain(
         optimizer.load_state_dict(state["optimizer"])
         packer.restore(state["packer"])
         first = state["step"]
+        _cut_log(folder / "log.jsonl", first)
     steps = max(1, tokens // (rows * LENGTH))
     half = dtype == "bfloat16" or (dtype == "auto" and fast_bfloat16(device))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import cache, partial
 from typing import Any
 
 from dude_peft.errors import DudeError, did_you_mean
@@ -72,7 +72,7 @@ SETS: dict[str, Callable[[str], Records]] = {
 }
 
 
-@lru_cache(maxsize=32)
+@cache
 def _all(name: str, split: str) -> Records:
     return SETS[name](split)
 

@@ -33,25 +33,46 @@ GENRES: dict[str, tuple[float, dict[Maker, float]]] = {
 }
 
 
-def document(genre: str, world: World, rng: random.Random) -> str:
-    """One document of a genre."""
+# from this document of the training text on, the shares below hold and the numbers are small (the annealing part)
+ANNEAL_AT = 44_000
+ANNEAL_SHARES = {
+    "encyclopedia": 0.12,
+    "definitions": 0.06,
+    "lists": 0.03,
+    "narrative": 0.12,
+    "dialogue": 0.05,
+    "arithmetic": 0.30,
+    "word problems": 0.22,
+    "questions": 0.10,
+}
+SMALL: dict[str, Maker] = {
+    "arithmetic": lambda world, rng: arithmetic.sums(rng, small=True),
+    "word problems": lambda world, rng: arithmetic.word_problem(world, rng, small=True),
+}
+
+
+def document(genre: str, world: World, rng: random.Random, anneal: bool = False) -> str:
+    """One document of a genre, in the annealing part with small numbers."""
+    if anneal and genre in SMALL:
+        return SMALL[genre](world, rng)
     makers = GENRES[genre][1]
     return rng.choices(list(makers), weights=list(makers.values()))[0](world, rng)
 
 
-def documents(seed: int, *, genre: str | None = None, split: str = "train") -> Iterator[tuple[str, str]]:
-    """An endless stream of (genre, text), the same for the same arguments on every machine.
-
-    Document i depends on (seed, split, i) alone, so the stream can be entered anywhere through `document_at`.
-    """
-    index = 0
+def documents(
+    seed: int, *, genre: str | None = None, split: str = "train", start: int = 0
+) -> Iterator[tuple[str, str]]:
+    """An endless stream of (genre, text) from document `start` on, the same on every machine."""
+    index = start
     while True:
         yield document_at(seed, index, genre=genre, split=split)
         index += 1
 
 
 def document_at(seed: int, index: int, *, genre: str | None = None, split: str = "train") -> tuple[str, str]:
-    """The (genre, text) at a place of the stream."""
+    """The (genre, text) at a place of the stream; it depends on nothing but the arguments."""
     rng = random.Random(f"mini/{split}/{seed}/{genre or 'all'}/{index}")
-    chosen = genre or rng.choices(list(GENRES), weights=[share for share, _ in GENRES.values()])[0]
-    return chosen, document(chosen, the_world(), rng)
+    anneal = split == "train" and genre is None and index >= ANNEAL_AT
+    shares = ANNEAL_SHARES if anneal else {name: share for name, (share, _) in GENRES.items()}
+    chosen = genre or rng.choices(list(shares), weights=list(shares.values()))[0]
+    return chosen, document(chosen, the_world(), rng, anneal)
