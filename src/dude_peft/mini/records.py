@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import sys
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
@@ -14,6 +15,7 @@ from dude_peft.mini.splits import SPLITS, split_of
 from dude_peft.mini.world import World, the_world
 
 Records = list[dict[str, Any]]
+Maker = Callable[[World, random.Random], tuple[str, dict[str, Any]]]
 
 GSM_SIZES = {"train": 8000, "validation": 500, "test": 2500}
 METAMATH_COPIES = 2
@@ -22,11 +24,11 @@ SHARES = (62, 8, 30)  # per cent of their problems, likewise
 CSQA_ROUNDS = {"train": 3, "validation": 2, "test": 3}
 
 
-def _gsm(split: str) -> Records:
+def _gsm(split: str, size: int) -> Records:
     rng = random.Random(f"mini_gsm/{split}")
     records: Records = []
     seen: set[str] = set()
-    while len(records) < GSM_SIZES[split]:
+    while len(records) < min(size, GSM_SIZES[split]):
         identity, record = gsm.problem(rng)
         if identity not in seen and split_of("mini_gsm", identity, (70, 5, 25)) == split:
             seen.add(identity)
@@ -34,23 +36,24 @@ def _gsm(split: str) -> Records:
     return records
 
 
-def _csqa(split: str) -> Records:
-    return csqa.csqa_records(split, CSQA_ROUNDS[split])
+def _csqa(split: str, size: int) -> Records:
+    return csqa.csqa_records(split, CSQA_ROUNDS[split])[:size]
 
 
-def _metamath(split: str) -> Records:
+def _metamath(split: str, size: int) -> Records:
     rng = random.Random(f"mini_metamath/{split}")
     copies = METAMATH_COPIES if split == "train" else 1
-    return [metamath.augment(record, rng) for record in _all("mini_gsm", split) for _ in range(copies)]
+    problems = _all("mini_gsm", split, -(-size // copies))
+    return [metamath.augment(record, rng) for record in problems for _ in range(copies)][:size]
 
 
-def _drawn(name: str, make: Callable[[World, random.Random], tuple[str, dict[str, Any]]], split: str) -> Records:
+def _drawn(name: str, make: Maker, split: str, size: int) -> Records:
     """Records drawn until the split is full, or until many draws in a row bring nothing new."""
     rng = random.Random(f"{name}/{split}")
     out: Records = []
     seen: set[str] = set()
     idle = 0
-    while len(out) < SIZES[split] and idle < 3000:
+    while len(out) < min(size, SIZES[split]) and idle < 3000:
         identity, record = make(the_world(), rng)
         text = repr(sorted(record.items(), key=lambda pair: pair[0]))
         idle += 1
@@ -62,7 +65,7 @@ def _drawn(name: str, make: Callable[[World, random.Random], tuple[str, dict[str
     return out
 
 
-SETS: dict[str, Callable[[str], Records]] = {
+SETS: dict[str, Callable[[str, int], Records]] = {
     "mini_gsm": _gsm,
     "mini_metamath": _metamath,
     "mini_csqa": _csqa,
@@ -73,8 +76,8 @@ SETS: dict[str, Callable[[str], Records]] = {
 
 
 @cache
-def _all(name: str, split: str) -> Records:
-    return SETS[name](split)
+def _all(name: str, split: str, size: int) -> Records:
+    return SETS[name](split, size)
 
 
 def names() -> tuple[str, ...]:
@@ -106,4 +109,4 @@ def records(name: str, split: str, limit: int | None = None) -> Records:
         )
     if limit is not None and limit < 1:
         raise DudeError(f"limit is {limit}; it must be at least 1, or left out for all records")
-    return copy.deepcopy(_all(name, split)[:limit])
+    return copy.deepcopy(_all(name, split, limit or sys.maxsize))
