@@ -40,11 +40,11 @@ app = typer.Typer(
     help="DuDe: fine-tune language models, and compare the ways to do it, from one YAML file.",
 )
 
-Config = Annotated[Path, typer.Argument(help="The run's YAML file.", show_default=False)]
+Config = Annotated[Path, typer.Argument(help="The run's YAML file.", metavar="CONFIG.yaml", show_default=False)]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        help="Changes to the config, such as train.learning_rate=1e-4.", metavar="[KEY=VALUE]...", show_default=False
+        help="Changes to the config, such as train.learning_rate=1e-4.", metavar="KEY=VALUE", show_default=False
     ),
 ]
 

@@ -22,9 +22,10 @@ INTERRUPTED = 130
 
 def run(settings: RunSettings, config: Path, overrides: list[str], resume: str | None) -> int:
     """Train; returns the exit code."""
-    quiet()
     out = console()
     reporter = make_reporter(out)
+    with reporter.stage("loading libraries"):
+        quiet()
     try:
         result = train(settings, resume=resume, reporter=reporter)
     except Interrupted as stopped:
@@ -43,11 +44,12 @@ def dry_run(settings: RunSettings) -> int:
     from ..training.config_file import to_yaml
     from ..training.examples import shown
 
-    quiet()
     out = console()
     reporter = make_reporter(out)
     RunFolder(settings.output).check(settings, resume=False)
-    plan = make_plan(settings, reporter.check)
+    with reporter.stage("checking"):
+        quiet()
+        plan = make_plan(settings, reporter.check)
     for text in plan.notes:
         reporter.note(text)
     out.print("\n[bold]Config, as resolved[/]")

@@ -67,7 +67,8 @@ def train(settings: RunSettings, *, resume: str | None = None, reporter: Reporte
     if checkpoint is not None and read_manifest(checkpoint).get("config") != fingerprint(settings):
         raise DudeError(f"--resume: {checkpoint} was written under another config than {folder.config}.")
 
-    plan = make_plan(settings, reporter.check)
+    with reporter.stage("checking"):
+        plan = make_plan(settings, reporter.check)
     for text in plan.notes:
         reporter.note(text)
     return _Run(plan, folder, reporter).go(checkpoint)
