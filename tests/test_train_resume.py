@@ -13,12 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_train_run import steps
+from test_train_run import curves, steps
 from tiny_run import Tiny, tiny, tiny_base  # noqa: F401
 
 from dude_peft.errors import DudeError
 from dude_peft.training.reporter import Reporter
 from dude_peft.training.run import Interrupted, train
+
+
+def evaluations(folder: Path) -> list[dict[str, Any]]:
+    return [r for r in curves(folder) if "loss" not in r]
 
 
 class Killed(BaseException):
@@ -54,6 +58,8 @@ def test_killed_and_resumed_is_the_same_run(tiny: Tiny, name: str) -> None:  # n
     """With dropout, gradient accumulation, more than one epoch, and validation in between."""
     tiny.raw["method"] = "full" if name == "full" else {**tiny.raw["method"], "name": name}
     common = ["train.gradient_accumulation=2", "train.steps=9", "train.save_every=4", "data.validation=0.2"]
+    if name == "dude":
+        tiny.raw["eval"] = {"suite": "mini_csqa", "limit": 3, "every": 3}
     whole, parts = tiny.folder / "whole", tiny.folder / "parts"
     train(tiny.settings(*common, f"output={whole}"))
     settings = tiny.settings(*common, f"output={parts}")
@@ -64,7 +70,8 @@ def test_killed_and_resumed_is_the_same_run(tiny: Tiny, name: str) -> None:  # n
     assert result(parts) == result(whole)
     assert steps(parts) == steps(whole)
     one, two = (json.loads((f / "run.json").read_text()) for f in (whole, parts))
-    assert one["metrics"] == two["metrics"]
+    assert one["metrics"] == two["metrics"] and one["metrics"]["before"] is not None
+    assert evaluations(parts) == evaluations(whole)
     assert one["cost"]["tokens"] == two["cost"]["tokens"]
 
 

@@ -55,6 +55,23 @@ def test_the_folder_of_a_run(tiny: Tiny) -> None:  # noqa: F811
     assert after["validation_loss"] < before["validation_loss"]
 
 
+def test_evaluations_are_recorded_and_change_nothing(tiny: Tiny) -> None:  # noqa: F811
+    """With dropout on: an evaluation that drew a random number would show in the adapter."""
+    train(tiny.settings(f"output={tiny.folder / 'plain'}"))
+    tiny.raw["eval"] = {"suite": "mini_csqa", "limit": 3, "every": 2}
+    record = train(tiny.settings()).record
+    one, two = (f / "adapter" / "adapter_model.safetensors" for f in (tiny.folder / "plain", tiny.output))
+    assert one.read_bytes() == two.read_bytes()
+    points = [r for r in curves(tiny.output) if "accuracy" in r]
+    assert [p["step"] for p in points] == [0, 2, 4, 6] and {p["eval"] for p in points} == {"mini_csqa"}
+    for when, point in (("before", points[0]), ("after", points[-1])):
+        metrics = record["metrics"][when]
+        assert metrics["accuracy"] == point["accuracy"] == metrics["tasks"]["mini_csqa"]["value"]
+        assert metrics["tasks"]["mini_csqa"]["n"] == 3
+        assert len((tiny.output / "eval" / when / "samples" / "mini_csqa.jsonl").read_text().splitlines()) == 3
+    assert record["cost"]["eval_seconds"] > 0
+
+
 def test_gradient_norms_of_the_groups_make_up_the_whole(tiny: Tiny) -> None:  # noqa: F811
     train(tiny.settings("method.name=dude", "train.gradient_accumulation=2", "train.steps=4"))
     for record in steps(tiny.output):
