@@ -125,6 +125,13 @@ def test_env_names_what_a_bug_report_needs() -> None:
     assert str(Path.home()) not in result.stdout and str(Path.cwd()) not in result.stdout
 
 
+def test_version() -> None:
+    from dude_peft import __version__
+
+    result = dude("--version")
+    assert result.exit_code == 0 and result.stdout == f"dude-peft {__version__}\n"
+
+
 def test_methods_lists_all() -> None:
     from dude_peft.methods import METHODS
 

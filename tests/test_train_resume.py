@@ -156,6 +156,15 @@ def test_a_checkpoint_of_another_run(tiny: Tiny) -> None:  # noqa: F811
         train(tiny.settings(), resume=str(other / "checkpoints" / "checkpoint-4"))
 
 
+def test_data_that_has_changed(tiny: Tiny) -> None:  # noqa: F811
+    with pytest.raises(Killed):
+        train(tiny.settings(), reporter=At(3, kill))
+    data = Path(tiny.raw["data"]["train"])
+    data.write_text(data.read_text().replace("what is 7", "what was 7"))
+    with pytest.raises(DudeError, match=r"the training data .*sums\.jsonl.* is not what .*checkpoint-2 was trained on"):
+        train(tiny.settings(), resume="auto")
+
+
 def test_only_the_newest_checkpoints_are_kept(tiny: Tiny) -> None:  # noqa: F811
     train(tiny.settings("train.save_every=1", "train.keep_checkpoints=3"))
     assert sorted(p.name for p in (tiny.output / "checkpoints").iterdir()) == [f"checkpoint-{i}" for i in (4, 5, 6)]

@@ -37,8 +37,26 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="DuDe: fine-tune language models, and compare the ways to do it, from one YAML file.",
 )
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from .._version import __version__
+
+        typer.echo(f"dude-peft {__version__}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+]
+
+
+@app.callback()
+def start(version: Version = False) -> None:
+    """DuDe: fine-tune language models, and compare the ways to do it, from one YAML file."""
+
 
 Config = Annotated[Path, typer.Argument(help="The run's YAML file.", metavar="CONFIG.yaml", show_default=False)]
 Overrides = Annotated[

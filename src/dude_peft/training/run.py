@@ -69,6 +69,8 @@ def train(settings: RunSettings, *, resume: str | None = None, reporter: Reporte
 
     with reporter.stage("checking"):
         plan = make_plan(settings, reporter.check)
+    if checkpoint is not None and read_manifest(checkpoint).get("data") != plan.data.sha256:
+        raise DudeError(f"--resume: the training data ({plan.data.source}) is not what {checkpoint} was trained on.")
     for text in plan.notes:
         reporter.note(text)
     return _Run(plan, folder, reporter).go(checkpoint)
@@ -159,6 +161,7 @@ class _Run:
     def _checkpoint_facts(self) -> dict[str, Any]:
         return {
             "config": fingerprint(self.plan.settings),
+            "data": self.plan.data.sha256,
             "started": self.started,
             "train_seconds": self.clock.seconds,
             "eval_seconds": self.eval_seconds,

@@ -14,10 +14,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..errors import DudeError
-from .config_file import differences, to_yaml
+from .config_file import differences, read_yaml, to_yaml
 from .settings import RunSettings
 
 SCHEMA = 1  # of run.json; raised when a field changes its meaning
@@ -56,7 +54,7 @@ class RunFolder:
             raise DudeError(
                 f"output: {self.path} is not empty and holds no run ({', '.join(held[:4])}). Choose another folder."
             )
-        there = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        there = read_yaml(self.config)
         here = settings.resolved()
         changed = differences({**there, "output": None}, {**here, "output": None})
         if changed:

@@ -62,7 +62,10 @@ class TrainSettings(Settings):
     @model_validator(mode="after")
     def _one_length(self) -> TrainSettings:
         if self.steps is not None and self.epochs is not None:
-            raise ValueError(f"give steps or epochs, not both (got steps: {self.steps}, epochs: {self.epochs})")
+            raise ValueError(
+                f"give steps or epochs, not both (got steps: {self.steps}, epochs: {self.epochs}); to replace one on "
+                "the command line, set the other to null, as in train.epochs=null"
+            )
         if self.warmup >= 1 and self.warmup != int(self.warmup):
             raise ValueError(f"warmup is a share below 1 or a whole number of steps, got {self.warmup}")
         return self
