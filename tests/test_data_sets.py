@@ -259,3 +259,18 @@ def test_each_generated_set_goes_through_the_code_of_the_set_it_stands_for():
     for mini, real in _MINI.items():
         for attribute in ("family", "protocol", "metric", "by_subject"):
             assert getattr(sets[mini], attribute) == getattr(sets[real], attribute), (mini, attribute)
+
+
+@pytest.mark.parametrize("mini", _MINI)
+def test_generated_records_are_read_by_the_family_of_the_real_set(mini):
+    named = named_sets()[mini]
+    examples = named.examples("validation", limit=20)
+    assert len(examples) == 20 == len({one.id for one in examples})
+    assert all(text.strip() for one in examples for text in _texts(one))
+    if named.protocol == "generate":
+        assert all(final_number(one.answer) is not None for one in examples)
+    else:
+        assert all(len(set(one.choices)) == len(one.choices) for one in examples)
+        assert len({one.gold for one in examples}) > 1
+    if named.by_subject:
+        assert all(one.group in GROUPS for one in named.examples("validation"))

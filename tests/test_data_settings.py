@@ -21,6 +21,7 @@ from dude_peft.settings import parse
         ({"name": "gsm8k", "protocol": "letter"}, "answered with free text"),
         ({"name": "piqa", "calculator_marks": "strip"}, "belongs to gsm8k"),
         ({"name": "gsm8k", "subset": "main"}, "'subset' has no meaning with 'name'"),
+        ({"name": "mini_gsm", "root": "/data"}, "its records are generated, not read"),
         ({"train": "a.jsonl", "root": "/data"}, "'root' has no meaning with 'train'"),
         ({"train": "a.jsonl", "split": "train"}, "'split' has no meaning with 'train'"),
         ({"train": "a.jsonl", "protocol": "cloze"}, "'protocol' has no meaning with 'train'"),

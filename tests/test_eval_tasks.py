@@ -124,7 +124,7 @@ def pairs_of(settings):
     for unit in build_units(settings):
         out += [one.pair for one in unit.questions]
         for k, one in enumerate(unit.questions):
-            if unit.name.startswith("mmlu/"):
+            if "mmlu/" in unit.name:
                 description = unit.task.config.description
                 out[len(out) - len(unit.questions) + k] = (description + one.pair[0], one.pair[1])
     return out
@@ -243,3 +243,11 @@ class TestSettingsAreHonoured:
         row = result.metrics["lm_eval:own_task"]
         assert (row["metric"], row["n"], row["protocol"]) == ("acc", 4, "lm_eval")
         assert len(result.samples["lm_eval:own_task"]) == 4 and result.headline == "lm_eval:own_task"
+
+
+def test_mini_suite_goes_through_the_same_pipeline():
+    settings = EvalSettings(suite="mini", split="validation", limit=2, max_new_tokens=200)
+    tokenizer = byte_tokenizer()
+    result = evaluate(Oracle(tokenizer, pairs_of(settings)), tokenizer, settings)
+    assert result.headline == "mini" and result.accuracy == 1.0
+    assert result.metrics["mini_mmlu"]["protocol"] == "letter" and "mini_mmlu_stem" in result.metrics

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ..errors import did_you_mean
 from ..settings import Settings
-from .names import GENERATION_SETS, SET_NAMES
+from .names import GENERATION_SETS, MINI_SETS, SET_NAMES
 
 Protocol = Literal["cloze", "letter"]
 
@@ -85,6 +85,8 @@ class DataSettings(Settings):
             if getattr(self, key) is not None and key not in allowed:
                 raise ValueError(f"'{key}' has no meaning with '{sources[0]}'. {remedy}")
         if self.name is not None:
+            if self.root is not None and self.name in MINI_SETS:
+                raise ValueError(f"'root' has no meaning with '{self.name}': its records are generated, not read")
             if self.protocol is not None and self.name in GENERATION_SETS:
                 raise ValueError(f"'protocol' is for multiple choice; '{self.name}' is answered with free text")
             if self.calculator_marks is not None and self.name not in ("gsm8k", "mini_gsm"):

@@ -53,9 +53,12 @@ def build_units(settings: EvalSettings) -> list[Unit]:
     Raises:
         DudeError: a set that cannot be read, a split it does not have, worked examples that it lacks.
     """
+    from .model import quiet
+
     units = []
-    for name in settings.names:
-        units += _built_in(name, settings) if name.startswith(BUILT_IN) else _named(named_set(name), settings)
+    with quiet():
+        for name in settings.names:
+            units += _built_in(name, settings) if name.startswith(BUILT_IN) else _named(named_set(name), settings)
     return units
 
 
