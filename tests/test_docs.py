@@ -15,7 +15,7 @@ def names(kind: str) -> list[str]:
     return sorted(set(re.findall(rf"`({kind}\w*\.\w+)`", EQUATIONS)))
 
 
-@pytest.mark.parametrize("name", names("(?:decompose|compose|reference)"))
+@pytest.mark.parametrize("name", names("(?:decompose|compose|gradient|reference)"))
 def test_every_function_in_the_equations_exists(name):
     module, function = name.split(".")
     assert callable(getattr(importlib.import_module(f"dude_peft.{module}"), function))
@@ -54,8 +54,8 @@ def test_readme_python_runs(tmp_path, monkeypatch):
 def test_readme_yaml_is_a_valid_config(tmp_path, monkeypatch):
     readme = (ROOT / "README.md").read_text()
     block = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)[0]
-    from dude_peft.training.config_file import read_config
+    from dude_peft.training.config_file import load_config
 
     (tmp_path / "run.yaml").write_text(block)
     monkeypatch.chdir(tmp_path)
-    assert read_config(tmp_path / "run.yaml")
+    assert load_config(tmp_path / "run.yaml").method.name == "dude"

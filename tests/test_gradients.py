@@ -6,7 +6,7 @@ import models
 import pytest
 import torch
 from conftest import AXES, VARIANTS, relative_error
-from peft import get_peft_model
+from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from dude_peft import reference
@@ -151,6 +151,44 @@ def test_dropout_reaches_the_update_alone(axis):
         want = x @ (g * base.weight).T + dropped @ (g * update).T + base.bias
         assert relative_error(y, want) < 1e-12
         assert relative_error(layer.eval()(x), x @ W.T + base.bias) < 1e-12
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_gradients_with_dropout(axis):
+    """With the dropout mask fixed, by finite differences: x reaches the output by two ways."""
+    layer = make_layer(axis, dropout=0.5).train()
+    parameters = trainable(layer)
+    x = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
+
+    def call(x, dA, dB, m):
+        torch.manual_seed(11)
+        names = ("lora_A.default.weight", "lora_B.default.weight", "lora_magnitude_vector.default.weight")
+        return torch.func.functional_call(layer, dict(zip(names, (dA, dB, m), strict=True)), x)
+
+    assert torch.autograd.gradcheck(call, (x, *parameters), eps=1e-6, atol=1e-8, rtol=1e-6)
+
+
+@pytest.mark.parametrize("way", ["second adapter", "hook", "trainable base", "subclass"])
+def test_gradients_where_the_base_layers_own_backward_runs(way):
+    """The layer takes over the base's backward only where it may; everywhere else the gradients are the same."""
+    x, G = torch.randn(6, 5, dtype=torch.float64), torch.randn(6, 7, dtype=torch.float64)
+    results = []
+    for plain in (True, False):
+        layer = make_layer("out")
+        base = layer.get_base_layer()
+        if not plain and way == "hook":
+            base.register_forward_hook(lambda module, args, output: output)
+        if not plain and way == "trainable base":
+            base.weight.requires_grad_()
+        if not plain and way == "subclass":
+            base.__class__ = type("Own", (nn.Linear,), {})
+        if not plain and way == "second adapter":
+            layer._active_adapter = ["default", "second"]
+            layer.update_layer("second", 2, lora_alpha=2, config=LoraConfig())  # adds nothing: its B is zero
+        each = x.clone().requires_grad_()
+        results.append(torch.autograd.grad((layer(each) * G).sum(), (each, *trainable(layer))))
+    for with_base, without in zip(*results, strict=True):
+        assert relative_error(without, with_base) < 1e-13
 
 
 def test_axis_out_equals_a_gradient_of_float32_within_its_rounding():

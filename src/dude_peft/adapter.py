@@ -23,7 +23,7 @@ from transformers.pytorch_utils import Conv1D
 from . import compose, stored
 from .config import DudeConfig
 from .errors import DudeError, did_you_mean
-from .layers import FrozenStart, Magnitude, Start, check_rank, decompose_start, dense_weight, start_from
+from .layers import FrozenStart, Magnitude, Start, check_rank, decompose_start, dense_weight, is_plain, start_from
 
 OVERWRITING_STARTS = ("pissa", "olora", "corda", "lora_ga", "loftq", "mica")
 
@@ -142,12 +142,19 @@ class DudeVariant(LoraVariant):
         x = x.to(result.dtype)
         dropped = module.lora_dropout[active_adapter](x)
         base = module.get_base_layer()
-        weight = dense_weight(base)
-        gain, Ah, Bh = DudeVariant._compose(module, active_adapter, weight)
-        scaling = module.scaling[active_adapter]
-        if module.lora_dude[active_adapter].axis == "out":
-            return compose.output(result, base.bias, gain, compose.low_rank(dropped, Ah, Bh, scaling))
-        return compose.scaled_input_output(result, x, dropped, weight.to(x.dtype), gain, Ah, Bh, scaling)
+        alone = [name for name in module.active_adapters if name in module.lora_A] == [active_adapter]
+        return module.lora_dude[active_adapter](
+            x,
+            dropped,
+            result,
+            module.lora_A[active_adapter].weight,
+            module.lora_B[active_adapter].weight,
+            module.lora_magnitude_vector[active_adapter].weight,
+            dense_weight(base),
+            base.bias,
+            module.scaling[active_adapter],
+            owns_base=alone and is_plain(base),
+        )
 
     @staticmethod
     @torch.no_grad()

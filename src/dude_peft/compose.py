@@ -88,24 +88,26 @@ def relative_gain(magnitude: Tensor, n0: Tensor, change: Tensor) -> Tensor:
     return torch.where(alive, (magnitude.to(n0.dtype) - n0 - change) / torch.where(alive, norm, 1.0), -1.0)
 
 
-def low_rank(x: Tensor, Ah: Tensor, Bh: Tensor, scaling: float) -> Tensor:
-    """s (x Ah^T) Bh^T in the dtype of x: (..., k) -> (..., d). The float32 factors are cast once, here."""
-    inner = F.linear(x, Ah.to(x.dtype))
-    return F.linear(inner * scaling if scaling != 1 else inner, Bh.to(x.dtype))
+def output(y0: Tensor, bias: Tensor | None, gain: Tensor, inner: Tensor, Bh: Tensor, scaling: float) -> Tensor:
+    """y = y0 + h (y0 - b) + (1 + h) s (x Ah^T) Bh^T: `x W'^T + b` for axis `"out"`, the bias left alone (Eq. 7).
 
-
-def output(y0: Tensor, bias: Tensor | None, gain: Tensor, update: Tensor) -> Tensor:
-    """y = y0 + h (y0 - b) + (1 + h) u: `x W'^T + b` for axis `"out"`, the bias left alone (Eq. 7).
+    The gain is multiplied into Bh, which is small, and the change is summed before y0 is added, so that a change below
+    the spacing of a half-precision y0 is not lost term by term.
 
     Args:
-        y0: (..., d), the base layer's own output, bias included.
+        y0: (n, d), the base layer's own output, bias included.
         bias: (d,) or None.
         gain: h (d,), `relative_gain`.
-        update: u = `low_rank` of the input (after dropout) (..., d).
+        inner: x Ah^T (n, 2r), of the input after dropout.
+        Bh: (d, 2r), in float32 or wider: cast once.
     """
-    h = gain.to(y0.dtype)
-    base = y0 if bias is None else y0 - bias.to(y0.dtype)
-    return y0 + (h * base + (1 + gain).to(y0.dtype) * update)
+    return y0 + output_change(y0 if bias is None else y0 - bias, gain, inner, Bh, scaling)
+
+
+def output_change(base: Tensor, gain: Tensor, inner: Tensor, Bh: Tensor, scaling: float) -> Tensor:
+    """h x W0^T + (1 + h) s (x Ah^T) Bh^T, what `output` adds; base = x W0^T (n, d), the rest as there."""
+    scaled = ((scaling * (1 + gain))[:, None] * Bh).to(base.dtype)
+    return torch.addmm(base * gain.to(base.dtype), inner, scaled.T)
 
 
 def scaled_input_output(
@@ -119,8 +121,8 @@ def scaled_input_output(
         y0: (..., d), the base layer's own output; x: (..., k), and x_update: the same after dropout.
         weight: W0 (d, k), in the dtype of x. gain: h (k,).
     """
-    update = low_rank(x_update * (1 + gain).to(x.dtype), Ah, Bh, scaling)
-    return y0 + (F.linear(x * gain.to(x.dtype), weight) + update)
+    inner = F.linear(x_update * (1 + gain).to(x.dtype), Ah.to(x.dtype))
+    return y0 + (F.linear(x * gain.to(x.dtype), weight) + F.linear(inner, (scaling * Bh).to(x.dtype)))
 
 
 def merged_weight(weight: Tensor, gain: Tensor, Ah: Tensor, Bh: Tensor, scaling: float, axis: MagnitudeAxis) -> Tensor:

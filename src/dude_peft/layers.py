@@ -12,6 +12,7 @@ from . import compose
 from .compose import MagnitudeAxis
 from .decompose import SvdMethod, Variant, initial_factors, module_seed, top_singular_triplets
 from .errors import DudeError
+from .gradient import ComposedLinear
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -34,6 +35,16 @@ def dense_weight(layer: nn.Module, name: str = "") -> Tensor:
             "Load the base model without quantisation"
         )
     return weight.T if isinstance(layer, Conv1D) else weight
+
+
+def is_plain(layer: nn.Module) -> bool:
+    """Whether `layer` computes x W^T + b with a frozen W and b and nothing else, no hook and no forward of its own.
+
+    Its backward is then one product, which `ComposedLinear` can do together with its own.
+    """
+    hooked = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
+    own_forward = type(layer) not in (nn.Linear, Conv1D) or "forward" in layer.__dict__
+    return not (hooked or own_forward or any(p.requires_grad for p in layer.parameters()))
 
 
 class Start(NamedTuple):
@@ -123,6 +134,45 @@ class FrozenStart(nn.Module):
                 Ah,
                 Bh,
             )
+
+    def forward(
+        self,
+        x: Tensor,
+        x_update: Tensor,
+        y0: Tensor,
+        dA: Tensor,
+        dB: Tensor,
+        magnitude: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        scaling: float,
+        *,
+        owns_base: bool,
+    ) -> Tensor:
+        """y = x W'^T + b (..., d) from the base layer's own output y0 (..., d).
+
+        Args:
+            x: (..., k), in the dtype of y0, and x_update: the same after dropout.
+            dA, dB, magnitude, weight, scaling: as in `compose`. bias: (d,) or None.
+            owns_base: y0 comes from this very weight and nothing else, so its gradient can be computed here too.
+        """
+        if self.axis == "in":
+            gain, Ah, Bh = self.compose(dA, dB, magnitude, weight, scaling)
+            return compose.scaled_input_output(y0, x, x_update, weight.to(x.dtype), gain, Ah, Bh, scaling)
+        return ComposedLinear.apply(
+            x.reshape(-1, x.shape[-1]),
+            None if x_update is x else x_update.reshape(-1, x.shape[-1]),
+            (y0.detach() if owns_base else y0).reshape(-1, y0.shape[-1]),
+            dA,
+            dB,
+            magnitude,
+            (self.lora_A0, self.lora_B0, self.lora_n0, self.lora_P0),
+            weight,
+            bias,
+            scaling,
+            self.detach_norm,
+            owns_base,
+        ).reshape(y0.shape)
 
     def extra_repr(self) -> str:
         """Shapes and choices, as `print(model)` shows them."""
