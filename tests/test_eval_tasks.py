@@ -13,10 +13,10 @@ from eval_tools import Oracle, byte_tokenizer, tiny_llama
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
 
-from dude_peft.data import named_sets
+from dude_peft.data import DataSettings, load_training, named_sets
 from dude_peft.data.subjects import GROUP_OF
 from dude_peft.errors import DudeError
-from dude_peft.evaluation import EvalSettings, evaluate
+from dude_peft.evaluation import SUITES, EvalSettings, evaluate
 from dude_peft.evaluation.averages import with_averages
 from dude_peft.evaluation.result import Metric
 from dude_peft.evaluation.tasks import build_units
@@ -122,12 +122,31 @@ def pairs_of(settings):
     """Prompt and right completion of every question that `settings` asks."""
     out = []
     for unit in build_units(settings):
-        out += [one.pair for one in unit.questions]
-        for k, one in enumerate(unit.questions):
-            if "mmlu/" in unit.name:
-                description = unit.task.config.description
-                out[len(out) - len(unit.questions) + k] = (description + one.pair[0], one.pair[1])
+        heading = unit.task.config.description or ""
+        out += [(heading + one.pair[0], one.pair[1]) for one in unit.questions]
     return out
+
+
+LEARNABLE = [("gsm8k", None), ("commonsense_qa", None), ("commonsense_qa", "letter"), ("mmlu", None), ("mmlu", "cloze")]
+LEARNABLE += [(name, protocol) for name in SUITES["commonsense"] for protocol in (None, "letter")]
+
+
+@pytest.mark.parametrize(("name", "protocol"), LEARNABLE)
+def test_what_is_learnt_is_what_is_asked(name, protocol, real_data):
+    """Prompt and completion of the training data are the context and the right continuation of the evaluation."""
+    settings = EvalSettings(suite=name, root=str(real_data), protocol=protocol, limit=5)
+    unit = build_units(settings)[0]
+    unit.task.build_all_requests(limit=None)
+    data = load_training(DataSettings(name=name, root=str(real_data), protocol=protocol, split=unit.split, limit=5))
+    asked = {}
+    for instance in unit.task.instances:
+        asked.setdefault(instance.doc_id, []).append(instance.args)
+    assert len(data.train) == len(asked) == 5
+    for k, pair in enumerate(data.train):
+        if name == "gsm8k":
+            assert pair["prompt"] == asked[k][0][0]
+        else:
+            assert (pair["prompt"], pair["completion"]) == asked[k][unit.questions[k].question.gold]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..errors import DudeError
 from .families import CALCULATOR_MARK
 from .files import Rows, read_rows
-from .questions import Problem
+from .questions import Problem, subject_heading
 from .settings import DataSettings
 
 if TYPE_CHECKING:
@@ -82,10 +82,13 @@ def _named_pairs(settings: DataSettings, split: str, limit: int | None = None) -
 
     named = named_set(settings.name or "")
     protocol = settings.protocol or ("cloze" if named.protocol == "generate" else named.protocol)
-    pairs = [
-        one.pair if isinstance(one, Problem) else one.ask(protocol).pair
-        for one in named.examples(split, settings.root, limit)
-    ]
+    pairs = []
+    for one in named.examples(split, settings.root, limit):
+        if isinstance(one, Problem):
+            pairs.append(one.pair)
+        else:
+            prompt, completion = one.ask(protocol).pair
+            pairs.append((subject_heading(one, protocol) + prompt, completion))
     if settings.calculator_marks == "strip":
         pairs = [(prompt, CALCULATOR_MARK.sub("", completion)) for prompt, completion in pairs]
     return pairs

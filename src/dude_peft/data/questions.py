@@ -73,6 +73,13 @@ class Question:
         return Asked(self, (self.cloze,), self.choices)
 
 
+def subject_heading(question: Question, protocol: Protocol) -> str:
+    """What stands once above all the questions of an MMLU subject, when letters are asked for; empty otherwise."""
+    if not question.subject or protocol != "letter":
+        return ""
+    return f"The following are multiple choice questions (with answers) about {question.subject.replace('_', ' ')}.\n\n"
+
+
 @dataclass(frozen=True)
 class Asked:
     """A question as it is put to a model: the likelihood of `" " + continuation` after its context is compared.

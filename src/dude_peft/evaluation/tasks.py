@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..data.questions import Asked, Problem, Question
+from ..data.questions import Asked, Problem, Question, subject_heading
 from ..data.sets import NamedSet, named_set
 from ..errors import DudeError
 from .answers import final_number, last_number
@@ -121,8 +121,7 @@ def _choice_task(
         "metric_list": [{"metric": one, "aggregation": "mean", "higher_is_better": True} for one in metrics],
     }
     if subject is not None and protocol == "letter":
-        title = subject.replace("_", " ")
-        config["description"] = f"The following are multiple choice questions (with answers) about {title}.\n\n"
+        config["description"] = subject_heading(asked[0].question, "letter")
         config["fewshot_config"] = {"sampler": "first_n"}
 
     def docs(part: Sequence[Asked]) -> list[dict[str, Any]]:
