@@ -87,6 +87,11 @@ class Column:
             text = "".join(
                 literal if name is None else literal + self._field(row, name, place) for literal, name in self.template
             )
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            half = text[error.start]
+            raise DudeError(f"{place}: the {self.key} holds {half!r}, half of a surrogate pair, not text.") from None
         if not text.strip():
             raise DudeError(f"{place}: the {self.key} is {'empty' if not text else 'white space only'}.")
         return text

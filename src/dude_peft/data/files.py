@@ -107,6 +107,8 @@ def read_jsonl(file: Path) -> Rows:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise DudeError(f"{file}, line {number}: broken JSON ({error.msg} at column {error.colno}).") from None
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
+            raise DudeError(f"{file}, line {number}: cannot be read ({error}).") from None
         if not isinstance(row, dict):
             raise DudeError(f"{file}, line {number}: a JSON object is expected, got {_kind(row)}.")
         rows.append(row)

@@ -8,7 +8,6 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
-from unittest import mock
 
 import lm_eval.api.task
 import numpy as np
@@ -34,7 +33,7 @@ class ModelUnderTest(HFLM):
 
     def __init__(self, model: Any, tokenizer: Any, batch_size: int, progress: Progress | None) -> None:
         # The harness ties weights on loading; on a model in training that could undo what a method untied.
-        with mock.patch.object(model, "tie_weights", lambda *_, **__: None):
+        with replaced(model, "tie_weights", lambda *_, **__: None):
             # Log-probabilities in float32: in a bfloat16 model, different choices would round to one value.
             super().__init__(
                 pretrained=model,
@@ -88,6 +87,19 @@ class _ProgressHook(CacheHook):
 
 
 @contextlib.contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """For a while, `owner.name` is `value`, set on the very object."""
+    own = vars(owner)
+    before = {name: own[name]} if name in own else {}
+    own[name] = value
+    try:
+        yield
+    finally:
+        del own[name]
+        own.update(before)
+
+
+@contextlib.contextmanager
 def untouched(model: torch.nn.Module, tokenizer: Any) -> Iterator[None]:
     """On leaving, every module's training flag, the tokenizer's padding and all random states are as on entering."""
     flags = [(module, module.training) for module in model.modules()]
@@ -121,7 +133,7 @@ def quiet() -> Iterator[None]:
         return tqdm(*args, **{**kwargs, "disable": True})
 
     try:
-        with mock.patch.object(lm_eval.api.task, "tqdm", silent):
+        with replaced(lm_eval.api.task, "tqdm", silent):
             yield
     finally:
         transformers.logging.set_verbosity(verbosity)
