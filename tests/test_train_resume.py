@@ -165,6 +165,18 @@ def test_data_that_has_changed(tiny: Tiny) -> None:  # noqa: F811
         train(tiny.settings(), resume="auto")
 
 
+def test_a_base_that_has_changed(tiny: Tiny) -> None:  # noqa: F811
+    base = Path(shutil.copytree(tiny.raw["model"], tiny.folder / "base"))
+    tiny.raw["model"] = str(base)
+    with pytest.raises(Killed):
+        train(tiny.settings(), reporter=At(3, kill))
+    weights = bytearray((base / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (base / "model.safetensors").write_bytes(bytes(weights))
+    with pytest.raises(DudeError, match=r"the base model .* is not what .*checkpoint-2 was trained on"):
+        train(tiny.settings(), resume="auto")
+
+
 def test_only_the_newest_checkpoints_are_kept(tiny: Tiny) -> None:  # noqa: F811
     train(tiny.settings("train.save_every=1", "train.keep_checkpoints=3"))
     assert sorted(p.name for p in (tiny.output / "checkpoints").iterdir()) == [f"checkpoint-{i}" for i in (4, 5, 6)]

@@ -245,6 +245,10 @@ def test_an_unfinished_or_absent_run_cannot_be_opened(tiny: Tiny) -> None:  # no
 def test_an_adapter_of_another_base_or_a_broken_one(tiny: Tiny) -> None:  # noqa: F811
     from tiny_run import write_base
 
+    from dude_peft.training.base_model import find_base, load_base
+    from dude_peft.training.finished import attach_adapter
+    from dude_peft.training.settings import ModelSettings
+
     train(tiny.settings("train.steps=1", "train.warmup=0"))
     weights = tiny.output / "adapter" / "adapter_model.safetensors"
     whole = weights.read_bytes()
@@ -255,5 +259,8 @@ def test_an_adapter_of_another_base_or_a_broken_one(tiny: Tiny) -> None:  # noqa
     other = write_base(tiny.folder / "other", layers=1)
     config = tiny.output / "config.yaml"
     config.write_text(config.read_text().replace(str(tiny.raw["model"]), str(other)))
-    with pytest.raises(DudeError, match=r"adapter_model\.safetensors: not an adapter of this base.*layers\.1"):
+    with pytest.raises(DudeError, match=r"base model .*other' is not the one that this run was trained on \(sha256"):
         load_run(tiny.output)
+    plain = load_base(find_base(ModelSettings(name=str(other)), device="cpu"))
+    with pytest.raises(DudeError, match=r"adapter_model\.safetensors: not an adapter of this base.*layers\.1"):
+        attach_adapter(plain, tiny.output / "adapter")

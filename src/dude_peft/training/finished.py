@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DudeError
 from ..methods import FullSettings
-from .base_model import Base, find_base, load_base
+from .base_model import Base, find_base, identity, load_base
 from .config_file import load_config
 from .run_folder import RunFolder
 from .settings import ModelSettings, RunSettings
@@ -58,13 +58,22 @@ def load_run(path: str | Path, *, dtype: str = "auto", device: str = "auto") -> 
     """
     folder, settings = open_run(path)
     full = isinstance(settings.method, FullSettings)
-    trained_in = read_record(folder)["provenance"]["model"]["dtype"]
+    recorded = read_record(folder)["provenance"]["model"]
+    trained_in = recorded["dtype"]
     wanted = settings.model.model_copy(update={"dtype": trained_in if dtype == "auto" else dtype})
     if full:
         whole = ModelSettings(name=str(folder.model), dtype=wanted.dtype, trust_remote_code=wanted.trust_remote_code)
         base = find_base(whole, device=device, full=True)
         return base, load_base(base)
     base = find_base(wanted, device=device)
+    found = identity(base)
+    for mark in ("sha256", "commit"):
+        if recorded.get(mark) and recorded[mark] != found.get(mark):
+            raise DudeError(
+                f"{path}: the base model '{base.name}' is not the one that this run was trained on ({mark} "
+                f"{str(found.get(mark))[:12]}, then {recorded[mark][:12]}), so its adapter means nothing there. "
+                "Bring the old files back, or train again."
+            )
     return base, attach_adapter(load_base(base), folder.adapter)
 
 

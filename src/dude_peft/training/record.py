@@ -6,7 +6,6 @@ from statistics import fmean
 from typing import Any
 
 from ..methods import METHODS, DudeSettings, LoraSettings
-from .base_model import identity
 from .plan import Plan
 from .provenance import git_state, hardware, peak_memory, versions
 from .run_folder import SCHEMA
@@ -15,6 +14,7 @@ from .run_folder import SCHEMA
 def make_record(
     plan: Plan,
     *,
+    model: dict[str, Any],
     curves: list[dict[str, Any]],
     started: str,
     finished: str,
@@ -26,7 +26,7 @@ def make_record(
     before: dict[str, Any] | None,
     after: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """The record of a finished run, in plain JSON values; seconds, bytes and tokens are what their names say."""
+    """The record of a finished run, in plain JSON values; `model` is its `identity`; seconds, bytes and tokens are what their names say."""
     settings, method = plan.settings, plan.settings.method
     losses = [r["loss"] for r in curves if r.get("loss") is not None]
     tail = max(1, len(losses) // 10)
@@ -48,7 +48,7 @@ def make_record(
             "git": git_state(),
             "versions": versions(),
             "hardware": hardware() | {"device": plan.base.device},
-            "model": identity(plan.base),
+            "model": model,
             "data": {
                 "source": plan.data.source,
                 "sha256": plan.data.sha256,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DudeError
 from ..methods import METHODS
-from .base_model import load_base
+from .base_model import identity, load_base
 from .config_file import fingerprint
 from .memory import out_of_memory
 from .plan import Plan, make_plan
@@ -95,7 +95,12 @@ class _Run:
         self.curves = Curves(folder.curves)
 
         with self.reporter.stage(f"loading {settings.model.name}"):
+            self.identity = identity(plan.base)
             base = load_base(plan.base)
+        if manifest.get("model", self.identity) != self.identity:
+            raise DudeError(
+                f"--resume: the base model '{settings.model.name}' is not what {checkpoint} was trained on."
+            )
         title = METHODS[settings.method.name].title
         with self.reporter.stage(f"preparing {title}"):
             begin = time.perf_counter()
@@ -115,6 +120,7 @@ class _Run:
         saved = self._save(trainer)
         record = make_record(
             plan,
+            model=self.identity,
             curves=self.curves.read(),
             started=self.started,
             finished=_now(),
@@ -162,6 +168,7 @@ class _Run:
         return {
             "config": fingerprint(self.plan.settings),
             "data": self.plan.data.sha256,
+            "model": self.identity,
             "started": self.started,
             "train_seconds": self.clock.seconds,
             "eval_seconds": self.eval_seconds,
