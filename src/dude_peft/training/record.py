@@ -26,7 +26,10 @@ def make_record(
     before: dict[str, Any] | None,
     after: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """The record of a finished run, in plain JSON values; `model` is its `identity`; seconds, bytes and tokens are what their names say."""
+    """The record of a finished run, in plain JSON values; seconds, bytes and tokens are what their names say.
+
+    `model` is the `identity` of the base as it was loaded.
+    """
     settings, method = plan.settings, plan.settings.method
     losses = [r["loss"] for r in curves if r.get("loss") is not None]
     tail = max(1, len(losses) // 10)
