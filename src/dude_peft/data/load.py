@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ..errors import DudeError
 from .families import CALCULATOR_MARK
 from .files import Rows, read_rows
+from .hub import read_hub
 from .questions import Problem, subject_heading
 from .settings import DataSettings
 
@@ -101,19 +102,8 @@ def _own_pairs(settings: DataSettings, rows: Rows) -> list[Pair]:
 
 
 def _hub_rows(settings: DataSettings, split: str) -> Rows:
-    import datasets
-
-    try:
-        loaded = datasets.load_dataset(settings.hub, settings.subset, split=split)
-    except Exception as error:  # every network, cache and permission fault of the hub ends here
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        raise DudeError(
-            f"data.hub: {settings.hub}, split {split}, could not be read ({reason}). Check its name, 'subset' and "
-            "'split' and the network, or name a local file under 'train'."
-        ) from None
-    if len(loaded) == 0:
-        raise DudeError(f"data.hub: {settings.hub}, split {split}, holds no record.")
-    return Rows(f"{settings.hub}, split {split}", [dict(row) for row in loaded])
+    remedy = "Check its name, 'subset' and 'split' and the network, or name a local file under 'train'."
+    return read_hub(settings.hub or "", settings.subset, split, what=f"data.hub, split {split}", remedy=remedy)
 
 
 def _set_aside(pairs: list[Pair], fraction: float, seed: int) -> tuple[list[Pair], list[Pair]]:

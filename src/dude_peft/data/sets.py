@@ -12,6 +12,7 @@ from typing import Literal
 from ..errors import DudeError, did_you_mean
 from . import families, layouts
 from .files import Rows, read_jsonl
+from .hub import read_hub
 from .questions import Problem, Question
 
 ROOT_VARIABLE = "DUDE_DATA_DIR"
@@ -137,19 +138,14 @@ class NamedSet:
     def _download(self, split: str, looked: Path | None) -> Rows:
         if self.hub is None or split not in self.hub.splits:
             raise DudeError(f"{self.name}, split {split}: it is not on the hub; {self._ways(split)}")
-        import datasets
-
-        where = self.hub.path + (f" ({self.hub.subset})" if self.hub.subset else "")
-        try:
-            loaded = datasets.load_dataset(self.hub.path, self.hub.subset, split=self.hub.splits[split])
-        except Exception as error:  # every network, cache and permission fault of the hub ends here
-            seen = f" {looked} has no file of it." if looked else ""
-            reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            raise DudeError(
-                f"{self.name}, split {split}: {where} could not be read from the hub ({reason}).{seen} "
-                f"{self._ways(split)}"
-            ) from None
-        rows = Rows(f"{where}, split {self.hub.splits[split]}", [dict(row) for row in loaded])
+        seen = f"{looked} has no file of it. " if looked else ""
+        rows = read_hub(
+            self.hub.path,
+            self.hub.subset,
+            self.hub.splits[split],
+            what=f"{self.name}, split {split}",
+            remedy=seen + self._ways(split),
+        )
         return layouts.ordered(rows) if self.family is families.gpqa else rows
 
     def _ways(self, split: str) -> str:

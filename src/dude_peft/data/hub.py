@@ -1,0 +1,33 @@
+"""Reading a data set of the Hugging Face hub."""
+
+from __future__ import annotations
+
+from ..errors import DudeError
+from .files import Rows
+
+
+def read_hub(path: str, subset: str | None, split: str, *, what: str, remedy: str) -> Rows:
+    """Every record of a split.
+
+    Args:
+        path: `owner/name`.
+        subset: its configuration, where it has several.
+        split: the hub's name of the split.
+        what: begins the message, where it cannot be read.
+        remedy: ends it.
+
+    Raises:
+        DudeError: it cannot be read, or is empty.
+    """
+    import datasets
+
+    where = path + (f" ({subset})" if subset else "")
+    try:
+        loaded = datasets.load_dataset(path, subset, split=split)
+    except Exception as error:  # every network, cache and permission fault of the hub ends here
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise DudeError(f"{what}: {where} could not be read from the hub ({reason}). {remedy}") from None
+    rows = [dict(row) for row in loaded]
+    if not rows:
+        raise DudeError(f"{what}: {where} holds no record on the hub. {remedy}")
+    return Rows(f"{where}, split {split}", rows)
