@@ -114,6 +114,7 @@ def test_the_same_config_gives_the_same_bits_and_another_seed_does_not(tiny: Tin
 def test_what_is_saved_is_what_was_trained(tiny: Tiny, name: str, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     """Loaded on the untouched base, the saved result gives the logits of the model as it was at the last step."""
     from dude_peft.training import run as run_module
+    from dude_peft.training.base_model import load_base
 
     trained: list[torch.Tensor] = []
     save = run_module._Run._save
@@ -132,6 +133,10 @@ def test_what_is_saved_is_what_was_trained(tiny: Tiny, name: str, monkeypatch: p
     with torch.no_grad():
         again = model.eval()(IDS).logits
     assert (again - trained[0]).abs().max() < 2e-6
+    if name != "full":  # and it leaves the base as it is, PiSSA's included
+        with torch.no_grad(), model.disable_adapter():  # type: ignore[operator]
+            off = model(IDS).logits
+            assert torch.equal(off, load_base(base).eval()(IDS).logits)
     assert base.name.endswith("model" if name == "full" else base.source.rsplit("/", 1)[-1])
     assert result.folder.model.is_dir() is (name == "full")
 
