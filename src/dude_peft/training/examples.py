@@ -81,8 +81,9 @@ def tokenize(
     if not prompts:
         raise DudeError(f"the {what} data holds no example.")
     eos = tokenizer.eos_token_id
-    alone = tokenizer(prompts, verbose=False)["input_ids"]
-    whole = tokenizer([p + c for p, c in zip(prompts, completions, strict=True)], verbose=False)["input_ids"]
+    texts = [p + c for p, c in zip(prompts, completions, strict=True)]
+    alone = tokenizer(prompts, verbose=False, return_attention_mask=False)["input_ids"]
+    whole = tokenizer(texts, verbose=False, return_attention_mask=False)["input_ids"]
 
     rows: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
     longest = dropped = truncated = merged = 0

@@ -9,7 +9,6 @@ import warnings
 
 def prepare_environment() -> None:
     """Set what libraries read when they are imported; call before importing them. A user's own setting stands."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 

@@ -5,7 +5,6 @@ This module imports torch, transformers and TRL; import it only to train.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -145,7 +144,6 @@ def build_trainer(
     Returns:
         A trainer that trains `plan.steps` steps.
     """
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     trainer = RunTrainer(
         model=model,
         args=sft_config(plan, folder),
