@@ -47,6 +47,15 @@ def dense_weight_of(layer, dA, dB, m):
     return reference.composed_weight(m, Wf, start.lora_A0 + dA, start.lora_B0 + dB, s, start.axis), Wf
 
 
+def dense_direction(layer):
+    """V (d, k) with the A, B, m and s that it is made of, detached."""
+    dA, dB, m = (p.detach() for p in trainable(layer))
+    _, Wf = dense_weight_of(layer, dA, dB, m)
+    start, s = layer.lora_dude["default"], layer.scaling["default"]
+    A, B = start.lora_A0 + dA, start.lora_B0 + dB
+    return Wf + s * B @ A, A, B, m, s
+
+
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("axis", AXES)
@@ -86,10 +95,7 @@ def test_eq_8_the_gradient_of_the_magnitude(axis):
     layer = make_layer(axis)
     x, G = torch.randn(6, 5, dtype=torch.float64), torch.randn(6, 7, dtype=torch.float64)
     (layer(x) * G).sum().backward()
-    dA, dB, m = (p.detach() for p in trainable(layer))
-    _, Wf = dense_weight_of(layer, dA, dB, m)
-    start, s = layer.lora_dude["default"], layer.scaling["default"]
-    V = Wf + s * (start.lora_B0 + dB) @ (start.lora_A0 + dA)
+    V, _, _, _, _ = dense_direction(layer)
     want = reference.gradient_of_magnitude(G.T @ x, V, axis)
     assert relative_error(trainable(layer)[2].grad, want) < 1e-12
 
@@ -100,11 +106,7 @@ def test_eq_9_the_gradient_of_the_direction(axis):
     layer = make_layer(axis)
     x, G = torch.randn(6, 5, dtype=torch.float64), torch.randn(6, 7, dtype=torch.float64)
     (layer(x) * G).sum().backward()
-    dA, dB, m = (p.detach() for p in trainable(layer))
-    _, Wf = dense_weight_of(layer, dA, dB, m)
-    start, s = layer.lora_dude["default"], layer.scaling["default"]
-    A, B = start.lora_A0 + dA, start.lora_B0 + dB
-    V = Wf + s * B @ A
+    V, A, B, m, s = dense_direction(layer)
     dV = reference.gradient_of_direction(G.T @ x, V, m, axis)
     assert float((dV * V).sum(dim=1 if axis == "out" else 0).abs().max()) < 1e-12  # orthogonal to V, line by line
     assert relative_error(trainable(layer)[1].grad, s * dV @ A.T) < 1e-12
@@ -119,11 +121,8 @@ def test_detach_norm_is_doras_rule_and_differs(axis):
     for layer in (exact, detached):
         (layer(x) * G).sum().backward()
         gradients.append([p.grad for p in trainable(layer)])
-    dA, dB, m = (p.detach() for p in trainable(detached))
-    _, Wf = dense_weight_of(detached, dA, dB, m)
-    start, s = detached.lora_dude["default"], detached.scaling["default"]
-    A, B = start.lora_A0 + dA, start.lora_B0 + dB
-    n = reference.column_norm(Wf + s * B @ A, axis)
+    V, A, B, m, s = dense_direction(detached)
+    n = reference.column_norm(V, axis)
     dV = m.reshape(n.shape) / n * (G.T @ x)  # Eq. 9 without the projection
     assert relative_error(gradients[1][1], s * dV @ A.T) < 1e-12
     assert relative_error(gradients[1][0], s * B.T @ dV) < 1e-12
