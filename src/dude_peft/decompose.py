@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import torch
@@ -17,6 +19,7 @@ A_EXPONENT: dict[str, float] = {"dude": 0.5, "dude_a": 1.0, "dude_b": 0.0}
 KRYLOV_STEPS = 8
 OVERSAMPLING = 8
 START_BITS = 18
+ONE_THREAD = 1024 * 4096  # weights of up to so many entries are decomposed on one CPU thread
 
 
 class SingularTriplets(NamedTuple):
@@ -42,15 +45,30 @@ def top_singular_triplets(weight: Tensor, r: int, *, method: SvdMethod = "krylov
     W = weight.detach()
     W = W if W.dtype == torch.float64 else W.float()
     block = min(r + OVERSAMPLING, *W.shape)
-    # Where the Krylov space would fill the smaller side, the full SVD is cheaper and exact.
-    if method == "exact" or block * (KRYLOV_STEPS + 1) >= min(W.shape):
-        U, S, Vh = torch.linalg.svd(W, full_matrices=False)
-        U, S, Vh = U[:, :r], S[:r], Vh[:r]
-    else:
-        U, S, Vh = _block_krylov(W, r, block, seed)
+    # Where the Krylov space would fill a good part of the smaller side, the full SVD is as quick, and exact.
+    small = 2 * block * (KRYLOV_STEPS + 1) >= min(W.shape)
+    with _one_thread(W.numel() <= ONE_THREAD):
+        if method == "exact" or small:
+            U, S, Vh = torch.linalg.svd(W, full_matrices=False)
+            U, S, Vh = U[:, :r], S[:r], Vh[:r]
+        else:
+            U, S, Vh = _block_krylov(W, r, block, seed)
     largest = Vh.gather(1, Vh.abs().argmax(dim=1, keepdim=True))
     sign = torch.where(largest < 0, -1.0, 1.0).to(Vh.dtype)
     return SingularTriplets((U * sign.T).contiguous(), S.contiguous(), (Vh * sign).contiguous())
+
+
+@contextlib.contextmanager
+def _one_thread(wanted: bool) -> Iterator[None]:
+    """Small factorisations on one CPU thread: on a busy machine several wait for each other 50 times as long."""
+    threads = torch.get_num_threads()
+    if wanted and threads > 1:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
 
 
 def _block_krylov(W: Tensor, r: int, block: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:

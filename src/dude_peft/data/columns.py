@@ -42,8 +42,8 @@ class Column:
     template: tuple[tuple[str, str | None], ...] = ()
 
     @classmethod
-    def parse(cls, key: str, spec: str, columns: list[str]) -> Column:
-        """Read `spec` against the columns that exist.
+    def parse(cls, key: str, spec: str, columns: list[str], source: str) -> Column:
+        """Read `spec` against the columns that exist in `source`.
 
         Raises:
             DudeError: a column that is not there, or a template that cannot be read.
@@ -64,7 +64,7 @@ class Column:
         for name in column.fields:
             if name not in columns:
                 raise DudeError(
-                    f"data.{key}: no column {name!r}.{did_you_mean(name, columns)} "
+                    f"{source}: data.{key}: no column {name!r}.{did_you_mean(name, columns)} "
                     f"The columns are: {', '.join(columns)}."
                 )
         return column
@@ -125,5 +125,6 @@ def pairs(rows: Rows, prompt: str, completion: str) -> list[tuple[str, str]]:
         DudeError: the first record that cannot be used, with its place.
     """
     columns = list(rows.rows[0])
-    ask, answer = Column.parse("prompt", prompt, columns), Column.parse("completion", completion, columns)
+    ask = Column.parse("prompt", prompt, columns, rows.source)
+    answer = Column.parse("completion", completion, columns, rows.source)
     return [join_pair(ask.text(row, rows.place(k)), answer.text(row, rows.place(k))) for k, row in enumerate(rows.rows)]
