@@ -32,10 +32,7 @@ def loss_curve(log: Path, picture: Path, window: int = 25) -> None:
     figure, axes = plt.subplots(figsize=(6, 3.4), layout="constrained")
     axes.plot(tokens, losses, color="0.8", linewidth=0.6, label="step")
     axes.plot(tokens, mean, linewidth=1.4, label=f"mean of {window} steps")
-    axes.set(
-        xlabel="tokens (millions)", ylabel="loss (nats per token)", ylim=(min(losses) * 0.9, min(8.0, max(losses)))
-    )
-    axes.set_yscale("log")
+    axes.set(xlabel="tokens (millions)", ylabel="loss (nats per token)", ylim=(0, min(4.0, max(losses))))
     axes.legend(frameon=False)
     figure.savefig(picture, dpi=DPI)
     plt.close(figure)
