@@ -246,7 +246,7 @@ def test_damaged_entries(tmp_path, change, message):
 
 def test_adapter_of_another_base(tmp_path):
     saved(tmp_path)
-    with pytest.raises(DudeError, match=r"not a module of the model|belongs to no module"):
+    with pytest.raises(DudeError, match=r"matches no module|belongs to no module"):
         load_adapter(models.gpt2(), tmp_path)
     same_shapes = models.llama()
     for parameter in same_shapes.parameters():

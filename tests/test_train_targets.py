@@ -53,10 +53,10 @@ def test_the_count_is_that_of_the_real_model(base: Any, name: str, choice: dict[
 
 
 def test_magnitude_axis_in_counts_inputs(base: Any) -> None:
-    out = part(base, target_modules=["v_proj"]).targets[0]
-    inward = part(base, target_modules=["v_proj"], magnitude_axis="in").targets[0]
-    assert (out.d, out.k) == (16, 32)
-    assert inward.trainable - out.trainable == out.k - out.d
+    out = part(base, target_modules=["v_proj"])
+    inward = part(base, target_modules=["v_proj"], magnitude_axis="in")
+    assert out.targets[0].shape == (16, 32)
+    assert inward.sizes[0] - out.sizes[0] == 32 - 16
 
 
 def test_conv1d_shapes_are_those_of_the_matrix() -> None:
@@ -65,9 +65,9 @@ def test_conv1d_shapes_are_those_of_the_matrix() -> None:
 
     with torch.device("meta"):
         model = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=40, n_positions=16))
-    target = trainable_part(model, parse_method({"name": "dude", "r": 2, "target_modules": ["c_attn"]})).targets[0]
-    assert (target.d, target.k) == (48, 16)
-    assert target.trainable == 2 * (48 + 16) + 48
+    found = trainable_part(model, parse_method({"name": "dude", "r": 2, "target_modules": ["c_attn"]}))
+    assert found.targets[0].shape == (48, 16)
+    assert found.sizes[0] == 2 * (48 + 16) + 48
 
 
 def test_full_trains_everything(base: Any) -> None:

@@ -8,7 +8,7 @@ on. For a `DudeConfig` PEFT builds its own LoRA layer, and this module adds to i
 from __future__ import annotations
 
 import copy
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
@@ -22,19 +22,11 @@ from transformers.pytorch_utils import Conv1D
 
 from . import compose, stored
 from .config import DudeConfig
-from .errors import DudeError, did_you_mean
-from .layers import FrozenStart, Magnitude, Start, check_rank, decompose_start, dense_weight, is_plain, start_from
+from .errors import DudeError
+from .layers import FrozenStart, Magnitude, Start, decompose_start, dense_weight, is_plain, start_from
+from .targets import Target, check_names, check_rank
 
 OVERWRITING_STARTS = ("pissa", "olora", "corda", "lora_ga", "loftq", "mica")
-
-
-class Target(NamedTuple):
-    """One module that an adapter will sit on: its name, the weight's (d, k), the rank and the scaling s."""
-
-    name: str
-    shape: tuple[int, int]
-    r: int
-    scaling: float
 
 
 def plan(model: nn.Module, config: Any) -> list[Target]:
@@ -51,12 +43,18 @@ def plan(model: nn.Module, config: Any) -> list[Target]:
         if known is None:
             raise DudeError("target_modules is not set and PEFT knows no default for this architecture: name them")
         config.target_modules = known if isinstance(known, str) else set(known)
+    wanted = config.target_modules
     config = _maybe_include_all_linear_layers(config, model)
     layers = {name: module for name, module in model.named_modules() if name}
     inside = tuple(f"{name}." for name, module in layers.items() if isinstance(module, BaseTunerLayer))
     names = [name for name in layers if not (inside and name.startswith(inside))]
+    patterns = {"rank_pattern": config.rank_pattern or (), "alpha_pattern": config.alpha_pattern or ()}
+    check_names(names, wanted, config.modules_to_save or (), patterns)
     matched = [name for name in names if check_target_module_exists(config, name)]
-    _check_all_found(config, names, matched)
+    if not matched:
+        limits = {key: getattr(config, key) for key in ("layers_to_transform", "layers_pattern", "exclude_modules")}
+        told = ", ".join(f"{key}={value!r}" for key, value in limits.items() if value is not None)
+        raise DudeError(f"target_modules {wanted!r} with {told} matches no module of the model.")
     targets = []
     for name in matched:
         module = layers[name]
@@ -67,25 +65,6 @@ def plan(model: nn.Module, config: Any) -> list[Target]:
         check_rank(name, (d, k), r)
         targets.append(Target(name, (d, k), r, alpha / r**0.5 if config.use_rslora else alpha / r))
     return targets
-
-
-def _check_all_found(config: Any, names: list[str], matched: list[str]) -> None:
-    """Every entry of target_modules must match: PEFT is content with one of several."""
-    wanted = config.target_modules
-    last_parts = sorted({name.rsplit(".", 1)[-1] for name in names})
-    if not isinstance(wanted, str):
-        for entry in sorted(wanted):
-            if not any(name == entry or name.endswith(f".{entry}") for name in names):
-                hint = did_you_mean(entry, last_parts) or f" The model has: {', '.join(last_parts)}."
-                raise DudeError(f"target_modules: '{entry}' is not a module of the model.{hint}")
-    if not matched:
-        extra = {k: getattr(config, k, None) for k in ("layers_to_transform", "layers_pattern", "exclude_modules")}
-        limits = ", ".join(f"{k}={v!r}" for k, v in extra.items() if v)
-        hint = did_you_mean(wanted, last_parts) if isinstance(wanted, str) else ""
-        raise DudeError(
-            f"target_modules={wanted!r} matches no module{' with ' + limits if limits else ''}.{hint} "
-            f"The model has: {', '.join(last_parts)}."
-        )
 
 
 def make_start(weight: Tensor, target: Target, config: DudeConfig) -> Start:

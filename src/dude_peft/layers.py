@@ -13,6 +13,7 @@ from .compose import MagnitudeAxis
 from .decompose import SvdMethod, Variant, initial_factors, module_seed, top_singular_triplets
 from .errors import DudeError
 from .gradient import ComposedLinear
+from .targets import check_rank
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -54,15 +55,6 @@ class Start(NamedTuple):
     B0: Tensor
     n0: Tensor
     P0: Tensor
-
-
-def check_rank(name: str, shape: tuple[int, ...], r: int) -> None:
-    """Refuse a rank above min(d, k) of the module `name` with weight `shape` (d, k)."""
-    if r > min(shape):
-        raise DudeError(
-            f"r={r} is above min(d, k)={min(shape)} of module '{name}' with weight {tuple(shape)}. "
-            "Lower r, or set a smaller one for it in rank_pattern"
-        )
 
 
 def decompose_start(

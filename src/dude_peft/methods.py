@@ -35,7 +35,7 @@ class FullSettings(MethodSettings):
 class LoraSettings(MethodSettings):
     """Keys that all low-rank methods share; names and meanings are those of `peft.LoraConfig`.
 
-    Ranks are checked against the shapes of the model's modules by `training.targets`, before any weight is loaded.
+    Ranks are checked against the shapes of the model's modules by `targets`, before any weight is loaded.
     """
 
     r: int = Field(default=16, ge=1)

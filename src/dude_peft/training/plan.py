@@ -196,13 +196,13 @@ _RESTS_ON: dict[str, frozenset[str]] = {
 
 def as_table(plan: Plan) -> list[dict[str, Any]]:
     """The adapted modules, those of one kind and shape in one row: name with `*` for the layer, shape, rank, count."""
-    rows: dict[tuple[str, int, int, int], dict[str, Any]] = {}
-    for target in plan.part.targets:
+    rows: dict[tuple[str, tuple[int, int], int], dict[str, Any]] = {}
+    for target, trainable in zip(plan.part.targets, plan.part.sizes, strict=True):
         name = ".".join("*" if part.isdigit() else part for part in target.name.split("."))
         row = rows.setdefault(
-            (name, target.d, target.k, target.r),
-            {"module": name, "shape": (target.d, target.k), "r": target.r, "count": 0, "trainable": 0},
+            (name, target.shape, target.r),
+            {"module": name, "shape": target.shape, "r": target.r, "count": 0, "trainable": 0},
         )
         row["count"] += 1
-        row["trainable"] += target.trainable
+        row["trainable"] += trainable
     return list(rows.values())
