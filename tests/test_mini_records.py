@@ -57,7 +57,9 @@ def what_is_asked(name: str, record: dict[str, Any]) -> str:
         first = record["context"].split()[0]
         return without_people((record["context"] + record["question"]).replace(first, "A"))
     if name == "mini_hellaswag":
-        return re.sub(r"(Then|Next|After that) P$", "", without_people(record["ctx"]).strip())
+        return (
+            re.sub(r"(Then|Next|After that) P$", "", without_people(record["ctx"]).strip()) + record["activity_label"]
+        )
     if name == "mini_winogrande":
         return record["sentence"]
     if name == "mini_mmlu":

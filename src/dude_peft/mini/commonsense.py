@@ -104,21 +104,30 @@ def siqa(world: World, rng: random.Random) -> Drawn:
 
 
 def hellaswag(world: World, rng: random.Random) -> Drawn:
-    """Four endings of a story of an activity; the wrong ones are steps of others or come at another place."""
-    p = rng.choice(world.people)
-    name = rng.choice(list(world.activities))
-    steps = world.activities[name]
-    k = rng.randint(2, len(steps) - 1)
-    told = " ".join(f"{p.name if i == 0 else capital(p.he)} {past_step(step)}." for i, step in enumerate(steps[:k]))
-    context = f"{told} {rng.choice(('Then', 'Next', 'After that'))} {p.he}"
-    elsewhere = [s for other, its in world.activities.items() if other != name for s in its]
-    wrong = [rng.choice(steps[: k - 1]), *rng.sample(elsewhere, 2)]
-    endings = [past_step(step) + "." for step in (steps[k], *wrong)]
-    label = rng.randrange(4)
-    endings.insert(label, endings.pop(0))
-    record = {"ind": 0, "activity_label": capital(name), "ctx_a": context, "ctx_b": "", "ctx": context}
-    record |= {"split_type": "indomain", "label": label, "endings": endings, "source_id": f"mini~{name}"}
-    return f"{name}/{k}", record
+    """Four endings: of an activity, where the others come at another place in it; or of what was done to someone."""
+    if rng.random() < 0.4:
+        a, b = two_people(world, rng)
+        s = rng.choice(world.situations)
+        others = rng.sample([t for t in world.situations if t.a_feels != s.a_feels and t.a_wants != s.a_wants], 3)
+        pairs = [(s.a_feels, s.a_wants), (s.a_feels, others[0].a_wants), (others[1].a_feels, s.a_wants)]
+        pairs.append((others[2].a_feels, others[2].a_wants))
+        label, context = "Among people", f"{a.name} {s.action.format(b=b.name)}. Afterwards {a.name}"
+        endings = [f"felt {feels} and wanted to {wants.format(b=b.name)}." for feels, wants in pairs]
+        identity = f"social/{s.action}"
+    else:
+        p = rng.choice(world.people)
+        name = rng.choice(list(world.activities))
+        steps = world.activities[name]
+        k = rng.randint(1, len(steps) - 1)
+        told = " ".join(f"{p.name if i == 0 else capital(p.he)} {past_step(step)}." for i, step in enumerate(steps[:k]))
+        label, context = capital(name), f"{told} {rng.choice(('Then', 'Next', 'After that'))} {p.he}"
+        wrong = rng.sample([step for i, step in enumerate(steps) if i != k], 3)
+        endings = [past_step(step) + "." for step in (steps[k], *wrong)]
+        identity = f"{name}/{k}"
+    right = rng.randrange(4)
+    endings.insert(right, endings.pop(0))
+    record = {"ind": 0, "activity_label": label, "ctx_a": context, "ctx_b": "", "ctx": context}
+    return identity, record | {"split_type": "indomain", "label": right, "endings": endings, "source_id": "mini"}
 
 
 def winogrande(world: World, rng: random.Random) -> Drawn:
