@@ -62,6 +62,7 @@ types: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/layer.py
+	$(BIN)/python benchmarks/step.py
 
 clean:
 	rm -rf $(VENV) .peft-oldest runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
