@@ -27,11 +27,12 @@ install: $(STAMP)
 demo: $(STAMP)
 	@rm -rf $(DEMO) $(DEMO)-merged
 	$(BIN)/dude train recipes/mini_gsm_dude.yaml output=$(DEMO)
+	$(BIN)/dude eval $(DEMO) --suite mini_csqa --limit 200
 	$(BIN)/dude merge $(DEMO) -o $(DEMO)-merged
-	$(BIN)/python recipes/ask_merged.py $(DEMO)-merged
+	$(BIN)/python examples/ask.py $(DEMO)-merged
 	@echo
-	@echo "Table: $(DEMO)/run.json     picture: $(DEMO)/curves.png     merged model: $(DEMO)-merged"
-	@echo "Next:  copy recipes/mini_gsm_dude.yaml, change method or data, and run:  $(BIN)/dude train YOUR.yaml"
+	@echo "picture: $(DEMO)/curves.png    record: $(DEMO)/run.json    answers: $(DEMO)/eval    merged model: $(DEMO)-merged"
+	@echo "next:    copy recipes/mini_gsm_dude.yaml, change method or data, and run  $(BIN)/dude train YOUR.yaml"
 
 test: $(STAMP)
 	$(PYTEST) -n 2 --dist loadfile -m "not slow"
