@@ -4,10 +4,11 @@ import sys
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-folder = sys.argv[1]
-question = (
-    sys.argv[2] if len(sys.argv) > 2 else "Tom has 4 apples. He buys 3 more and eats 2. How many apples does he have?"
+QUESTION = (
+    "Clara works 5 hours and earns 6 dollars per hour. She also gets 10 dollars from Ben. How much does she have?"
 )
+
+folder, question = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else QUESTION
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForCausalLM.from_pretrained(folder)
 tokens = tokenizer(f"Question: {question}\nAnswer:", return_tensors="pt", return_token_type_ids=False)
