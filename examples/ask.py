@@ -4,7 +4,7 @@ import sys
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-QUESTION = (
+QUESTION = "Hana has 5 baskets with 4 stickers in each. She sells 1 stickers. How many stickers does Hana have now?"
     "Clara works 5 hours and earns 6 dollars per hour. She also gets 10 dollars from Ben. How much does she have?"
 )
 
