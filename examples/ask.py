@@ -5,8 +5,6 @@ import sys
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 QUESTION = "Hana has 5 baskets with 4 stickers in each. She sells 1 stickers. How many stickers does Hana have now?"
-    "Clara works 5 hours and earns 6 dollars per hour. She also gets 10 dollars from Ben. How much does she have?"
-)
 
 folder, question = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else QUESTION
 tokenizer = AutoTokenizer.from_pretrained(folder)
