@@ -26,8 +26,10 @@ def weight_norm(weight: Tensor, axis: MagnitudeAxis) -> Tensor:
     in float64 is made.
     """
     lines = weight.detach() if axis == "out" else weight.detach().T
+    if weight.device.type == "mps":  # which has no float64
+        lines = lines.cpu()
     norms = torch.cat([part.double().square().sum(dim=1).sqrt() for part in lines.split(256)])
-    return norms if weight.dtype == torch.float64 else norms.float()
+    return (norms if weight.dtype == torch.float64 else norms.float()).to(weight.device)
 
 
 def start_product(weight: Tensor, A0: Tensor, B0: Tensor, axis: MagnitudeAxis) -> Tensor:

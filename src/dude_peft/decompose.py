@@ -43,6 +43,8 @@ def top_singular_triplets(weight: Tensor, r: int, *, method: SvdMethod = "krylov
         The triplets in float32 (float64 for a float64 weight); the largest entry of each row of Vh is positive.
     """
     W = weight.detach()
+    if W.device.type == "mps":  # which has no float64
+        return SingularTriplets(*(t.to(W.device) for t in top_singular_triplets(W.cpu(), r, method=method, seed=seed)))
     W = W if W.dtype == torch.float64 else W.float()
     block = min(r + OVERSAMPLING, *W.shape)
     # Where the Krylov space would fill a good part of the smaller side, the full SVD is as quick, and exact.
