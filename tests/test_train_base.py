@@ -99,8 +99,8 @@ def test_dtype_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_dtype("auto", "cuda") is torch.float32
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_cuda_where_there_is_none(tiny_base: Path) -> None:  # noqa: F811
+def test_cuda_where_there_is_none(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(DudeError, match="no CUDA device"):
         find_base(ModelSettings(name=str(tiny_base)), device="cuda")
 

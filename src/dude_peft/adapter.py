@@ -67,20 +67,6 @@ def plan(model: nn.Module, config: Any) -> list[Target]:
     return targets
 
 
-def make_start(weight: Tensor, target: Target, config: DudeConfig) -> Start:
-    """The start of one target: from the singular triplets of its weight (d, k)."""
-    return decompose_start(
-        weight,
-        target.name,
-        target.r,
-        target.scaling,
-        config.init_variant,
-        config.magnitude_axis,
-        config.svd,
-        config.svd_seed,
-    )
-
-
 class DudeVariant(LoraVariant):
     """How PEFT's LoRA layer computes, merges and unmerges a DuDe adapter (Eq. 7).
 
@@ -106,7 +92,7 @@ class DudeVariant(LoraVariant):
         module.lora_variant[adapter_name] = DudeVariant()
 
     @staticmethod
-    def _compose(module: Any, adapter: str, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _compose(module: Any, adapter: str, weight: Tensor) -> compose.Composition:
         return module.lora_dude[adapter].compose(
             module.lora_A[adapter].weight,
             module.lora_B[adapter].weight,
@@ -143,19 +129,19 @@ class DudeVariant(LoraVariant):
         if module.merged_adapters:
             with module._unmerged_base_weight() as unmerged:
                 W0 = unmerged.T if module.fan_in_fan_out else unmerged
-                gain, Ah, Bh = DudeVariant._compose(module, active_adapter, W0)
+                now = DudeVariant._compose(module, active_adapter, W0)
         else:
             W0 = dense_weight(base)
-            gain, Ah, Bh = DudeVariant._compose(module, active_adapter, W0)
+            now = DudeVariant._compose(module, active_adapter, W0)
         current, scaling, axis = (
             dense_weight(base),
             module.scaling[active_adapter],
             module.lora_dude[active_adapter].axis,
         )
         if axis == "out" or not module.merged_adapters:
-            merged = compose.merged_weight(current, gain, Ah, Bh, scaling, axis)
+            merged = compose.merged_weight(current, now.gain, now.Ah, now.Bh, scaling, axis)
         else:
-            own = compose.merged_weight(W0.float(), gain, Ah, Bh, scaling, axis) - W0.float()
+            own = compose.merged_weight(W0.float(), now.gain, now.Ah, now.Bh, scaling, axis) - W0.float()
             merged = (current.float() + own).to(current.dtype)
         # Dividing back would change base bits, and W0 is never given up: its storage stays here until unmerge.
         module._cache_store(f"{active_adapter}-unmerged", base.weight.data)
@@ -225,7 +211,8 @@ class DudeModel(LoraModel):
             start = start_from(weight, A0, B0, config.magnitude_axis)
             stored.check_same_base(start, target.name, target.scaling, config.magnitude_axis)
             return start
-        return make_start(weight, target, config)
+        options = config.init_variant, config.magnitude_axis, config.svd, config.svd_seed
+        return decompose_start(weight, target.name, target.r, target.scaling, *options)
 
     def _create_and_replace(  # type: ignore[override]
         self,

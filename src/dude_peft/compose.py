@@ -10,7 +10,7 @@ bit for bit: all that the adapter changes is a sum of terms that are then exactl
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -88,6 +88,43 @@ def relative_gain(magnitude: Tensor, n0: Tensor, change: Tensor) -> Tensor:
     norm = n0 + change
     alive = norm > 0
     return torch.where(alive, (magnitude.to(n0.dtype) - n0 - change) / torch.where(alive, norm, 1.0), -1.0)
+
+
+class Composition(NamedTuple):
+    """Ah (2r, k), Bh (d, 2r), the product W0 dA^T (d, r) or dB^T W0 (r, k), ||V||_c (d,) or (k,), and the gain h."""
+
+    Ah: Tensor
+    Bh: Tensor
+    product: Tensor
+    norm: Tensor
+    gain: Tensor
+
+
+def composition(
+    dA: Tensor,
+    dB: Tensor,
+    magnitude: Tensor,
+    start: tuple[Tensor, Tensor, Tensor, Tensor],
+    weight: Tensor,
+    scaling: float,
+    axis: MagnitudeAxis,
+    detach_norm: bool = False,
+) -> Composition:
+    """From the parameters to ||V||_c and h, in float32 or wider; differentiable, by Eq. 9 unless `detach_norm`.
+
+    Args:
+        dA: (r, k), dB: (d, r), magnitude: m, the trainable parameters. start: A0, B0, n0, P0.
+        weight: W0 (d, k). scaling: s.
+    """
+    A0, B0, n0, P0 = start
+    # Half-precision products of the small factors would cost the norm its digits, so autocast stays out.
+    with torch.autocast(weight.device.type, enabled=False):
+        Ah, Bh = factors(dA, dB, A0, B0)
+        W = weight.detach()
+        product = (W @ dA.T.to(W.dtype) if axis == "out" else dB.T.to(W.dtype) @ W).to(Ah.dtype)
+        change = norm_change(Ah, Bh, n0, P0, product, scaling, axis)
+        change = change.detach() if detach_norm else change
+        return Composition(Ah, Bh, product, n0 + change, relative_gain(magnitude, n0, change))
 
 
 def output(y0: Tensor, bias: Tensor | None, gain: Tensor, inner: Tensor, Bh: Tensor, scaling: float) -> Tensor:

@@ -101,10 +101,6 @@ class DudeConfig(LoraConfig):
             reason = REASONS.get(field.name, "it is an option of another LoRA variant")
             raise DudeError(f"DuDe does not support {field.name}={value!r}: {reason}. Leave it at its default")
 
-    def scaling_of(self, r: int, alpha: float) -> float:
-        """s = alpha / r, or alpha / sqrt(r) with `use_rslora`."""
-        return alpha / math.sqrt(r) if self.use_rslora else alpha / r
-
     def lora_config(self) -> LoraConfig:
         """The plain `LoraConfig` of the same targets and rank, from which PEFT's own machinery builds the layer."""
         return LoraConfig(**{name: getattr(self, name) for name in sorted(HONOURED) if hasattr(self, name)})

@@ -66,19 +66,16 @@ class ComposedLinear(torch.autograd.Function):
             scaling: s. detach_norm: leave out c.
             owns_base: y0 is this layer's x W0^T + b without a graph, and dL/dx has its part of the gradient.
         """
-        A0, B0, n0, P0 = start
+        Ah, Bh, product, norm, gain = compose.composition(dA, dB, magnitude, start, weight, scaling, "out")
         with torch.autocast(x.device.type, enabled=False):
-            Ah, Bh = compose.factors(dA, dB, A0, B0)
-            product = (weight @ dA.T.to(weight.dtype)).to(Ah.dtype)
-            change = compose.norm_change(Ah, Bh, n0, P0, product, scaling, "out")
-            gain = compose.relative_gain(magnitude, n0, change)
             x_update = x if x_dropped is None else x_dropped
             inner = x_update @ Ah.to(x.dtype).T
             bias = None if bias is None else bias.to(y0.dtype)
             y = compose.output(y0, bias, gain, inner, Bh, scaling)
         ctx.options = scaling, detach_norm, owns_base, x_dropped is not None
         ctx.dtypes = dA.dtype, dB.dtype, magnitude.dtype
-        ctx.save_for_backward(x_update, y, weight, bias, Ah, Bh, inner, product + P0, gain, n0 + change, magnitude)
+        WA = product + start[3]  # W0 A^T
+        ctx.save_for_backward(x_update, y, weight, bias, Ah, Bh, inner, WA, gain, norm, magnitude)
         return y
 
     @staticmethod

@@ -106,26 +106,14 @@ class FrozenStart(nn.Module):
         self.lora_A0, self.lora_B0, self.lora_n0, self.lora_P0 = (nn.Parameter(t, requires_grad=False) for t in start)
         self.axis, self.detach_norm = axis, detach_norm
 
-    def compose(
-        self, dA: Tensor, dB: Tensor, magnitude: Tensor, weight: Tensor, scaling: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The gain h = m / ||V||_c - 1, and Ah (2r, k), Bh (d, 2r) with V = W0 + s Bh Ah, in float32 or wider.
+    @property
+    def start(self) -> Start:
+        """The four frozen parameters."""
+        return Start(self.lora_A0, self.lora_B0, self.lora_n0, self.lora_P0)
 
-        Args:
-            dA: (r, k), dB: (d, r), the trainable differences. magnitude: m. weight: W0 (d, k). scaling: s.
-        """
-        # Half-precision products of the small factors would cost the norm its digits, so autocast stays out.
-        with torch.autocast(weight.device.type, enabled=False):
-            Ah, Bh = compose.factors(dA, dB, self.lora_A0, self.lora_B0)
-            W = weight.detach()
-            product = W @ dA.T.to(W.dtype) if self.axis == "out" else dB.T.to(W.dtype) @ W
-            wide = product.to(Ah.dtype)
-            change = compose.norm_change(Ah, Bh, self.lora_n0, self.lora_P0, wide, scaling, self.axis)
-            return (
-                compose.relative_gain(magnitude, self.lora_n0, change.detach() if self.detach_norm else change),
-                Ah,
-                Bh,
-            )
+    def compose(self, dA: Tensor, dB: Tensor, magnitude: Tensor, weight: Tensor, scaling: float) -> compose.Composition:
+        """Where the parameters stand: see `compose.composition`."""
+        return compose.composition(dA, dB, magnitude, self.start, weight, scaling, self.axis, self.detach_norm)
 
     def forward(
         self,
@@ -149,8 +137,9 @@ class FrozenStart(nn.Module):
             owns_base: y0 comes from this very weight and nothing else, so its gradient can be computed here too.
         """
         if self.axis == "in":
-            gain, Ah, Bh = self.compose(dA, dB, magnitude, weight, scaling)
-            return compose.scaled_input_output(y0, x, x_update, weight.to(x.dtype), gain, Ah, Bh, scaling)
+            now = self.compose(dA, dB, magnitude, weight, scaling)
+            W = weight.to(x.dtype)
+            return compose.scaled_input_output(y0, x, x_update, W, now.gain, now.Ah, now.Bh, scaling)
         return ComposedLinear.apply(
             x.reshape(-1, x.shape[-1]),
             None if x_update is x else x_update.reshape(-1, x.shape[-1]),
@@ -158,7 +147,7 @@ class FrozenStart(nn.Module):
             dA,
             dB,
             magnitude,
-            (self.lora_A0, self.lora_B0, self.lora_n0, self.lora_P0),
+            self.start,
             weight,
             bias,
             scaling,
