@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..methods import METHODS, LoraSettings, MethodSettings
+from ..methods import METHODS, LoraSettings, MethodSettings, TargetSettings
 from .console import console, facts, size, table
 
 
@@ -26,13 +26,16 @@ def run() -> None:
 
 
 def list_methods() -> None:
-    """Every method with the keys that are its own."""
-    shared = set(LoraSettings.model_fields)
-    rows = table("method", "name in tables", "start", "keys beside the shared ones")
+    """Every method with its keys and its source."""
+    shared, lora = set(TargetSettings.model_fields), set(LoraSettings.model_fields)
+    rows = table("method", "name in tables", "keys", "merges", "source")
     for method in METHODS.values():
-        own = [key for key in method.settings.model_fields if key not in shared]
-        rows.add_row(method.name, method.title, method.init, ", ".join(own) or "-")
+        keys = [key for key in method.settings.model_fields if key not in shared]
+        if issubclass(method.settings, LoraSettings) and method.name != "lora":
+            keys = ["those of lora", *(key for key in keys if key not in lora)]
+        merges = "yes" if method.merges else "no"
+        rows.add_row(method.name, method.title, ", ".join(keys) or "-", merges, method.source)
     out = console()
     out.print(rows)
-    keys = [key for key in LoraSettings.model_fields if key not in MethodSettings.model_fields]
-    out.print("shared by all but full: " + ", ".join(keys))
+    keys = [key for key in TargetSettings.model_fields if key not in MethodSettings.model_fields]
+    out.print("and, for all but full: " + ", ".join(keys))

@@ -80,9 +80,8 @@ def _show_targets(plan: Plan) -> None:
         )
         for row in as_table(plan):
             d, k = row["shape"]
-            rows.add_row(
-                escape(row["module"]), f"({d:,}, {k:,})", str(row["r"]), str(row["count"]), f"{row['trainable']:,}"
-            )
+            numbers = str(row["r"] or "-"), str(row["count"]), f"{row['trainable']:,}"
+            rows.add_row(escape(row["module"]), f"({d:,}, {k:,})", *numbers)
         out.print(rows)
     share = plan.part.trainable / plan.part.total
     out.print(f"trainable: {plan.part.trainable:,} of {plan.part.total:,} parameters ({share:.3%})")

@@ -78,7 +78,7 @@ def load_run(path: str | Path, *, dtype: str = "auto", device: str = "auto") -> 
 
 
 def attach_adapter(model: nn.Module, adapter: Path) -> nn.Module:
-    """The model with a saved adapter on it, frozen: a DuDe adapter by this package, any other by PEFT.
+    """The model with a saved adapter on it, frozen: a DuDe adapter by `load_adapter`, any other by PEFT.
 
     Raises:
         DudeError: no adapter there, one of another base, or a file that cannot be read.
@@ -92,12 +92,14 @@ def attach_adapter(model: nn.Module, adapter: Path) -> nn.Module:
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors import SafetensorError, safe_open
 
+    from .. import rivals  # noqa: F401 - makes them known to PEFT
+
     weights = adapter / "adapter_model.safetensors"
     try:
         with safe_open(weights, "pt") as file:
             stored = set(file.keys())
         loaded = PeftModel.from_pretrained(model, str(adapter))  # type: ignore[arg-type]
-    except (SafetensorError, ValueError, RuntimeError, OSError) as error:
+    except (SafetensorError, ValueError, RuntimeError, OSError, KeyError) as error:
         first = str(error).strip().splitlines()
         raise DudeError(f"{weights}: cannot be loaded on this base: {' '.join(first[:3])}") from None
     # PEFT leaves out in silence what finds no place, and starts at random what the file lacks.

@@ -56,10 +56,9 @@ def estimate(plan: Plan) -> MemoryEstimate:
     if getattr(base.config, "_attn_implementation", None) == "eager":
         one_layer += ATTENTION_MAPS * heads * tokens * length * width
     kept = one_layer + layers * tokens * hidden * width if train.gradient_checkpointing else layers * one_layer
-    frozen_starts = 1 if plan.settings.method.name.startswith("dude") else 0
     return MemoryEstimate(
         weights=part.total * width,
-        adapter=0 if plan.full else part.trainable * adapter_width * (1 + frozen_starts),
+        adapter=0 if plan.full else (part.trainable + part.kept) * adapter_width,
         optimizer=part.trainable * adapter_width * 3,
         activations=int(kept),
         process=PYTHON_AND_TORCH if base.device == "cpu" else 0,

@@ -132,9 +132,10 @@ def _targets(plan: Plan) -> str:
     if not plan.part.targets:
         return f"the whole model, {plan.part.trainable:,} parameters"
     ranks = sorted({t.r for t in plan.part.targets})
-    rank = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]}-{ranks[-1]}"
+    rank = f"rank {ranks[0]}, " if len(ranks) == 1 else f"ranks {ranks[0]}-{ranks[-1]}, "
+    rank = rank if any(ranks) else ""  # a method without one
     share = plan.part.trainable / plan.part.total
-    return f"{len(plan.part.targets)} modules, {rank}, {plan.part.trainable:,} parameters ({share:.2%})"
+    return f"{len(plan.part.targets)} modules, {rank}{plan.part.trainable:,} parameters ({share:.2%})"
 
 
 def _evaluation(plan: Plan) -> str:

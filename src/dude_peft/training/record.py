@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import fmean
 from typing import Any
 
-from ..methods import METHODS, DudeSettings, LoraSettings
+from ..methods import METHODS
 from .plan import Plan
 from .provenance import git_state, hardware, peak_memory, versions
 from .run_folder import SCHEMA
@@ -39,11 +39,11 @@ def make_record(
         "config": settings.resolved(),
         "method": method.name,
         "title": METHODS[method.name].title,
-        "r": method.r if isinstance(method, LoraSettings) else None,
+        "r": getattr(method, "r", None),
         "seeds": {
             "seed": train.seed,
             "data_seed": train.seed if train.data_seed is None else train.data_seed,
-            "svd_seed": method.svd_seed if isinstance(method, DudeSettings) else None,
+            "svd_seed": getattr(method, "svd_seed", None),
         },
         "started": started,
         "finished": finished,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import DudeError
-from ..methods import METHODS, DudeSettings, LoraSettings, MethodSettings, build
+from ..methods import METHODS, LoraSettings, MethodSettings, RankSettings, TargetSettings, build
 from ..targets import Target
 
 if TYPE_CHECKING:
@@ -18,16 +18,18 @@ class TrainablePart:
     """What a method trains of a model.
 
     Attributes:
-        targets: the adapted modules; empty where the whole model is trained.
+        targets: the adapted modules, r being 0 where a method has no rank; empty where the whole model is trained.
         sizes: the number of values trained in each of them.
         trainable: number of trained values in all, `modules_to_save` included.
         total: number of values in the base model.
+        kept: number of float32 values that the method keeps frozen beside the base model.
     """
 
     targets: list[Target]
     sizes: list[int]
     trainable: int
     total: int
+    kept: int = 0
 
 
 def trainable_part(model: nn.Module, settings: MethodSettings) -> TrainablePart:
@@ -35,14 +37,14 @@ def trainable_part(model: nn.Module, settings: MethodSettings) -> TrainablePart:
 
     Raises:
         DudeError: a target that matches no module (with the nearest names), a module that cannot take an adapter, a
-            rank above min(d, k) (with the module), or a target on the output layer.
+            rank above min(d, k) (with the module), a shape that the method cannot take, or a target on the output
+            layer.
     """
     total = sum(p.numel() for p in model.parameters())
-    if not isinstance(settings, LoraSettings):
+    if not isinstance(settings, TargetSettings):
         return TrainablePart([], [], total, total)
-    from ..adapter import plan
-
-    targets = plan(model, build(settings))
+    method = METHODS[settings.name]
+    targets = _find_targets(model, settings)
     output_layer = getattr(model, "get_output_embeddings", lambda: None)()
     modules = dict(model.named_modules())
     for target in targets:
@@ -51,13 +53,29 @@ def trainable_part(model: nn.Module, settings: MethodSettings) -> TrainablePart:
                 f"target_modules matches the output layer '{target.name}', whose adapter the trainer's loss would not "
                 "see. Remove it from target_modules, or name it in modules_to_save to train it whole."
             )
-    sizes = [target.r * sum(target.shape) + _magnitudes(settings, *target.shape) for target in targets]
+        if not method.conv1d and type(modules[target.name]).__name__ == "Conv1D":
+            raise DudeError(
+                f"module '{target.name}' is a Conv1D, and method '{method.name}' takes nn.Linear alone. Remove it from "
+                "target_modules, or choose another method (`dude methods`)."
+            )
+        method.check(settings, target)
+    sizes = [method.count(settings, target) for target in targets]
     saved = tuple(settings.modules_to_save or ())
     whole = [module for name, module in modules.items() if name.endswith(saved)]  # PEFT's rule, "norm" in "layernorm"
-    return TrainablePart(targets, sizes, sum(sizes) + sum(p.numel() for m in whole for p in m.parameters()), total)
+    trainable = sum(sizes) + sum(p.numel() for m in whole for p in m.parameters())
+    return TrainablePart(targets, sizes, trainable, total, method.kept(settings, targets))
 
 
-def _magnitudes(settings: LoraSettings, d: int, k: int) -> int:
-    if not METHODS[settings.name].magnitude:
-        return 0
-    return k if isinstance(settings, DudeSettings) and settings.magnitude_axis == "in" else d
+def _find_targets(model: nn.Module, settings: TargetSettings) -> list[Target]:
+    """PEFT matches names alike for every method, so a LoRA on the same modules finds them, and checks a rank."""
+    from peft import LoraConfig
+
+    from ..adapter import plan
+
+    if isinstance(settings, LoraSettings):
+        return plan(model, build(settings))
+    if isinstance(settings, RankSettings):
+        ranks = {"r": settings.r, "rank_pattern": dict(settings.rank_pattern)}
+        return plan(model, LoraConfig(task_type="CAUSAL_LM", **settings.targeting(), **ranks))
+    size = getattr(settings, "r", None) or 0
+    return [t._replace(r=size) for t in plan(model, LoraConfig(task_type="CAUSAL_LM", **settings.targeting(), r=1))]

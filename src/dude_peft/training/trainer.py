@@ -169,5 +169,5 @@ def adapted_model(plan: Plan, base: torch.nn.Module) -> torch.nn.Module:
     from ..methods import build
 
     set_seed(plan.settings.train.seed)
-    config = build(plan.settings.method)
+    config = build(plan.settings.method, plan.settings.train.seed)
     return base if config is None else get_peft_model(base, config)
