@@ -143,6 +143,29 @@ def merge(
 
 
 @app.command()
+def compare(
+    what: Annotated[
+        list[str],
+        typer.Argument(
+            help="A comparison's YAML file and changes to it, or folders of finished runs.",
+            metavar="CONFIG.yaml [KEY=VALUE]... | RUN...",
+            show_default=False,
+        ),
+    ],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List all runs and what is done; write nothing.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try runs that failed again.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Where to write the table of finished runs.")
+    ] = None,
+) -> None:
+    """Train and compare methods as a YAML file says, or compare finished runs."""
+    _prepare()
+    from .compare import run
+
+    raise typer.Exit(run(what, dry_run=dry_run, retry_failed=retry_failed, output=output))
+
+
+@app.command()
 def env() -> None:
     """Show versions and hardware, for a bug report."""
     _prepare()

@@ -42,13 +42,20 @@ class RunResult:
     already: bool = False
 
 
-def train(settings: RunSettings, *, resume: str | None = None, reporter: Reporter | None = None) -> RunResult:
+def train(
+    settings: RunSettings,
+    *,
+    resume: str | None = None,
+    reporter: Reporter | None = None,
+    evaluate_start: bool = True,
+) -> RunResult:
     """Train as `settings` says, into `settings.output`.
 
     Args:
         settings: the run.
         resume: None to begin, `auto` to go on from the newest complete checkpoint, or the path of a checkpoint.
         reporter: told about everything that happens.
+        evaluate_start: evaluate before the first step as well; a comparison does that once, for all its runs.
 
     Returns:
         The record; with `resume`, that of a finished run without doing anything.
@@ -73,14 +80,14 @@ def train(settings: RunSettings, *, resume: str | None = None, reporter: Reporte
         raise DudeError(f"--resume: the training data ({plan.data.source}) is not what {checkpoint} was trained on.")
     for text in plan.notes:
         reporter.note(text)
-    return _Run(plan, folder, reporter).go(checkpoint)
+    return _Run(plan, folder, reporter, evaluate_start).go(checkpoint)
 
 
 class _Run:
     """The state of a run between its stages."""
 
-    def __init__(self, plan: Plan, folder: RunFolder, reporter: Reporter) -> None:
-        self.plan, self.folder, self.reporter = plan, folder, reporter
+    def __init__(self, plan: Plan, folder: RunFolder, reporter: Reporter, evaluate_start: bool) -> None:
+        self.plan, self.folder, self.reporter, self.evaluate_start = plan, folder, reporter, evaluate_start
         self.eval_seconds = 0.0
         self.started = _now()
 
@@ -113,7 +120,8 @@ class _Run:
         trainer = self.trainer = self._make_trainer(model)
         trainer.tokens = manifest.get("tokens", 0)
         self._keep_start(trainer)
-        before = self._evaluate(trainer, 0, "before") if checkpoint is None else self._read_metrics("before")
+        begins = checkpoint is None and self.evaluate_start
+        before = self._evaluate(trainer, 0, "before") if begins else self._read_metrics("before")
         self._train(trainer, checkpoint)
         after = self._evaluate(trainer, plan.steps, "after")
 

@@ -1,0 +1,151 @@
+"""`dude compare`: work through a comparison, or tabulate runs that are there; show the table and what it says."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.text import Text
+
+from ..errors import DudeError
+from ..experiments.compare import Choices, Plan, compare, known_cells, plan_comparison
+from ..experiments.folder import ComparisonFolder
+from ..experiments.pool import Stopped
+from ..training.quiet import quiet
+from .compare_progress import make_watcher
+from .console import NOTE, console, table
+
+INTERRUPTED = 130
+FAILED = 1
+YAML = (".yaml", ".yml")
+
+
+def run(words: list[str], *, dry_run: bool, retry_failed: bool, output: Path | None) -> int:
+    """Compare; returns the exit code: 0 all finished, 1 some runs failed or are missing, 130 stopped."""
+    if Path(words[0]).suffix.lower() in YAML and not Path(words[0]).is_dir():
+        if output is not None:
+            raise DudeError("-o is for finished runs; a comparison's folder is set by output=DIR.")
+        return _run_config(words[0], words[1:], dry_run=dry_run, retry_failed=retry_failed)
+    if dry_run or retry_failed:
+        raise DudeError(f"{words[0]}: --dry-run and --retry-failed need a comparison's YAML file.")
+    return _tabulate([Path(word) for word in words], output)
+
+
+def _run_config(config: str, overrides: list[str], *, dry_run: bool, retry_failed: bool) -> int:
+    out = console()
+    quiet()
+    with out.status("checking") if out.is_terminal else _nothing():
+        plan = plan_comparison(config, overrides)
+    if dry_run:
+        return _show_plan(plan)
+    try:
+        compare(plan, make_watcher(out), retry_failed=retry_failed)
+    except Stopped:
+        again = shlex.join(["dude", "compare", config, *overrides])
+        out.print(f"{NOTE} stopped; finished runs are kept, and what was training has a checkpoint. Go on with")
+        out.print(Text(f"  {again}"), soft_wrap=True)
+        return INTERRUPTED
+    from ..experiments.report import report
+
+    made = report(plan.folder)
+    show_table(made, plan.folder.path)
+    failed = sum(row["failed"] for row in made["rows"])
+    missing = sum(row["missing"] for row in made["rows"])
+    if failed:
+        out.print(f"{NOTE} {failed} runs failed: why is in {plan.folder.state}/*.failed.json. They are not tried again")
+        out.print(Text(f"  unless by  {shlex.join(['dude', 'compare', config, *overrides, '--retry-failed'])}"))
+    return FAILED if failed or missing else 0
+
+
+def _show_plan(plan: Plan) -> int:
+    """All cells, and which are done; writes nothing."""
+    out, folder = console(), plan.folder
+    choices = Choices(plan)
+    known = {cell.name: cell for cell in known_cells(plan, choices)}
+    rows = table("run", "seed", "learning rate", "state", right=("seed", "learning rate"))
+    done = failed = 0
+    for cell in known.values():
+        train = cell.settings.train
+        state = "to do"
+        if folder.is_done(cell):
+            state, done = "done", done + 1
+        elif folder.failure(cell) is not None:
+            state, failed = "failed", failed + 1
+        elif folder.state.is_dir() and folder.is_claimed(cell):
+            state = "running"
+        number, rate = ("", "") if cell.kind == "base" else (str(train.seed), f"{train.learning_rate:g}")
+        rows.add_row(escape(cell.name), number, rate, state)
+    for row in plan.grid.rows:
+        if choices.learning_rate(row) is None:
+            for seed in plan.settings.seeds:
+                rows.add_row(escape(row.name), str(seed), "to be chosen", "to do")
+    out.print(rows)
+    total = plan.cells_in_all
+    out.print(
+        f"{total} runs: {done} done, {failed} failed, {total - done - failed} to do; "
+        f"{plan.settings.jobs} side by side, {plan.settings.torch_threads} torch threads each"
+    )
+    out.print(f"folder: {folder.path}", soft_wrap=True)
+    out.print("[dim]A dry run: nothing was written.[/]")
+    return 0
+
+
+def _tabulate(paths: list[Path], output: Path | None) -> int:
+    from ..experiments.report import report, write_report
+    from ..experiments.results import collect, collect_runs
+    from ..experiments.table import make_table
+
+    if len(paths) == 1 and ComparisonFolder(paths[0]).config.is_file():
+        folder = ComparisonFolder(paths[0])
+        show_table(report(folder) if output is None else _write(collect(folder), output), output or folder.path)
+        return 0
+    results = collect_runs(paths)
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        show_table(write_report(results, output), output)
+    else:
+        show_table(make_table(results), None)
+    return 0
+
+
+def _write(results: Any, output: Path) -> dict[str, Any]:
+    from ..experiments.report import write_report
+
+    output.mkdir(parents=True, exist_ok=True)
+    return write_report(results, output)
+
+
+def show_table(made: dict[str, Any], folder: Path | None) -> None:
+    """The table, the outcome, the notes, and where everything is."""
+    from ..experiments.table import columns
+
+    out = console()
+    heads, body = columns(made)
+    rows = table(*heads, right=tuple(heads[1:]))
+    for cells in body:
+        rows.add_row(*(_bold(cell) for cell in cells))
+    out.print()
+    out.print(rows, soft_wrap=not out.is_terminal)
+    for text in made["outcome"]:
+        out.print(escape(text), soft_wrap=True)
+    out.print()
+    for text in made["notes"]:
+        out.print(f"[dim]{escape(text)}[/]", soft_wrap=True)
+    if folder is not None:
+        out.print(f"\ntable: {folder / 'table.md'}   picture: {folder / 'curves.png'}   data: {folder / 'table.json'}",
+                  soft_wrap=True)  # fmt: skip
+
+
+def _bold(cell: str) -> str:
+    """Markdown's bold as rich's."""
+    before, mark, rest = escape(cell).partition("**")
+    inside, _, after = rest.partition("**")
+    return f"{before}[bold]{inside}[/]{after}" if mark else before
+
+
+def _nothing() -> Any:
+    from contextlib import nullcontext
+
+    return nullcontext()

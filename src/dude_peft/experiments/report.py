@@ -1,0 +1,47 @@
+"""Writes what a comparison has found (table, picture, choices of learning rates), from its folder alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..training.run_folder import write_json, write_text
+from .figure import draw
+from .folder import ComparisonFolder
+from .results import Results, collect
+from .search import choose, write_choices
+from .table import make_table, markdown
+
+
+def report(folder: ComparisonFolder) -> dict[str, Any]:
+    """Collect the folder's runs and write table and picture into it; returns the table.
+
+    The files depend on nothing but the folder: written again they are the same bytes.
+
+    Raises:
+        DudeError: no comparison there.
+    """
+    grid = folder.grid()
+    choices = [choose(grid, row, folder) for row in grid.rows if len(row.learning_rates) > 1]
+    if any(choices):
+        write_choices(folder, [choice for choice in choices if choice is not None])
+    with folder.writing():
+        return write_report(collect(folder), folder.path)
+
+
+def write_report(results: Results, folder: Path) -> dict[str, Any]:
+    """Write table and picture of any results into a folder; returns the table."""
+    table = make_table(results)
+    write_json(folder / "table.json", _finite(table))
+    write_text(folder / "table.md", markdown(table))
+    draw(results, folder / "curves.png", folder / "curves.svg")
+    return table
+
+
+def _finite(value: Any) -> Any:
+    """What JSON cannot say (not a number) as None."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and value != value else value

@@ -1,0 +1,33 @@
+"""What a comparison tells whoever watches. The base class is silent; the command line shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .grid import Cell
+
+
+class Watcher:
+    """Callbacks of a comparison. None of them may change it."""
+
+    def begin(self, done: int, total: int) -> None:
+        """The work starts: `done` of `total` cells are finished already."""
+
+    def started(self, cell: Cell) -> None:
+        """A process works on the cell."""
+
+    def running(self, cells: Sequence[tuple[Cell, dict[str, Any]]], elsewhere: int) -> None:
+        """Called several times a second: cells of this process with their last status, and how many others work on."""
+
+    def finished(self, cell: Cell, record: dict[str, Any], *, here: bool) -> None:
+        """The cell is done, by this process or another."""
+
+    def failed(self, cell: Cell, error: str) -> None:
+        """The cell failed, or the process that worked on it was killed."""
+
+    def note(self, text: str) -> None:
+        """Something the user should know."""
+
+    def end(self) -> None:
+        """No process works any more, for whatever reason."""
