@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ..errors import DudeError
 from ..targets import Target
@@ -136,6 +136,16 @@ class DeloraSettings(RankSettings):
 
     delora_lambda: float = Field(default=15.0, gt=0)
     module_dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _not_its_own_norm(self) -> DeloraSettings:
+        taken = [name for name in self.modules_to_save or () if "delora_w_norm".endswith(name)]
+        if taken:
+            raise ValueError(
+                f"modules_to_save: {taken[0]!r} is also the end of a tensor of DeLoRA's own, and PEFT takes that too. "
+                f"Write more of the module's name, for instance model.{taken[0]}"
+            )
+        return self
 
 
 def _delora(settings: DeloraSettings, seed: int) -> PeftConfig:
