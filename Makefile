@@ -1,4 +1,5 @@
-# make demo   on a bare machine with Python 3.11 and make: installs, trains, evaluates, merges, shows a table and a picture
+# make demo   on a bare machine with Python 3.11 and make: installs, then LoRA, DoRA, PiSSA and DuDe side by side: a table, a picture
+# make tour   one run of DuDe from training to a merged model that plain transformers asks a question
 # make test   the same set-up, then all the tests
 # make check  what CI runs: format, lint, types, tests at both ends of the supported PEFT range
 
@@ -9,8 +10,9 @@ STAMP := $(VENV)/.installed
 OLDEST_PEFT := 0.21.0
 PYTEST := $(BIN)/python -m pytest
 DEMO := runs/demo
+TOUR := runs/tour
 
-.PHONY: help install demo test test-slow test-oldest-peft check format lint types bench clean
+.PHONY: help install demo tour test test-slow test-oldest-peft check format lint types bench clean
 
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
@@ -25,14 +27,21 @@ $(STAMP): pyproject.toml constraints.txt
 install: $(STAMP)
 
 demo: $(STAMP)
-	@rm -rf $(DEMO) $(DEMO)-merged
-	$(BIN)/dude train recipes/mini_gsm_dude.yaml output=$(DEMO)
-	$(BIN)/dude eval $(DEMO) --suite mini_csqa --limit 200
-	$(BIN)/dude merge $(DEMO) -o $(DEMO)-merged
-	$(BIN)/python examples/ask.py $(DEMO)-merged
+	@rm -rf $(DEMO)
+	$(BIN)/dude compare recipes/compare_demo.yaml output=$(DEMO)
 	@echo
-	@echo "picture: $(DEMO)/curves.png    record: $(DEMO)/run.json    answers: $(DEMO)/eval    merged model: $(DEMO)-merged"
-	@echo "next:    copy recipes/mini_gsm_dude.yaml, change method or data, and run  $(BIN)/dude train YOUR.yaml"
+	@echo "next:    more seeds           $(BIN)/dude compare recipes/compare_demo.yaml seeds='[42, 78, 512]' output=$(DEMO)-seeds"
+	@echo "         your data or model   copy recipes/mini_gsm_dude.yaml and run  $(BIN)/dude train YOUR.yaml"
+	@echo "         one model's tour     make tour"
+
+tour: $(STAMP)
+	@rm -rf $(TOUR) $(TOUR)-merged
+	$(BIN)/dude train recipes/mini_gsm_dude.yaml output=$(TOUR)
+	$(BIN)/dude eval $(TOUR) --suite mini_csqa --limit 200
+	$(BIN)/dude merge $(TOUR) -o $(TOUR)-merged
+	$(BIN)/python examples/ask.py $(TOUR)-merged
+	@echo
+	@echo "picture: $(TOUR)/curves.png    record: $(TOUR)/run.json    answers: $(TOUR)/eval    merged model: $(TOUR)-merged"
 
 test: $(STAMP)
 	$(PYTEST) -n 2 --dist loadfile -m "not slow"

@@ -269,4 +269,4 @@ def test_mini_suite_goes_through_the_same_pipeline():
     tokenizer = byte_tokenizer()
     result = evaluate(Oracle(tokenizer, pairs_of(settings)), tokenizer, settings)
     assert result.headline == "mini" and result.accuracy == 1.0
-    assert result.metrics["mini_mmlu"]["protocol"] == "letter" and "mini_mmlu_stem" in result.metrics
+    assert result.metrics["mini_mmlu"]["protocol"] == "cloze" and "mini_mmlu_stem" in result.metrics

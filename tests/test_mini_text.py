@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from itertools import islice
 
 import pytest
 
+from dude_peft.mini.arithmetic import TWO_STEP_SHARE
 from dude_peft.mini.encyclopedia import base_form
 from dude_peft.mini.narrative import past
-from dude_peft.mini.stream import GENRES, document_at, documents
+from dude_peft.mini.reading import PARTICULARS
+from dude_peft.mini.stream import ANNEAL_AT, GENRES, document_at, documents
 from dude_peft.mini.world import article, build_world, plural, the_world
 
 EQUATION = re.compile(r"(?<![\d*/+-] )(?<![\d.])\b(\d+) ?([-+*/]) ?(\d+) ?= ?(\d+)")
@@ -59,16 +62,56 @@ def test_sums_in_the_text_are_right(texts: list[tuple[str, str]]) -> None:
 
 
 def test_no_worked_solution_in_the_manner_of_mini_gsm(texts: list[tuple[str, str]]) -> None:
-    assert not any("=<<" in text or re.search(r"#### \d", text) for _, text in texts)
-    assert any("<<" in text for _, text in texts), "the marks must be known tokens"
-    assert any("#### " in text for _, text in texts)
+    """Its marks are known tokens, its lines (`Then she has 3+4=<<3+4=7>>7 pears.`) are not."""
+    assert not any("=<<" in text or re.search(r">>\d", text) for _, text in texts)
+    assert any("<<" in text for _, text in texts)
+    assert any(re.search(r"#### \d", text) for _, text in texts)
 
 
-def test_word_problems_are_of_one_step_and_seldom_two(texts: list[tuple[str, str]]) -> None:
+def test_word_problems_are_of_one_step_or_two(texts: list[tuple[str, str]]) -> None:
     problems = [text for genre, text in texts if genre == "word problems"]
     steps = [len(re.findall(r"\d = \d", text)) for text in problems]
     assert max(steps) == 2
-    assert sum(n == 2 for n in steps) / len(steps) < 0.15
+    assert abs(sum(n == 2 for n in steps) / len(steps) - TWO_STEP_SHARE) < 0.05
+    for text in problems:
+        if found := re.search(r"= (\d+)\.\n#### (\d+)$", text):
+            assert found.group(1) == found.group(2), text
+
+
+def test_readings_are_answered_by_their_passage() -> None:
+    """What is confirmed or named stands in the passage, in such a sentence; what is denied does not."""
+    seen = {"yes": 0, "no": 0, "open": 0}
+    for index in range(300):
+        passage, *lines = document_at(0, index, genre="reading")[1].split("\n")
+        for ask, said in zip(lines[::2], lines[1::2], strict=True):
+            answer = said.removeprefix("Answer: ")
+            if answer not in ("yes", "no"):
+                assert re.search(rf"\b{answer}\b", passage), (passage, ask, said)
+                seen["open"] += 1
+                continue
+            claims = [(form, value) for form in PARTICULARS.values() if (value := _fits(form.confirm, ask))]
+            assert claims, ask
+            sentences = [s + "." for s in passage.removesuffix(".").split(". ")]
+            matching = any(_fits(form.told, s) == value for form, value in claims for s in sentences)
+            assert matching == (answer == "yes"), (passage, ask, said)
+            seen[answer] += 1
+    assert min(seen.values()) > 100
+    assert abs(seen["yes"] - seen["no"]) < 0.15 * (seen["yes"] + seen["no"])
+
+
+def _fits(template: str, text: str) -> str | None:
+    """The value in a sentence or question of the template's form, without its article."""
+    pattern = re.escape(template).replace(r"\{n\}", r"[A-Za-z]+").replace(r"\{ao\}", r"(?:an? )?(?P<v>[\w ]+)")
+    pattern = pattern.replace(r"\{o\}", r"(?P<v>[\w ]+)")
+    found = re.fullmatch(rf"(?:Question: )?{pattern}\??", text, flags=re.IGNORECASE)
+    return found["v"] if found else None
+
+
+def test_the_text_is_the_one_that_the_shipped_model_was_trained_on() -> None:
+    """Documents of both parts of the stream and of every genre: another text would be another model."""
+    places = [*range(400), *range(ANNEAL_AT, ANNEAL_AT + 400)]
+    text = "\n".join(document_at(0, i)[1] for i in places)
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "a477052e3579faa5"
 
 
 def test_no_template_is_left_unfilled(texts: list[tuple[str, str]]) -> None:

@@ -6,14 +6,25 @@ from pathlib import Path
 
 import pytest
 
+from dude_peft.experiments.compare import plan_comparison
 from dude_peft.training.config_file import load_config
 from dude_peft.training.plan import make_plan
 
-RECIPES = sorted((Path(__file__).resolve().parents[1] / "recipes").glob("*.yaml"))
+ALL = sorted((Path(__file__).resolve().parents[1] / "recipes").glob("*.yaml"))
+COMPARISONS = [path for path in ALL if path.name.startswith("compare")]
+RECIPES = [path for path in ALL if path not in COMPARISONS]
 
 
 def test_there_are_recipes() -> None:
     assert {"mini_gsm_dude.yaml", "gsm8k_dude.yaml", "commonsense_qa_dude.yaml"} <= {p.name for p in RECIPES}
+    assert {"compare_demo.yaml"} <= {p.name for p in COMPARISONS}
+
+
+@pytest.mark.parametrize("path", COMPARISONS, ids=lambda p: p.name)
+def test_a_comparison_passes_every_check(path: Path, tmp_path: Path) -> None:
+    plan = plan_comparison(path, [f"output={tmp_path / 'comparison'}", "run.data.limit=200", "run.eval.limit=5"])
+    assert plan.cells_in_all > len(plan.grid.rows) > 1
+    assert not (tmp_path / "comparison").exists()
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.name)

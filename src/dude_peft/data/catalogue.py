@@ -177,9 +177,14 @@ def _published() -> list[NamedSet]:
 
 
 def _mini(name: str, real: NamedSet) -> NamedSet:
-    """The generated set that stands for `real`: the same family, prompts and scores."""
+    """The generated set that stands for `real`: the same family, prompts and scores.
+
+    None is asked by letter unless `protocol: letter` says so: a model as small as `mini` knows many answers, and binds
+    no letters to them.
+    """
     return replace(
         real,
+        protocol="cloze" if real.protocol == "letter" else real.protocol,
         name=name,
         files={},
         hub=None,

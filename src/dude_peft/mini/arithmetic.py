@@ -1,9 +1,9 @@
 """Arithmetic: bare expressions, spoken sums, sums worked in steps, counting and one-step word problems.
 
-Numbers are small (results below 200 but for a few longer sums). Problems of two steps are rare and those of three or
-more absent, and worked solutions in the manner of `mini_gsm` do not occur: that is what fine-tuning has to teach. Its
-marks do, each rarely and elsewhere (`<<` and `>>` around bare expressions, `####` before titles), since an adapter
-cannot teach a token that no text ever had.
+Numbers are small (results below 200 but for a few longer sums). Problems have one step or two; those of three or more,
+`mini_gsm`'s stories and its worked lines with their marks do not occur: that is what fine-tuning has to teach. `####`
+does stand before some answers, and `<<` and `>>` around some bare expressions, since an adapter cannot teach a token
+that no text ever had.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ apples pears plums coins books marbles stamps eggs shells cookies pencils sticke
 nuts candles cups balloons ribbons toys stones oranges keys tickets
 """
 ITEMS = tuple(_ITEMS.split())
+TWO_STEP_SHARE = 0.35
 HOLDERS = ("boxes", "bags", "baskets", "jars", "rows", "shelves", "plates", "packs")
 
 
@@ -184,49 +185,84 @@ def one_step(world: World, rng: random.Random, small: bool = False) -> tuple[str
 
 
 def word_problem(world: World, rng: random.Random, small: bool = False) -> str:
-    """A one-step word problem with its answer, asked, told or written out; now and then one of two steps."""
-    story, ask, expression, answer = one_step(world, rng, small)
-    form = rng.random()
-    if form < 0.1:
+    """A word problem of one step, or of two in `TWO_STEP_SHARE`, with its answer asked, told or written out."""
+    if rng.random() < TWO_STEP_SHARE:
         return two_step(world, rng)
-    if form < 0.4:
+    story, ask, expression, answer = one_step(world, rng, small)
+    number = answer.split(" ", 1)[0]
+    form = rng.random()
+    if form < 0.35:
+        return f"Question: {story} {ask}\nAnswer: {capital(expression)}.\n#### {number}"
+    if form < 0.55:
         return f"Question: {story} {ask}\nAnswer: {expression}. {capital(answer)}."
-    if form < 0.6:
+    if form < 0.65:
         return f"Question: {story} {ask}\nAnswer: {answer}"
-    if form < 0.8:
+    if form < 0.85:
         return f"{story} {expression}, so the answer is {answer}."
     return f"{story} {ask} {capital(answer)}."
 
 
 def two_step(world: World, rng: random.Random) -> str:
-    """The rare problem of two steps."""
+    """A problem of two steps, worked without `mini_gsm`'s words and marks."""
     p, q = two_people(world, rng)
     item, holder = rng.choice(ITEMS), rng.choice(HOLDERS)
-    a, b, n, k = rng.randint(2, 40), rng.randint(2, 30), rng.randint(2, 9), rng.randint(2, 9)
+    a, b, n, k, m = (rng.randint(2, top) for top in (40, 30, 9, 9, 9))
     c, d = rng.randint(1, a + b - 1), rng.randint(1, n * k - 1)
-    story, first, second, result = rng.choice(
+    story, first, second, result, unit = rng.choice(
         (
             (
                 f"{p.name} has {a} {item}, finds {b} more and gives away {c}. How many {item} are left?",
                 f"{a} + {b} = {a + b}",
                 f"{a + b} - {c} = {a + b - c}",
                 a + b - c,
+                item,
             ),
             (
-                f"{p.name} has {n} {holder} with {k} {item} each and loses {d} {item}. How many {item} are left?",
+                f"There are {n} {holder} with {k} {item} each. {p.name} takes {d} {item}. How many {item} are left?",
                 f"{n} * {k} = {n * k}",
                 f"{n * k} - {d} = {n * k - d}",
                 n * k - d,
+                item,
             ),
             (
                 f"{p.name} has {a} {item}. {q.name} has {b} more than {p.name}. How many {item} do they have together?",
                 f"{a} + {b} = {a + b}",
                 f"{a} + {a + b} = {a + a + b}",
                 a + a + b,
+                item,
+            ),
+            (
+                f"{p.name} buys {n} {item}. Each costs {k} dollars. {capital(p.he)} pays {m} dollars for a bag too. "
+                f"How many dollars is that?",
+                f"{n} * {k} = {n * k}",
+                f"{n * k} + {m} = {n * k + m}",
+                n * k + m,
+                "dollars",
+            ),
+            (
+                f"{p.name} puts {n * k} {item} in {n} {holder}, the same number in each, "
+                f"and then adds {m} to the first. How many {item} does it hold?",
+                f"{n * k} / {n} = {k}",
+                f"{k} + {m} = {k + m}",
+                k + m,
+                item,
+            ),
+            (
+                f"{p.name} works {n} hours for {k} dollars per hour and {q.name} earns {m} dollars. "
+                f"How many dollars do they earn together?",
+                f"{n} * {k} = {n * k}",
+                f"{n * k} + {m} = {n * k + m}",
+                n * k + m,
+                "dollars",
             ),
         )
     )
-    return f"Question: {story}\nAnswer: {first}. {second}. {result} {item}."
+    form = rng.random()
+    if form < 0.55:
+        return f"Question: {story}\nAnswer: {first}.\n{second}.\n#### {result}"
+    if form < 0.8:
+        return f"Question: {story}\nAnswer: {first}. {second}. {result} {unit}."
+    return f"{story} First, {first}. Then {second}. The answer is {result} {unit}."
 
 
 def sums(rng: random.Random, small: bool = False) -> str:

@@ -104,7 +104,7 @@ def siqa(world: World, rng: random.Random) -> Drawn:
 
 
 def hellaswag(world: World, rng: random.Random) -> Drawn:
-    """Four endings: of an activity, where the others come at another place in it; or of what was done to someone."""
+    """Four endings: the next two steps of an activity, in order or not; or what someone felt and wanted afterwards."""
     if rng.random() < 0.4:
         a, b = two_people(world, rng)
         s = rng.choice(world.situations)
@@ -118,11 +118,11 @@ def hellaswag(world: World, rng: random.Random) -> Drawn:
         p = rng.choice(world.people)
         name = rng.choice(list(world.activities))
         steps = world.activities[name]
-        k = rng.randint(1, len(steps) - 1)
+        k = rng.randint(1, len(steps) - 3)
         told = " ".join(f"{p.name if i == 0 else capital(p.he)} {past_step(step)}." for i, step in enumerate(steps[:k]))
         label, context = capital(name), f"{told} {rng.choice(('Then', 'Next', 'After that'))} {p.he}"
-        wrong = rng.sample([step for i, step in enumerate(steps) if i != k], 3)
-        endings = [past_step(step) + "." for step in (steps[k], *wrong)]
+        orders = [(k, k + 1), (k + 1, k), (k, k + 2), rng.choice(((k + 1, k + 2), (k + 2, k + 1)))]
+        endings = [f"{past_step(steps[a])}, and then {p.he} {past_step(steps[b])}." for a, b in orders]
         identity = f"{name}/{k}"
     right = rng.randrange(4)
     endings.insert(right, endings.pop(0))

@@ -196,16 +196,18 @@ def cause_story(world: World, rng: random.Random) -> str:
 
 
 def pronoun_story(world: World, rng: random.Random) -> str:
-    """Sentences in which an adjective says which of two things is meant, the thing named in full."""
-    text, word_x, word_y, pairs = rng.choice(rows(PRONOUNS))
-    first = rng.random() < 0.5
-    word = word_x if first else word_y
-    a, b = two_people(world, rng)
-    x, _, y = rng.choice([pair.strip() for pair in pairs.split(";")]).partition("/")
-    people = "{n1}" in text
-    answer = (a.name if first else b.name) if people else f"{x if first else y}"
-    out = text.format(x=x, y=y, w=word, n1=a.name, n2=b.name).replace("_", answer).strip('"')
-    return out if people or rng.random() < 0.7 else out.replace(f"the {answer} was", "it was")
+    """Sentences in which one word says which of two things or people is meant, which is then named in full."""
+    out = []
+    for _ in range(rng.randint(1, 3)):
+        text, word_x, word_y, couples = rng.choice(rows(PRONOUNS))
+        first = rng.random() < 0.5
+        a, b = two_people(world, rng)
+        x, _, y = rng.choice([couple.strip() for couple in couples.split(";")]).partition("/")
+        people = "{n1}" in text
+        answer = (a.name if first else b.name) if people else (x if first else y)
+        told = text.format(x=x, y=y, w=word_x if first else word_y, n1=a.name, n2=b.name).strip('"')
+        out.append(told.replace("_", answer))
+    return " ".join(out)
 
 
 def day_story(world: World, rng: random.Random) -> str:

@@ -116,6 +116,6 @@ def story_question(world: World, rng: random.Random) -> str:
 def quiz(world: World, rng: random.Random) -> str:
     """One question in one of the formats."""
     make = rng.choices(
-        (open_question, choice_question, yes_no, blank, social_question, story_question), weights=(6, 4, 3, 2, 2, 1)
+        (open_question, choice_question, yes_no, blank, social_question, story_question), weights=(7, 2, 2, 2, 2, 1)
     )[0]
     return make(world, rng)

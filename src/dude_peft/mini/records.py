@@ -19,7 +19,7 @@ Maker = Callable[[World, random.Random], tuple[str, dict[str, Any]]]
 
 GSM_SIZES = {"train": 8000, "validation": 500, "test": 2500}
 METAMATH_COPIES = 2
-SIZES = {"train": 3000, "validation": 300, "test": 1500}  # at most, of every other set
+SIZES = {"train": 3000, "validation": 500, "test": 2500}  # at most, of every other set
 SHARES = (62, 8, 30)  # per cent of their problems, likewise
 CSQA_ROUNDS = {"train": 3, "validation": 2, "test": 3}
 
