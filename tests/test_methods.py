@@ -159,3 +159,16 @@ def test_every_source_names_a_paper() -> None:
     for method in METHODS.values():
         assert method.name == "full" or re.search(r"\w.*arXiv \d{4}\.\d{5}", method.source), method.name
         assert method.count.__doc__, method.name  # the formula
+
+
+def test_the_command_lists_keys_and_papers() -> None:
+    from typer.testing import CliRunner
+
+    from dude_peft.cli.commands import app
+
+    shown = CliRunner().invoke(app, ["methods"]).stdout
+    for method in METHODS.values():
+        for number in re.findall(r"\d{4}\.\d{5}", method.source):
+            assert number in shown, method.name
+    for key in ("oft_block_size", "projection_prng_key", "decompose_factor", "off_diag", "init_std", "target_modules"):
+        assert key in shown
