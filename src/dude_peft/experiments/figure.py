@@ -100,6 +100,7 @@ def _losses(axes: Axes, rows: Sequence[RowResult]) -> None:
         lowest, highest, last = min(lowest, settled.min()), max(highest, settled.max()), max(last, steps[-1])
     axes.set_title("Training loss (nats per token)", loc="left", fontsize=10)
     axes.set_xlabel("step")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     if ends:
         room = 0.06 * (highest - lowest or 1.0)
         axes.set_ylim(lowest - room, highest + room)
@@ -173,5 +174,6 @@ def _accuracies(axes: Axes, results: Results, rows: Sequence[RowResult]) -> None
     axes.grid(axis="y", visible=False)
     axes.margins(x=0.12)
     seeds = {len(row.runs) for row in rows}
-    over = "over seeds; each seed a tick" if seeds - {1} else "over the questions, one seed"
-    axes.set_title(f"Accuracy on {results.headline} (%), 95% intervals {over}", loc="left", fontsize=10)
+    over = "seeds (ticks)" if seeds - {1} else "questions, one seed"
+    axes.set_title(f"Accuracy on {results.headline} (%)", loc="left", fontsize=10)
+    axes.set_xlabel(f"per cent, with 95% interval over {over}")

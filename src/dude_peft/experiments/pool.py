@@ -18,6 +18,7 @@ from .grid import Cell
 from .watcher import Watcher
 from .worker import BUSY, FAILED, STOPPED, spec_of, write_failure
 
+COMMAND = (sys.executable, "-m", "dude_peft.experiments.worker")
 LOOK = 0.1  # seconds between two looks at the processes
 LOOK_ELSEWHERE = 1.0  # seconds before a cell that another pool holds is looked at again
 
@@ -130,7 +131,7 @@ class Pool:
         environment = {**os.environ, "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "PYTHONUNBUFFERED": "1"}
         with (self.folder.state / f"{cell.name}.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "dude_peft.experiments.worker"],
+                COMMAND,
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -32,7 +32,7 @@ class SearchSettings(Settings):
 
     seed: int = Field(default=0, ge=0, lt=2**32)
     steps: int | None = Field(default=None, ge=1)
-    eval: dict[str, Any] | None = Field(default_factory=lambda: {"limit": 300})
+    eval: dict[str, Any] | None = Field(default_factory=lambda: {"limit": 300}, validate_default=True)
 
     @field_validator("eval")
     @classmethod

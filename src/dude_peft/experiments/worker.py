@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import time
 import traceback
@@ -64,6 +65,7 @@ class Status(Reporter):
     def begin(self, step: int, steps: int) -> None:
         """Training starts."""
         self._began = (step, time.monotonic())
+        print(f"going on after step {step}" if step else "training", flush=True)
         self._write(always=True, stage="training", step=step, steps=steps)
 
     def progress(self, step: int, loss: float, tokens_per_second: float) -> None:
@@ -128,6 +130,7 @@ def _work(spec: dict[str, Any], settings: RunSettings, status: Status) -> None:
     resume = "auto" if RunFolder(settings.output).complete_checkpoints() else None
     # The base is evaluated once, in a cell of its own.
     train(settings, resume=resume, reporter=status, evaluate_start=False)
+    shutil.rmtree(RunFolder(settings.output).checkpoints, ignore_errors=True)  # of many runs they would fill the disk
 
 
 def write_failure(folder: ComparisonFolder, name: str, config: dict[str, Any], error: str) -> None:
