@@ -29,6 +29,7 @@ STYLE = {
     "svg.hashsalt": "dude",  # the same picture is the same file
     "svg.fonttype": "none",
 }
+BANDS = 4  # more of them cover each other
 LABEL_GAP = 0.055  # of the axes' height, between two direct labels
 
 
@@ -41,8 +42,8 @@ class _Look:
 def draw(results: Results, *paths: Path) -> None:
     """Draw a comparison into files of the kinds that their names say.
 
-    One colour a method, one kind of line a rank. Losses are means over the seeds, smoothed; the band is from the lowest
-    to the highest seed. Accuracies stand with the intervals of the table, the untrained base as a dashed line.
+    One colour a method, one kind of line a rank. Losses are means over the seeds, smoothed; of few methods with a band
+    from the lowest to the highest seed. Accuracies stand with the intervals of the table, the base as a dashed line.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -91,12 +92,12 @@ def _losses(axes: Axes, rows: Sequence[RowResult]) -> None:
         window = max(1, len(steps) // 12)
         table = np.array([smooth([one[step] for step in steps], window) for one in series])  # (seeds, steps)
         mean, look = table.mean(axis=0), looks[row.name]
-        if len(table) > 1:
+        if len(table) > 1 and len(rows) <= BANDS:
             axes.fill_between(steps, table.min(axis=0), table.max(axis=0), color=look.color, alpha=0.12, linewidth=0)
         axes.plot(steps, mean, color=look.color, linestyle=look.dash, linewidth=1.7)
         ends.append((float(mean[-1]), names[row.name], look.color))
         # The fall of the first steps would press the rest flat; what matters is told apart at the end.
-        settled = mean[len(mean) // 10 :]
+        settled = mean[len(mean) // 5 :]
         lowest, highest, last = min(lowest, settled.min()), max(highest, settled.max()), max(last, steps[-1])
     axes.set_title("Training loss (nats per token)", loc="left", fontsize=10)
     axes.set_xlabel("step")
@@ -118,12 +119,19 @@ def _label_ends(axes: Axes, ends: list[tuple[float, str, str]], x: float) -> Non
         axes.annotate(
             name,
             xy=(x, value),
-            xytext=(1.035, place),
+            xytext=(1.06, place),
             textcoords="axes fraction",
             color=color,
             va="center",
             fontsize=9,
-            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 1},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": color,
+                "linewidth": 0.7,
+                "shrinkA": 2,
+                "shrinkB": 1,
+                "relpos": (0, 0.5),
+            },
         )
 
 
@@ -160,7 +168,9 @@ def _accuracies(axes: Axes, results: Results, rows: Sequence[RowResult]) -> None
         if len(single) > 1:
             axes.plot(single, [place] * len(single), "|", color=color, markersize=9, alpha=0.55)
         axes.plot([mid], [place], "o", color=color, markersize=6.5)
-        axes.annotate(f"{mid:.1f}", (high, place), (6, 0), textcoords="offset points", va="center", color=color)
+        axes.annotate(
+            f"{mid:.1f}", (max([high, *single]), place), (6, 0), textcoords="offset points", va="center", color=color
+        )
     base = accuracy([results.base]) if results.base is not None else None
     if base is not None:
         value = 100 * base.estimate
