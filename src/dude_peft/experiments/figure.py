@@ -101,7 +101,7 @@ def _losses(axes: Axes, rows: Sequence[RowResult]) -> None:
         lowest, highest, last = min(lowest, settled.min()), max(highest, settled.max()), max(last, steps[-1])
     axes.set_title("Training loss (nats per token)", loc="left", fontsize=10)
     axes.set_xlabel("step")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
     if ends:
         room = 0.06 * (highest - lowest or 1.0)
         axes.set_ylim(lowest - room, highest + room)
