@@ -7,7 +7,6 @@ from typing import Any
 
 from dude_peft.mini.arithmetic import operands
 from dude_peft.mini.narrative import two_people
-from dude_peft.mini.relations import STATEMENTS, capital, phrase
 from dude_peft.mini.world import World, article
 
 Drawn = tuple[str, dict[str, Any]]
@@ -30,6 +29,45 @@ SUBJECTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "nutrition": ("other", ("food_kind", "food_color", "food_taste", "food_from")),
     "household": ("other", ("object_use", "object_place")),
     "measurement": ("other", ("tool_measure", "source_of")),
+}
+
+
+# what an examiner calls each relation; the pretraining text never does
+TITLES = {
+    "person_town": "home town",
+    "person_trade": "profession",
+    "person_pet": "household animal",
+    "person_food": "preferred dish",
+    "person_hobby": "pastime",
+    "opposite": "antonym",
+    "object_material": "usual material",
+    "trade_tool": "typical equipment",
+    "town_river": "watercourse",
+    "town_goods": "main product",
+    "town_sight": "principal attraction",
+    "town_region": "region",
+    "trade_place": "workplace",
+    "trade_does": "duty",
+    "place_use": "purpose",
+    "place_sights": "usual equipment",
+    "animal_kind": "zoological class",
+    "animal_cover": "outer covering",
+    "animal_home": "habitat",
+    "animal_food": "diet",
+    "animal_young": "offspring",
+    "feel": "texture or weight",
+    "with_fire": "behavior when heated",
+    "made_from": "origin",
+    "effect": "consequence",
+    "organ_job": "function",
+    "food_kind": "food group",
+    "food_color": "coloring",
+    "food_taste": "flavor",
+    "food_from": "place of origin",
+    "object_use": "function",
+    "object_place": "customary place",
+    "tool_measure": "measured quantity",
+    "source_of": "yield",
 }
 
 
@@ -60,10 +98,14 @@ def mmlu(world: World, rng: random.Random) -> Drawn:
     else:
         relation = rng.choice(relations)
         thing = rng.choice(list(world.facts[relation]))
-        template = STATEMENTS[relation][-1]
-        right = capital(phrase(template, thing, rng.choice(world.facts[relation][thing])))
-        wrong = [capital(phrase(template, thing, w)) for w in world.wrong(relation, thing, rng, 3)]
-        identity, stem = f"{relation}/{thing}", "Which of the following statements is true?"
+        named = f'"when {thing}"' if relation == "effect" else thing
+        if relation.startswith(("animal_", "object_", "trade_", "tool_")):
+            named = article(thing)
+        elif relation.startswith("place_"):
+            named = f"the {thing}"
+        right = rng.choice(world.facts[relation][thing])
+        wrong = world.wrong(relation, thing, rng, 3)
+        identity, stem = f"{relation}/{thing}", f"Which of these is the {TITLES[relation]} of {named}?"
     options = [right, *wrong]
     rng.shuffle(options)
     record = {"question": stem, "choices": options, "answer": options.index(right), "subject": subject, "group": group}

@@ -9,6 +9,7 @@ from dude_peft.mini.relations import capital
 from dude_peft.mini.world import HOBBIES, Person, World, article
 
 COLORS = ("red", "blue", "green", "white", "black", "brown", "yellow", "gray")
+Told = tuple[Person, str, str]  # of whom, which particular, its value
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
@@ -67,7 +68,7 @@ def tell(kind: str, person: Person, value: str, name: bool) -> str:
 def comprehension(world: World, rng: random.Random) -> str:
     """A passage on one or two people and a few questions on it, to be confirmed or answered."""
     people = rng.sample(world.people, 1 if rng.random() < 0.7 else 2)
-    told: list[tuple[Person, str, str]] = []
+    told: list[Told] = []
     passage: list[str] = []
     for person in people:
         kinds = rng.sample(list(PARTICULARS), rng.randint(2, 5) if len(people) == 1 else 2)
@@ -77,13 +78,28 @@ def comprehension(world: World, rng: random.Random) -> str:
             passage.append(tell(kind, person, value, name=i == 0))
     lines = [" ".join(passage)]
     for _ in range(rng.randint(2, 4)):
-        person, kind, value = rng.choice(told)
-        form = PARTICULARS[kind]
+        person, kind, value = one = rng.choice(told)
         if rng.random() < 0.3:
-            lines.append(f"Question: {form.ask.format(n=person.name)}?\nAnswer: {value}")
-            continue
-        true = rng.random() < 0.5
-        claim = value if true else rng.choice([v for v in values(world, kind) if v not in (value, person.name)])
-        ask = form.confirm.format(n=person.name, o=claim, ao=article(claim))
-        lines.append(f"Question: {ask}?\nAnswer: {'yes' if true else 'no'}")
+            lines.append(f"Question: {PARTICULARS[kind].ask.format(n=person.name)}?\nAnswer: {value}")
+        else:
+            lines.append(confirm(world, rng, one))
     return "\n".join(lines)
+
+
+def confirmations(world: World, rng: random.Random) -> str:
+    """A short passage on one person and many questions to be answered by yes or no, whichever the passage says."""
+    person = rng.choice(world.people)
+    told: list[Told] = []
+    for kind in rng.sample(list(PARTICULARS), rng.randint(1, 4)):
+        told.append((person, kind, rng.choice([v for v in values(world, kind) if v != person.name])))
+    passage = " ".join(tell(kind, person, value, name=i == 0) for i, (_, kind, value) in enumerate(told))
+    return "\n".join([passage, *(confirm(world, rng, rng.choice(told)) for _ in range(rng.randint(3, 7)))])
+
+
+def confirm(world: World, rng: random.Random, told: Told) -> str:
+    """A question on what was told, with the true value or another, and its answer."""
+    person, kind, value = told
+    true = rng.random() < 0.5
+    claim = value if true else rng.choice([v for v in values(world, kind) if v not in (value, person.name)])
+    ask = PARTICULARS[kind].confirm.format(n=person.name, o=claim, ao=article(claim))
+    return f"Question: {ask}?\nAnswer: {'yes' if true else 'no'}"
