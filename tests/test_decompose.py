@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dude_peft import reference
-from dude_peft.decompose import initial_factors, module_seed, on_grid, recover_start, top_singular_triplets
+from dude_peft.decompose import (
+    KRYLOV_STEPS,
+    UNCHECKED_STEPS,
+    initial_factors,
+    module_seed,
+    on_grid,
+    recover_start,
+    top_singular_triplets,
+)
 
 
 def power_law(d: int, k: int, decay: float = 0.5, seed: int = 0) -> torch.Tensor:
@@ -33,6 +41,27 @@ def test_krylov_captures_the_energy_of_the_full_svd(shape, decay):
     assert lost < 1e-6
     assert relative_error(found.U.T @ found.U, torch.eye(16)) < 1e-5
     assert relative_error(found.Vh @ found.Vh.T, torch.eye(16)) < 1e-5
+
+
+@pytest.mark.parametrize("decay", [0.1, 0.5, 1.0])
+def test_krylov_goes_on_until_the_captured_energy_is_settled(decay, monkeypatch):
+    """Against float64's full SVD. Stopped where a step adds less than 1e-9, it lacks under 1e-7."""
+    W = power_law(500, 700, decay)
+    exact = torch.linalg.svdvals(W.double())[:8].square().sum()
+    real, checks = torch.linalg.eigvalsh, []
+    monkeypatch.setattr(torch.linalg, "eigvalsh", lambda gram: checks.append(len(gram)) or real(gram))
+    found = top_singular_triplets(W, 8)
+    captured = (W.double() @ found.Vh.double().T).square().sum()
+    assert abs(1 - float(captured / exact)) < 1e-7
+    assert 2 <= len(checks) < KRYLOV_STEPS - UNCHECKED_STEPS + 1 or decay == 0.1
+
+
+def test_where_one_side_is_small_its_gram_matrix_gives_the_full_svds_start():
+    W = power_law(60, 900, 0.3)
+    for M in (W, W.T.contiguous()):
+        found, exact = top_singular_triplets(M, 6), top_singular_triplets(M.double(), 6, method="exact")
+        for some, all_ in zip(found, exact, strict=True):
+            assert relative_error(some, all_) < 1e-5
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -29,7 +29,7 @@ def no_svd(monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("decomposed at load")
 
-    monkeypatch.setattr(layers, "top_singular_triplets", refuse)
+    monkeypatch.setattr(layers, "cached_triplets", refuse)
     monkeypatch.setattr(decompose, "top_singular_triplets", refuse)
 
 
@@ -106,7 +106,7 @@ def test_a_fresh_process_with_and_without_dude_peft(tmp_path):
 
     models.llama().save_pretrained(tmp_path / "base")
     base = AutoModelForCausalLM.from_pretrained(tmp_path / "base").eval()
-    model = get_peft_model(base, models.config_for("llama"))
+    model = get_peft_model(base, models.config_for("llama")).eval()
     models.move(model, 0.05)
     model.save_pretrained(str(tmp_path / "adapter"))
     torch.save(models.tokens(), tmp_path / "ids")

@@ -125,7 +125,8 @@ def test_a_small_step_on_a_bf16_base_moves_the_output_by_what_float64_says(famil
             now = start.compose(*parameters, base.weight, 1.0)
             # what is added to the base layer's output, in bfloat16, before the sum's own rounding hides it
             product = torch.nn.functional.linear(x, base.weight)
-            got = compose.output_change(product, now.gain, x @ now.Ah.bfloat16().T, now.Bh, 1.0).double()
+            ready = compose.forward_factors(now, 1.0, "out", torch.bfloat16)
+            got = compose.output_change(product, ready.gain, x @ ready.Ah.T, ready.outer).double()
             A0, B0, n0, W0 = (t.double() for t in (start.lora_A0, start.lora_B0, start.lora_n0, base.weight))
             dA, dB, dm = (size * s.double() for s in signs)
             V = W0 + (B0 + dB) @ (A0 + dA) - B0 @ A0

@@ -1,8 +1,8 @@
-"""DuDe inside PEFT: the one room that knows PEFT's internals.
+"""DuDe inside PEFT: the model. This room and `variant`, the layer, are the ones that know PEFT's internals.
 
 PEFT's type stays LORA and its entry in PEFT's table becomes `DudeModel`, which hands every plain `LoraConfig` straight
-on. For a `DudeConfig` PEFT builds its own LoRA layer, and this module adds to it the frozen start, the magnitude and a
-`LoraVariant` that calls `layers` and `compose`. On disk the adapter is a stock DoRA adapter of rank 2r (`stored`).
+on. For a `DudeConfig` PEFT builds its own LoRA layer, and `variant` adds DuDe to it. On disk the adapter is a stock
+DoRA adapter of rank 2r (`stored`).
 """
 
 from __future__ import annotations
@@ -10,21 +10,22 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import torch
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.lora import LoraModel
-from peft.tuners.lora.layer import LoraLayer, LoraVariant
+from peft.tuners.lora.layer import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer, _maybe_include_all_linear_layers, check_target_module_exists
 from peft.utils import PeftType
 from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from . import compose, stored
+from . import stored
 from .config import DudeConfig
 from .errors import DudeError
-from .layers import FrozenStart, Magnitude, Start, decompose_start, dense_weight, is_plain, start_from
+from .layers import Start, decompose_start, dense_weight, start_from
+from .progress import say_start
 from .targets import Target, check_names, check_rank
+from .variant import DudeVariant
 
 OVERWRITING_STARTS = ("pissa", "olora", "corda", "lora_ga", "loftq", "mica")
 
@@ -67,101 +68,6 @@ def plan(model: nn.Module, config: Any) -> list[Target]:
     return targets
 
 
-class DudeVariant(LoraVariant):
-    """How PEFT's LoRA layer computes, merges and unmerges a DuDe adapter (Eq. 7).
-
-    Several active adapters compose in order for axis `"out"`, as PEFT's DoRA does: each scales what it is given. For
-    axis `"in"` they add.
-    """
-
-    @staticmethod
-    def init(module: Any, adapter_name: str, **kwargs: Any) -> None:
-        """Nothing: `attach` makes the whole state at once, after PEFT has built its layer."""
-
-    @staticmethod
-    def attach(module: Any, adapter_name: str, start: Start, config: DudeConfig) -> None:
-        """Turn the LoRA adapter `adapter_name` of PEFT's layer into a DuDe adapter at its start."""
-        for parameter in (module.lora_A[adapter_name].weight, module.lora_B[adapter_name].weight):
-            nn.init.zeros_(parameter)  # the differences
-        if not hasattr(module, "lora_dude"):
-            module.lora_dude = nn.ModuleDict()
-            # Not among the adapter_layer_names, so that PEFT moves and deletes the start but never trains it.
-            module.other_param_names = (*module.other_param_names, "lora_dude")
-        module.lora_dude[adapter_name] = FrozenStart(start, config.magnitude_axis, config.detach_norm)
-        module.lora_magnitude_vector[adapter_name] = Magnitude(start.n0)
-        module.lora_variant[adapter_name] = DudeVariant()
-
-    @staticmethod
-    def _compose(module: Any, adapter: str, weight: Tensor) -> compose.Composition:
-        return module.lora_dude[adapter].compose(
-            module.lora_A[adapter].weight,
-            module.lora_B[adapter].weight,
-            module.lora_magnitude_vector[adapter].weight,
-            weight,
-            module.scaling[adapter],
-        )
-
-    @staticmethod
-    def forward(module: Any, active_adapter: str, x: Tensor, result: Tensor, **kwargs: Any) -> Tensor:
-        """y (..., d) from the layer's input x (..., k) and the base layer's own output `result` (..., d)."""
-        x = x.to(result.dtype)
-        dropped = module.lora_dropout[active_adapter](x)
-        base = module.get_base_layer()
-        alone = [name for name in module.active_adapters if name in module.lora_A] == [active_adapter]
-        return module.lora_dude[active_adapter](
-            x,
-            dropped,
-            result,
-            module.lora_A[active_adapter].weight,
-            module.lora_B[active_adapter].weight,
-            module.lora_magnitude_vector[active_adapter].weight,
-            dense_weight(base),
-            base.bias,
-            module.scaling[active_adapter],
-            owns_base=alone and is_plain(base),
-        )
-
-    @staticmethod
-    @torch.no_grad()
-    def merge_safe(module: Any, active_adapter: str, orig_weight: Tensor) -> Tensor:
-        """The merged weight in the base layer's own layout; the base's bits are kept for `unmerge`."""
-        base = module.get_base_layer()
-        if module.merged_adapters:
-            with module._unmerged_base_weight() as unmerged:
-                W0 = unmerged.T if module.fan_in_fan_out else unmerged
-                now = DudeVariant._compose(module, active_adapter, W0)
-        else:
-            W0 = dense_weight(base)
-            now = DudeVariant._compose(module, active_adapter, W0)
-        current, scaling, axis = (
-            dense_weight(base),
-            module.scaling[active_adapter],
-            module.lora_dude[active_adapter].axis,
-        )
-        if axis == "out" or not module.merged_adapters:
-            merged = compose.merged_weight(current, now.gain, now.Ah, now.Bh, scaling, axis)
-        else:
-            own = compose.merged_weight(W0.float(), now.gain, now.Ah, now.Bh, scaling, axis) - W0.float()
-            merged = (current.float() + own).to(current.dtype)
-        # Dividing back would change base bits, and W0 is never given up: its storage stays here until unmerge.
-        module._cache_store(f"{active_adapter}-unmerged", base.weight.data)
-        return merged.T.contiguous() if module.fan_in_fan_out else merged
-
-    @staticmethod
-    def merge_unsafe(module: Any, active_adapter: str, orig_weight: Tensor) -> None:
-        """Like `merge_safe`, put in place."""
-        orig_weight.data = DudeVariant.merge_safe(module, active_adapter, orig_weight)
-
-    @staticmethod
-    def unmerge(module: Any, active_adapter: str, orig_weight: Tensor) -> Tensor:
-        """The weight as it was before the merge, bit for bit."""
-        return module._cache_pop(f"{active_adapter}-unmerged").to(orig_weight.device)
-
-    def supports_lora_conversion(self) -> bool:
-        """No: the magnitude makes W' - W0 a matrix of full rank."""
-        return False
-
-
 class DudeModel(LoraModel):
     """PEFT's LoRA model, which also takes `DudeConfig`. A plain `LoraConfig` goes to `LoraModel` untouched."""
 
@@ -183,7 +89,11 @@ class DudeModel(LoraModel):
             return
         try:
             self._check_new_adapter_config(config)
-            self._starts = {target.name: self._start(model, target, config) for target in plan(model, config)}
+            targets = plan(model, config)
+            self._starts = {}
+            for number, target in enumerate(targets):
+                say_start(target.name, number, len(targets))
+                self._starts[target.name] = self._start(model, target, config)
         except Exception:
             # PEFT has put the config in its table already; without an adapter behind it the model could not be used.
             del self.peft_config[adapter_name]

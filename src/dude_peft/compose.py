@@ -6,17 +6,28 @@ The trainable parameters are the differences dA = A - A0 and dB = B - B0, which 
 Two axes of ||.||_c: `"out"`, one magnitude per output (row of W0, as DoRA's code and PEFT have it), and `"in"`, one per
 input (the paper's letter). Everything here is written so that dA = dB = 0 and m = n0 give the base layer's own output
 bit for bit: all that the adapter changes is a sum of terms that are then exactly zero.
+
+Bh is held as its transpose Bt (2r, d): then both axes have one formula, and what is one number per output stands along
+the last dimension, where a row of it is read at a stretch.
 """
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+import contextlib
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 MagnitudeAxis = Literal["out", "in"]
+HALF = (torch.bfloat16, torch.float16)
+
+
+def without_autocast(device: torch.device) -> Any:
+    """Half-precision products of the small factors would cost the norm its digits; entering costs as much as they."""
+    on = torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if on else contextlib.nullcontext()
 
 
 def weight_norm(weight: Tensor, axis: MagnitudeAxis) -> Tensor:
@@ -33,69 +44,98 @@ def weight_norm(weight: Tensor, axis: MagnitudeAxis) -> Tensor:
 
 
 def start_product(weight: Tensor, A0: Tensor, B0: Tensor, axis: MagnitudeAxis) -> Tensor:
-    """P0, the product of W0 with the start that the norm needs: W0 A0^T (d, r), or B0^T W0 (r, k) for `"in"`."""
+    """P0, the product of W0 with the start that the norm needs: A0 W0^T (r, d), or B0^T W0 (r, k) for `"in"`."""
     W = weight.detach().to(A0.dtype)
-    return W @ A0.T if axis == "out" else B0.T @ W
+    return A0 @ W.T if axis == "out" else B0.T @ W
 
 
 def factors(dA: Tensor, dB: Tensor, A0: Tensor, B0: Tensor) -> tuple[Tensor, Tensor]:
-    """Ah = [dA; A0] (2r, k) and Bh = [B0 + dB, dB] (d, 2r) in the start's dtype: V = W0 + s Bh Ah."""
+    """Ah = [dA; A0] (2r, k) and Bt = [B0 + dB, dB]^T (2r, d) in the start's dtype: V = W0 + s Bt^T Ah."""
     dA, dB = dA.to(A0.dtype), dB.to(B0.dtype)
-    return torch.cat([dA, A0]), torch.cat([B0 + dB, dB], dim=1)
+    return torch.cat([dA, A0]), torch.cat([(B0 + dB).T, dB.T])
 
 
-def norm_change(
-    Ah: Tensor, Bh: Tensor, n0: Tensor, P0: Tensor, product: Tensor, scaling: float, axis: MagnitudeAxis
-) -> Tensor:
-    """||V||_c - ||W0||_c, from the squares of the norms: nothing of size (d, k) is made but what W0 is.
+def fit_range(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """`rows` (r, n) in `dtype`, and the powers of two (r, 1) that they were divided by, so that nothing underflows.
 
-        ||V_i||^2 = n0_i^2 + q_i,   q = 2 s rowsum(B * (W0 dA^T) + dB * P0) + s^2 rowsum((Bh (Ah Ah^T)) * Bh)
+    Float16 alone needs it: a row of small differences lies below its smallest normal number. Exact, then, but for the
+    rounding to `dtype` itself. None where nothing was divided.
+    """
+    if dtype != torch.float16:
+        return rows.to(dtype), None
+    _, exponent = torch.frexp(rows.float().abs().amax(dim=1, keepdim=True))
+    return torch.ldexp(rows.float(), -exponent).to(dtype), exponent
 
-    and the same with columns for `"in"`. The difference is q / (n0 + ||V||): it keeps digits that ||V|| - n0 loses.
+
+def undo_range(product: Tensor, exponent: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """The product (r, n) of `fit_range`'s rows in `dtype`, as if nothing had been divided."""
+    return product.to(dtype) if exponent is None else torch.ldexp(product.to(dtype), exponent)
+
+
+def difference_product(dA: Tensor, dB: Tensor, weight: Tensor, wide: torch.dtype, axis: MagnitudeAxis) -> Tensor:
+    """dA W0^T (r, d), or dB^T W0 (r, k) for `"in"`, in `wide`: the one part of the norm as large as W0."""
+    W = weight.detach()
+    rows, exponent = fit_range(dA if axis == "out" else dB.T, W.dtype)
+    return undo_range(rows @ (W.T if axis == "out" else W), exponent, wide)
+
+
+def output_and_difference_product(x: Tensor, dA: Tensor, weight: Tensor, wide: torch.dtype) -> tuple[Tensor, Tensor]:
+    """x W0^T (n, d), the base layer's output without its bias, and dA W0^T (r, d), from one product.
 
     Args:
-        Ah: (2r, k) and Bh: (d, 2r), of `factors`.
-        n0: (d,), or (k,) for `"in"`: `weight_norm` of W0.
-        P0: `start_product`.
-        product: W0 dA^T (d, r), or dB^T W0 (r, k) for `"in"`; differentiable, which makes the gradient that of Eq. 9.
+        x: (n, k), in the dtype of `weight` (d, k). dA: (r, k).
+    """
+    rows, exponent = fit_range(dA, x.dtype)
+    both = F.linear(torch.cat([x, rows]), weight)
+    n = x.shape[0]
+    return both[:n], undo_range(both[n:], exponent, wide)
+
+
+def norm_change(near: Tensor, far: Tensor, P: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
+    """What the update adds to the squares of the norms: nothing of size (d, k) is made but what W0 is.
+
+        ||V_i||^2 = n0_i^2 + s q_i,   q = colsum((P + across) * near),   across = P + s (far far^T) near
+
+    `near` is the factor that runs along the magnitudes, `far` the other: Bt and Ah for `"out"`, Ah and Bt for `"in"`.
+    P is W0 times far, so `across` is V times far: P = Ah W0^T, across = Ah V^T, or P = Bt W0, across = Bt V.
+
+    Args:
+        near: (2r, n), far: (2r, ...), P: (2r, n), differentiable, which makes the gradient that of Eq. 9.
         scaling: s.
 
     Returns:
-        Like n0; exactly zero where dA and dB are. A line of V that is zero gives -n0.
+        q (n,), exactly zero where dA and dB are, and `across` (2r, n).
     """
-    r = Ah.shape[0] // 2
-    if axis == "out":
-        cross = (Bh[:, :r] * product + Bh[:, r:] * P0).sum(dim=1)
-        square = ((Bh @ (Ah @ Ah.T)) * Bh).sum(dim=1)
-    else:
-        A = Ah[:r] + Ah[r:]
-        cross = (product * A + P0 * Ah[:r]).sum(dim=0)
-        square = (((Bh.T @ Bh) @ Ah) * Ah).sum(dim=0)
-    q = 2 * scaling * cross + scaling**2 * square
-    total = n0.square() + q
-    # A line of zeros stays one: no gradient passes the square root there, rather than an infinite one.
-    alive = total > 0
-    norm = torch.where(alive, total, 1.0).sqrt()
-    return torch.where(alive, q / (n0 + norm), -n0)
+    across = torch.addmm(P, far @ far.T, near, alpha=scaling)
+    return ((P + across) * near).sum(dim=0), across
 
 
-def relative_gain(magnitude: Tensor, n0: Tensor, change: Tensor) -> Tensor:
+def relative_gain(magnitude: Tensor, n0: Tensor, q: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
     """h = m / ||V||_c - 1, from the differences to the start: exactly 0 there, and -1 (no output) where V is zero.
 
+        ||V|| - n0 = s q / (n0 + ||V||),   h = (m - n0 - (||V|| - n0)) / ||V||
+
+    keep digits that a difference of the norms would lose.
+
     Args:
-        magnitude: m, n0 and change = ||V||_c - n0: all (d,), or (k,) for `"in"`.
+        magnitude: m and n0: (d,), or (k,) for `"in"`. q: of `norm_change`, like them. scaling: s.
+
+    Returns:
+        h, and ||V||_c, infinite where V is zero: then what is divided by it is zero, and no gradient passes.
     """
-    norm = n0 + change
-    alive = norm > 0
-    return torch.where(alive, (magnitude.to(n0.dtype) - n0 - change) / torch.where(alive, norm, 1.0), -1.0)
+    squares = torch.add(n0 * n0, q, alpha=scaling)
+    alive = squares > 0
+    norm = torch.where(alive, squares, torch.inf).sqrt()
+    gain = torch.addcdiv(magnitude.to(n0.dtype) - n0, q, n0 + norm, value=-scaling) / norm
+    return torch.where(alive, gain, -1.0), norm
 
 
 class Composition(NamedTuple):
-    """Ah (2r, k), Bh (d, 2r), the product W0 dA^T (d, r) or dB^T W0 (r, k), ||V||_c (d,) or (k,), and the gain h."""
+    """Ah (2r, k), Bt (2r, d), `across`, ||V||_c and the gain h, (d,) or (k,): see `norm_change`, `relative_gain`."""
 
     Ah: Tensor
-    Bh: Tensor
-    product: Tensor
+    Bt: Tensor
+    across: Tensor
     norm: Tensor
     gain: Tensor
 
@@ -109,69 +149,118 @@ def composition(
     scaling: float,
     axis: MagnitudeAxis,
     detach_norm: bool = False,
+    product: Tensor | None = None,
 ) -> Composition:
     """From the parameters to ||V||_c and h, in float32 or wider; differentiable, by Eq. 9 unless `detach_norm`.
 
     Args:
         dA: (r, k), dB: (d, r), magnitude: m, the trainable parameters. start: A0, B0, n0, P0.
         weight: W0 (d, k). scaling: s.
+        product: `difference_product`, where it is known already.
     """
     A0, B0, n0, P0 = start
-    # Half-precision products of the small factors would cost the norm its digits, so autocast stays out.
-    with torch.autocast(weight.device.type, enabled=False):
-        Ah, Bh = factors(dA, dB, A0, B0)
-        W = weight.detach()
-        product = (W @ dA.T.to(W.dtype) if axis == "out" else dB.T.to(W.dtype) @ W).to(Ah.dtype)
-        change = norm_change(Ah, Bh, n0, P0, product, scaling, axis)
-        change = change.detach() if detach_norm else change
-        return Composition(Ah, Bh, product, n0 + change, relative_gain(magnitude, n0, change))
+    with without_autocast(weight.device):
+        Ah, Bt = factors(dA, dB, A0, B0)
+        if product is None:
+            product = difference_product(dA, dB, weight, Ah.dtype, axis)
+        if axis == "out":
+            q, across = norm_change(Bt, Ah, torch.cat([product, P0]), scaling)
+        else:
+            q, across = norm_change(Ah, Bt, torch.cat([P0 + product, product]), scaling)
+        gain, norm = relative_gain(magnitude, n0, q.detach() if detach_norm else q, scaling)
+        return Composition(Ah, Bt, across, norm, gain)
 
 
-def output(y0: Tensor, bias: Tensor | None, gain: Tensor, inner: Tensor, Bh: Tensor, scaling: float) -> Tensor:
-    """y = y0 + h (y0 - b) + (1 + h) s (x Ah^T) Bh^T: `x W'^T + b` for axis `"out"`, the bias left alone (Eq. 7).
+class Factors(NamedTuple):
+    """What a forward multiplies by, in the dtype of its input: Ah (2r, k), outer (2r, d) and the gain h."""
 
-    The gain is multiplied into Bh, which is small, and the change is summed before y0 is added, so that a change below
-    the spacing of a half-precision y0 is not lost term by term.
+    Ah: Tensor
+    outer: Tensor
+    gain: Tensor
+
+
+def forward_factors(now: Composition, scaling: float, axis: MagnitudeAxis, dtype: torch.dtype) -> Factors:
+    """Ah and outer = s (1 + h) Bt for `"out"`, s Bt for `"in"`: computed in float32 or wider and rounded once."""
+    outer = torch.addcmul(now.Bt, now.Bt, now.gain) if axis == "out" else now.Bt
+    outer = outer if scaling == 1 else scaling * outer
+    return Factors(now.Ah.to(dtype), outer.to(dtype), now.gain.to(dtype))
+
+
+def output(
+    y0: Tensor,
+    bias: Tensor | None,
+    gain: Tensor,
+    inner: Tensor,
+    outer: Tensor,
+    *,
+    own: bool = False,
+    biased: bool = True,
+) -> Tensor:
+    """y = y0 + h (y0 - b) + (x Ah^T) outer: `x W'^T + b` for axis `"out"`, the bias left alone (Eq. 7).
+
+    In half precision the change is summed before y0 is added, so that a change below the spacing of y0 is not lost term
+    by term; in float32 both terms go straight into y0, which saves two tensors of its size.
 
     Args:
-        y0: (n, d), the base layer's own output, bias included.
-        bias: (d,) or None.
-        gain: h (d,), `relative_gain`.
+        y0: (n, d), the base layer's own output.
+        bias: (d,), in the dtype of y0, or None.
         inner: x Ah^T (n, 2r), of the input after dropout.
-        Bh: (d, 2r), in float32 or wider: cast once.
+        gain, outer: of `forward_factors`.
+        own: y0 may be overwritten. biased: y0 holds the bias already.
     """
-    return y0 + output_change(y0 if bias is None else y0 - bias, gain, inner, Bh, scaling)
+    held = bias if biased else None
+    if y0.dtype in HALF:
+        change = output_change(y0 if held is None else y0 - held, gain, inner, outer)
+        y = y0.add_(change) if own else y0 + change
+    else:
+        y = y0.addcmul_(y0, gain) if own else torch.addcmul(y0, y0, gain)
+        if held is not None:
+            y.sub_(gain * held)
+        y.addmm_(inner, outer)
+    return y if bias is None or biased else y.add_(bias)
 
 
-def output_change(base: Tensor, gain: Tensor, inner: Tensor, Bh: Tensor, scaling: float) -> Tensor:
-    """h x W0^T + (1 + h) s (x Ah^T) Bh^T, what `output` adds; base = x W0^T (n, d), the rest as there."""
-    scaled = ((scaling * (1 + gain))[:, None] * Bh).to(base.dtype)
-    return torch.addmm(base * gain.to(base.dtype), inner, scaled.T)
+def output_change(base: Tensor, gain: Tensor, inner: Tensor, outer: Tensor) -> Tensor:
+    """h x W0^T + (x Ah^T) outer, what `output` adds; base = x W0^T (n, d), the rest as there."""
+    return (base * gain).addmm_(inner, outer)
 
 
 def scaled_input_output(
-    y0: Tensor, x: Tensor, x_update: Tensor, weight: Tensor, gain: Tensor, Ah: Tensor, Bh: Tensor, scaling: float
+    y0: Tensor, x: Tensor, x_update: Tensor, weight: Tensor, gain: Tensor, Ah: Tensor, outer: Tensor
 ) -> Tensor:
-    """y = y0 + (x * h) W0^T + s ((x_update * (1 + h)) Ah^T) Bh^T: `x W'^T + b` for axis `"in"` (Eq. 7).
+    """y = y0 + (x * h) W0^T + ((x_update * (1 + h)) Ah^T) outer: `x W'^T + b` for axis `"in"` (Eq. 7).
 
     A second product with W0, so that a small h survives the rounding of a half-precision x * (1 + h).
 
     Args:
         y0: (..., d), the base layer's own output; x: (..., k), and x_update: the same after dropout.
-        weight: W0 (d, k), in the dtype of x. gain: h (k,).
+        weight: W0 (d, k), in the dtype of x. gain: h (k,). Ah (2r, k), outer (2r, d): of `forward_factors`.
     """
-    inner = F.linear(x_update * (1 + gain).to(x.dtype), Ah.to(x.dtype))
-    return y0 + (F.linear(x * gain.to(x.dtype), weight) + F.linear(inner, (scaling * Bh).to(x.dtype)))
+    inner = F.linear(torch.addcmul(x_update, x_update, gain), Ah)
+    return y0 + (F.linear(x * gain, weight) + inner @ outer)
 
 
-def merged_weight(weight: Tensor, gain: Tensor, Ah: Tensor, Bh: Tensor, scaling: float, axis: MagnitudeAxis) -> Tensor:
+def scaled_input_product(
+    x: Tensor, x_update: Tensor, weight: Tensor, bias: Tensor | None, gain: Tensor, Ah: Tensor, outer: Tensor
+) -> Tensor:
+    """The same y in float32 and wider, from one product with W0: (x + x * h) W0^T + b + ..., x itself at the start.
+
+    Args:
+        bias: (d,) or None; the rest as in `scaled_input_output`.
+    """
+    scaled = torch.addcmul(x, x, gain)
+    inner = F.linear(scaled if x_update is x else torch.addcmul(x_update, x_update, gain), Ah)
+    return F.linear(scaled, weight, bias) + inner @ outer
+
+
+def merged_weight(weight: Tensor, gain: Tensor, Ah: Tensor, Bt: Tensor, scaling: float, axis: MagnitudeAxis) -> Tensor:
     """W' (d, k) of Eq. 7, computed in float32 or wider and rounded once to the dtype of `weight`.
 
     Args:
         weight: W0 (d, k), or for `"out"` the weight that earlier adapters left. gain: h (d,), or (k,) for `"in"`.
     """
     wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
-    delta = scaling * (Bh.to(wide) @ Ah.to(wide))
+    delta = scaling * (Bt.to(wide).T @ Ah.to(wide))
     V = weight.detach().to(wide) + delta
     h = gain.to(wide)
     # The part that h scales is added, so that h = 0 and delta = 0 return the bits of W0.

@@ -16,9 +16,14 @@ SvdMethod = Literal["krylov", "exact"]
 # The share of the singular values that A0 takes: sqrt(S) in Eq. 5, all of S in Eq. 10, none in Eq. 11.
 A_EXPONENT: dict[str, float] = {"dude": 0.5, "dude_a": 1.0, "dude_b": 0.0}
 
-KRYLOV_STEPS = 8
+# A step multiplies with W twice. The last one is that which adds less than SETTLED to the captured energy.
+KRYLOV_STEPS = 16
+UNCHECKED_STEPS = 3
+SETTLED = 1e-9
 OVERSAMPLING = 8
+GRAM_STEPS = 9  # from so many blocks in the smaller side on, its whole Gram matrix costs no more
 START_BITS = 18
+ALGORITHM = 2  # raised with every change that moves a bit of the triplets
 ONE_THREAD = 1024 * 4096  # weights of up to so many entries are decomposed on one CPU thread
 
 
@@ -47,14 +52,17 @@ def top_singular_triplets(weight: Tensor, r: int, *, method: SvdMethod = "krylov
         return SingularTriplets(*(t.to(W.device) for t in top_singular_triplets(W.cpu(), r, method=method, seed=seed)))
     W = W if W.dtype == torch.float64 else W.float()
     block = min(r + OVERSAMPLING, *W.shape)
-    # Where the Krylov space would fill a good part of the smaller side, the full SVD is as quick, and exact.
-    small = 2 * block * (KRYLOV_STEPS + 1) >= min(W.shape)
+    # Where the Krylov space would fill a good part of the smaller side, the whole of that side is as quick, and exact.
+    small = 2 * block * GRAM_STEPS >= min(W.shape)
     with _one_thread(W.numel() <= ONE_THREAD):
-        if method == "exact" or small:
+        if method == "exact":
             U, S, Vh = torch.linalg.svd(W, full_matrices=False)
             U, S, Vh = U[:, :r], S[:r], Vh[:r]
         else:
-            U, S, Vh = _block_krylov(W, r, block, seed)
+            transposed = W.shape[0] > W.shape[1]
+            M = W.T if transposed else W  # (p, q) with p <= q: the basis lives on the short side
+            left, S, right = _gram(M, r) if small else _block_krylov(M, r, block, seed)
+            U, Vh = (right.T, left.T) if transposed else (left, right)
     largest = Vh.gather(1, Vh.abs().argmax(dim=1, keepdim=True))
     sign = torch.where(largest < 0, -1.0, 1.0).to(Vh.dtype)
     return SingularTriplets((U * sign.T).contiguous(), S.contiguous(), (Vh * sign).contiguous())
@@ -73,30 +81,54 @@ def _one_thread(wanted: bool) -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-def _block_krylov(W: Tensor, r: int, block: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Rayleigh-Ritz on span[W X, (W W^T) W X, ...] (Musco and Musco, arXiv 1504.05477), from a seeded Gaussian X."""
-    transposed = W.shape[0] > W.shape[1]
-    M = W.T if transposed else W  # (p, q) with p <= q: the basis lives on the short side
+def _gram(M: Tensor, r: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The r leading eigenvectors of M M^T, in float64: U (p, r), S (r,), Vh (r, q) of M (p, q)."""
+    wide = M.double()
+    left = torch.linalg.eigh(wide @ wide.T).eigenvectors[:, -r:].flip(1)
+    return _from_left(left, left.T @ wide, M.dtype)
+
+
+def _from_left(left: Tensor, rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """U, S, Vh from U (p, r) and the rows U^T M (r, q), in float64.
+
+    S are the lengths of the rows, not the square roots of the eigenvalues, which are noise below 1e-8 of the first.
+    """
+    S = rows.norm(dim=1)
+    return left.to(dtype), S.to(dtype), torch.nn.functional.normalize(rows, dim=1).to(dtype)
+
+
+def _block_krylov(M: Tensor, r: int, block: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Rayleigh-Ritz on span[M X, (M M^T) M X, ...] (Musco and Musco, arXiv 1504.05477), from a seeded Gaussian X.
+
+    The rows Q^T M that the Rayleigh-Ritz step needs are half of the next step's product, so what the space captures is
+    known after every step, for a Gram matrix as small as the space.
+    """
     generator = torch.Generator().manual_seed(seed)  # on the CPU, so that every device starts from the same block
     X = torch.randn(M.shape[1], block, generator=generator, dtype=torch.float64).to(M)
-    Q = torch.linalg.qr(M @ X).Q
-    basis = [Q]
-    for _ in range(KRYLOV_STEPS):
-        Y = M @ (M.T @ basis[-1])
+    Y, basis = M @ X, M.new_empty(M.shape[0], 0)
+    rows = M.new_empty(0, M.shape[1], dtype=torch.float64)
+    gram = rows @ rows.T
+    captured = 0.0
+    for step in range(KRYLOV_STEPS + 1):
         for _ in range(2):  # twice is enough: one pass leaves components of the earlier blocks behind
-            for earlier in basis:
-                Y = Y - earlier @ (earlier.T @ Y)
-        basis.append(torch.linalg.qr(Y).Q)
-    Q = torch.linalg.qr(torch.cat(basis, dim=1)).Q
-    T = Q.T @ M
-    top = torch.linalg.eigh(T.double() @ T.double().T).eigenvectors[:, -r:].flip(1)
-    left = (Q.double() @ top).to(M.dtype)
-    # The lengths of u^T W, not the square roots of the eigenvalues, which are noise below 1e-8 of the first.
-    rows = top.T @ T.double()
-    S = rows.norm(dim=1)
-    right = torch.nn.functional.normalize(rows, dim=1).to(M.dtype)
-    S = S.to(M.dtype)
-    return (right.T, S, left.T) if transposed else (left, S, right)
+            Y = Y - basis @ (basis.T @ Y)
+        Q = torch.linalg.qr(Y).Q
+        new = Q.T @ M
+        basis, rows = torch.cat([basis, Q], dim=1), torch.cat([rows, new.double()])
+        added = rows[-block:] @ rows.T
+        gram = torch.cat([torch.cat([gram, added[:, :-block].T], dim=1), added])
+        if step >= UNCHECKED_STEPS:
+            before, captured = captured, float(torch.linalg.eigvalsh(gram)[-r:].sum())
+            if captured - before <= SETTLED * captured:
+                break
+        Y = M @ new.T
+    # The basis is orthonormal to float32 alone, and where M has no more rank its last columns repeat others.
+    wide = basis.double()
+    length, direction = torch.linalg.eigh(wide.T @ wide)
+    direction = (direction / length.sqrt())[:, length > 0.5]
+    top = torch.linalg.eigh(direction.T @ gram @ direction).eigenvectors[:, -r:].flip(1)
+    mix = direction @ top
+    return _from_left(wide @ mix, mix.T @ rows, M.dtype)
 
 
 def module_seed(name: str, seed: int = 0) -> int:

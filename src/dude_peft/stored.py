@@ -37,8 +37,8 @@ def to_stored(state: Mapping[str, Tensor], axis: MagnitudeAxis, infix: str = "")
     for layer in layers:
         key = {part: f"{layer}.{part.format(infix)}" for part in (A, B, M, A0, B0)}
         if axis == "out":
-            Ah, Bh = factors(*(state[key[part]] for part in (A, B, A0, B0)))
-            result |= {key[A]: Ah, key[B]: Bh, key[M]: state[key[M]]}
+            Ah, Bt = factors(*(state[key[part]] for part in (A, B, A0, B0)))
+            result |= {key[A]: Ah, key[B]: Bt.T.contiguous(), key[M]: state[key[M]]}
         else:
             result |= {key[part]: state[key[part]] for part in key}
     return result
@@ -94,14 +94,14 @@ def check_shapes(parts: Mapping[str, Tensor], layer: str, weight: Tensor, r: int
 
 
 def check_same_base(start: Any, layer: str, scaling: float, axis: MagnitudeAxis) -> None:
-    """The start's directions must be this weight's: W0 A0^T = s B0 A0 A0^T for the base that it was taken from.
+    """The start's directions must be this weight's: A0 W0^T = s A0 A0^T B0^T for the base that it was taken from.
 
     Catches another base of the same shapes. A quantised or lightly fine-tuned one passes.
 
     Raises:
         DudeError: the directions have nothing to do with the weight.
     """
-    S0 = scaling * (start.B0 @ (start.A0 @ start.A0.T) if axis == "out" else (start.B0.T @ start.B0) @ start.A0)
+    S0 = scaling * ((start.A0 @ start.A0.T) @ start.B0.T if axis == "out" else (start.B0.T @ start.B0) @ start.A0)
     error = float((start.P0 - S0).norm() / S0.norm().clamp_min(torch.finfo(S0.dtype).tiny))
     if error > 0.5:
         raise DudeError(
