@@ -55,7 +55,7 @@ test-oldest-peft: $(STAMP)
 	  $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --target .peft-oldest peft==$(OLDEST_PEFT); }
 	PYTHONPATH=.peft-oldest EXPECTED_PEFT=$(OLDEST_PEFT) $(PYTEST) -q -n 2 --dist loadfile -m "not slow" tests/test_peft_range.py \
 	  tests/test_identity_at_start.py tests/test_gradients.py tests/test_merge.py tests/test_saving.py tests/test_lifecycle.py \
-	  tests/test_bad_input.py tests/test_training.py
+	  tests/test_bad_input.py tests/test_training.py tests/test_methods.py tests/test_rival_layers.py
 
 check: lint types test test-oldest-peft
 
