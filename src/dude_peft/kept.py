@@ -9,7 +9,7 @@ under a parameter. So:
 - elsewhere a comparison would stop the device. There a result is used again only outside of training, and dropped by
   every step of any optimizer in the process, by `train()` and `eval()`, and by a change of version or of storage. What
   is left is a write through `.data` between two forwards in eval mode: call `eval()` after it;
-- nothing is kept of inference tensors, which have no version, nor while a graph is being traced.
+- nothing is kept of inference tensors, which have no version.
 """
 
 from __future__ import annotations
@@ -83,14 +83,14 @@ class Kept(Generic[T]):
     def get(self, trained: tuple[Tensor, ...], frozen: tuple[Tensor, ...], key: Mark, training: bool) -> T | None:
         """The value, or None where anything that it came from may have changed."""
         entry = self._entry
-        if entry is None or torch.compiler.is_compiling() or entry.key != key:
+        if entry is None or entry.key != key:
             return None
         try:
             if entry.copies:
                 same = all(map(same_bytes, trained, entry.copies)) and entry.marks == _marks(frozen)
             else:
                 same = not training and entry.steps == _steps and entry.marks == _marks((*trained, *frozen))
-        except RuntimeError:  # no version or no storage: an inference tensor, or one that is being traced
+        except RuntimeError:  # no version or no storage: an inference tensor, or one without values
             return None
         return entry.value if same else None
 
@@ -98,7 +98,7 @@ class Kept(Generic[T]):
         """Keep `value`, if it can be told later whether it still holds."""
         before, self._entry = self._entry, None
         on_cpu = comparable(trained)
-        if torch.compiler.is_compiling() or (training and not on_cpu) or frozen[-1].requires_grad:
+        if (training and not on_cpu) or frozen[-1].requires_grad:
             return
         compared = frozen if on_cpu else (*trained, *frozen)
         try:

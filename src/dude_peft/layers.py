@@ -226,7 +226,8 @@ class FrozenStart(nn.Module):
     def _kept_state(
         self, trained: Trained, weight: Tensor, scaling: float, dtype: torch.dtype, learns: bool
     ) -> State | None:
-        if learns and self.axis == "in":  # whose gradient is autograd's, through the norm
+        # Axis "in" has autograd's gradient, through the norm.
+        if torch.compiler.is_compiling() or (learns and self.axis == "in"):
             return None
         # What inference mode computes, a training step could not save for its backward.
         key = (scaling, dtype, torch.is_inference_mode_enabled())
@@ -248,7 +249,7 @@ class FrozenStart(nn.Module):
             now = compose.composition(*trained, start, weight, scaling, axis, self.detach_norm, product)
             ready = compose.forward_factors(now, scaling, axis, dtype)
         state = (now if learns else None, ready)
-        if not by_autograd:
+        if not (by_autograd or torch.compiler.is_compiling()):
             self._kept.put(
                 state, trained, (*start, weight), (scaling, dtype, torch.is_inference_mode_enabled()), self.training
             )
