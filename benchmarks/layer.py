@@ -43,6 +43,10 @@ def layers(d: int, r: int, dtype: torch.dtype) -> dict[str, nn.Module]:
 def one_pass(layer: nn.Module, x: torch.Tensor, G: torch.Tensor) -> float:
     """Seconds of one forward and backward; x requires its gradient, as in a deep model."""
     x.grad = None
+    with torch.no_grad():
+        for p in layer.parameters():
+            if p.requires_grad:
+                p.mul_(1.0001)  # as after an optimizer step: the norm kept from the last pass holds no longer
     if x.device.type == "cuda":
         torch.cuda.synchronize()
     begin = time.perf_counter()
