@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from . import families, layouts
 from .files import read_rows
-from .names import COMMONSENSE, GPQA
+from .names import COMMONSENSE, GPQA, GPQA_BOTH
 from .sets import Hub, NamedSet
 
 _ARC_PARTS = {"train": "Train", "validation": "Dev", "test": "Test"}
@@ -172,6 +172,18 @@ def _published() -> list[NamedSet]:
                 folder="gpqa",
             )
             for name in GPQA
+        ),
+        NamedSet(
+            GPQA_BOTH,
+            families.gpqa,
+            {"train": ("./",)},
+            Hub("Idavidrein/gpqa", "gpqa_main+gpqa_extended", {"train": "train"}),
+            "train",
+            "train",
+            None,
+            reader=layouts.gpqa_both,
+            protocol="letter",
+            folder="gpqa",
         ),
     ]
 

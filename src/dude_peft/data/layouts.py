@@ -102,6 +102,13 @@ def gpqa(file: Path) -> Rows:
     return ordered(read_rows(file))
 
 
+def gpqa_both(folder: Path) -> Rows:
+    """The records of `gpqa_main.csv`, then those of `gpqa_extended.csv`."""
+    files = [find(folder, f"gpqa_{part}.csv") or folder / f"gpqa_{part}.csv" for part in ("main", "extended")]
+    parts = [read_rows(file) for file in files]
+    return ordered(Rows(" and ".join(str(file) for file in files), [row for part in parts for row in part.rows]))
+
+
 def ordered(rows: Rows) -> Rows:
     """`rows` of GPQA with a seeded permutation of the four answers each, under `order`.
 

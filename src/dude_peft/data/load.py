@@ -51,6 +51,8 @@ def load_training(settings: DataSettings) -> TrainingData:
         pairs, validation = _set_aside(pairs, settings.validation, settings.seed)
     elif settings.validation is not None:
         validation = _validation_pairs(settings, settings.validation)
+    if settings.sample is not None:
+        pairs = _sample(pairs, settings.sample, settings.seed)
     if settings.limit is not None:
         pairs = pairs[: settings.limit]
     held_out = None if validation is None else _dataset(validation)
@@ -62,8 +64,8 @@ def _training_pairs(settings: DataSettings) -> tuple[list[Pair], str]:
         from .sets import named_set
 
         split = settings.split or named_set(settings.name).train_split or "train"
-        # A fraction to set aside is taken from the whole split, so only then must all of it be read.
-        limit = None if isinstance(settings.validation, float) else settings.limit
+        # A fraction to set aside and a sample are taken from the whole split, so only then must all of it be read.
+        limit = None if isinstance(settings.validation, float) or settings.sample else settings.limit
         return _named_pairs(settings, split, limit), f"{settings.name}, split {split}"
     if settings.hub is not None:
         rows = _hub_rows(settings, settings.split or "train")
@@ -113,6 +115,13 @@ def _set_aside(pairs: list[Pair], fraction: float, seed: int) -> tuple[list[Pair
         raise DudeError(f"data.validation: {fraction} of {len(pairs)} records is {count}; give another fraction.")
     chosen = set(random.Random(seed).sample(range(len(pairs)), count))
     return [one for k, one in enumerate(pairs) if k not in chosen], [pairs[k] for k in sorted(chosen)]
+
+
+def _sample(pairs: list[Pair], count: int, seed: int) -> list[Pair]:
+    """`count` of `pairs` drawn at random, in the order of the file."""
+    if count > len(pairs):
+        raise DudeError(f"data.sample: {count:,} of {len(pairs):,} records. Lower it, or leave it out to use them all.")
+    return [pairs[k] for k in sorted(random.Random(seed).sample(range(len(pairs)), count))]
 
 
 def _dataset(pairs: list[Pair]) -> datasets.Dataset:

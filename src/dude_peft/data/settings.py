@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from ..errors import did_you_mean
 from ..settings import Settings
@@ -31,7 +37,8 @@ class DataSettings(Settings):
         validation: a fraction of the training records to set aside, or, with `train`, a file of them, or, with `name`
             and `hub`, the name of a split.
         limit: use the first so many training records only.
-        seed: which records go into a validation fraction.
+        sample: use so many training records drawn at random, in their order; before `limit`, after `validation`.
+        seed: which records go into a validation fraction, and into a sample.
     """
 
     name: str | None = None
@@ -46,7 +53,16 @@ class DataSettings(Settings):
     completion: str | None = None
     validation: float | str | None = None
     limit: int | None = Field(default=None, ge=1)
+    sample: int | None = Field(default=None, ge=1)
     seed: int = Field(default=42, ge=0)
+
+    @model_serializer(mode="wrap")
+    def _without_no_sample(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Runs are keyed by their resolved config: one without a sample keeps the key it had before there were any."""
+        values: dict[str, Any] = handler(self)
+        if values.get("sample") is None:
+            values.pop("sample", None)
+        return values
 
     @field_validator("name")
     @classmethod
