@@ -54,8 +54,11 @@ def _run_config(config: str, overrides: list[str], *, dry_run: bool, retry_faile
     failed = sum(row["failed"] for row in made["rows"])
     missing = sum(row["missing"] for row in made["rows"])
     if failed:
-        out.print(f"{NOTE} {failed} runs failed: why is in {plan.folder.state}/*.failed.json. They are not tried again")
-        out.print(Text(f"  unless by  {shlex.join(['dude', 'compare', config, *overrides, '--retry-failed'])}"))
+        runs = "1 run" if failed == 1 else f"{failed} runs"
+        out.print(f"{NOTE} {runs} failed, and will not be tried again unless asked for:")
+        out.print(Text(f"  why       {plan.folder.state}/*.failed.json"), soft_wrap=True)
+        again = shlex.join(["dude", "compare", config, *overrides, "--retry-failed"])
+        out.print(Text(f"  once more {again}"), soft_wrap=True)
     return FAILED if failed or missing else 0
 
 
@@ -94,14 +97,14 @@ def _show_plan(plan: Plan) -> int:
 
 def _tabulate(paths: list[Path], output: Path | None) -> int:
     from ..experiments.report import report, write_report
-    from ..experiments.results import collect, collect_runs
+    from ..experiments.results import collect_any
     from ..experiments.table import make_table
 
-    if len(paths) == 1 and ComparisonFolder(paths[0]).config.is_file():
+    if output is None and len(paths) == 1 and ComparisonFolder(paths[0]).config.is_file():
         folder = ComparisonFolder(paths[0])
-        show_table(report(folder) if output is None else _write(collect(folder), output), output or folder.path)
+        show_table(report(folder), folder.path)
         return 0
-    results = collect_runs(paths)
+    results = collect_any(paths)
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
         show_table(write_report(results, output), output)
@@ -110,32 +113,41 @@ def _tabulate(paths: list[Path], output: Path | None) -> int:
     return 0
 
 
-def _write(results: Any, output: Path) -> dict[str, Any]:
-    from ..experiments.report import write_report
-
-    output.mkdir(parents=True, exist_ok=True)
-    return write_report(results, output)
-
-
 def show_table(made: dict[str, Any], folder: Path | None) -> None:
     """The table, the outcome, the notes, and where everything is."""
     from ..experiments.table import columns
 
     out = console()
     heads, body = columns(made)
-    rows = table(*heads, right=tuple(heads[1:]))
-    for cells in body:
-        rows.add_row(*(_bold(cell) for cell in cells))
     out.print()
-    out.print(rows, soft_wrap=not out.is_terminal)
+    for block in blocks(heads, body, out.width if out.is_terminal else None):
+        rows = table(*(heads[k] for k in block), right=tuple(heads[k] for k in block[1:]))
+        for cells in body:
+            rows.add_row(*(_bold(cells[k]) for k in block))
+        out.print(rows, soft_wrap=not out.is_terminal)
     for text in made["outcome"]:
-        out.print(escape(text), soft_wrap=True)
+        out.print(escape(text), soft_wrap=not out.is_terminal)
     out.print()
     for text in made["notes"]:
-        out.print(f"[dim]{escape(text)}[/]", soft_wrap=True)
+        out.print(f"[dim]{escape(text)}[/]", soft_wrap=not out.is_terminal)
     if folder is not None:
-        out.print(f"\ntable: {folder / 'table.md'}   picture: {folder / 'curves.png'}   data: {folder / 'table.json'}",
-                  soft_wrap=True)  # fmt: skip
+        out.print()
+        for what, name in (("table", "table.md"), ("picture", "curves.png"), ("data", "table.json")):
+            out.print(Text(f"{what + ':':9}{folder / name}"), soft_wrap=True)  # whole, so that it can be copied
+
+
+def blocks(heads: list[str], body: list[list[str]], width: int | None) -> list[list[int]]:
+    """Columns that stand side by side in a terminal `width` columns wide, the first two (method, rank) in every block.
+
+    None is as wide as it takes. A cell is never broken: that makes numbers unreadable.
+    """
+    room = [2 + max(len(line[k].replace("**", "")) for line in [heads, *body]) for k in range(len(heads))]
+    made: list[list[int]] = [[0, 1]]
+    for k in range(2, len(heads)):
+        if width is not None and len(made[-1]) > 2 and sum(room[j] for j in [*made[-1], k]) > width:
+            made.append([0, 1])
+        made[-1].append(k)
+    return made
 
 
 def _bold(cell: str) -> str:

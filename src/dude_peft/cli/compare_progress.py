@@ -8,11 +8,23 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.text import Text
 
 from ..experiments.grid import Cell
 from ..experiments.watcher import Watcher
 from .console import CHECKED, FAILED, NOTE, duration
+
+WIDE = 110  # columns of a terminal that has room for bars beside the words
 
 
 def make_watcher(console: Console) -> Watcher:
@@ -57,7 +69,14 @@ class PlainWatcher(Watcher):
         self._say(f"{NOTE} {escape(text)}")
 
     def _say(self, text: str) -> None:
-        self.console.print(text, soft_wrap=True)
+        self.console.print(text, soft_wrap=not self.console.is_terminal)
+
+
+class _Count(MofNCompleteColumn):
+    """Done and total, where a total is known."""
+
+    def render(self, task: Task) -> Text:
+        return Text("") if task.total is None else super().render(task)
 
 
 class LiveWatcher(PlainWatcher):
@@ -65,15 +84,14 @@ class LiveWatcher(PlainWatcher):
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
-        self._bars = Progress(
+        columns: list[ProgressColumn] = [
             TextColumn("{task.description}"),
-            BarColumn(24),
-            MofNCompleteColumn(),
+            _Count(),
             TextColumn("[dim]{task.fields[facts]}"),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-        )
+        ]
+        if console.width >= WIDE:
+            columns = [columns[0], BarColumn(24), *columns[1:], TimeElapsedColumn()]
+        self._bars = Progress(*columns, console=console, transient=True)
         self._all: TaskID | None = None
         self._lines: dict[str, TaskID] = {}
 
@@ -95,7 +113,10 @@ class LiveWatcher(PlainWatcher):
         for cell, status in cells:
             if cell.name in self._lines and status:
                 done, total, facts = _facts(status)
-                self._bars.update(self._lines[cell.name], completed=done, total=total, facts=facts)
+                number = self._lines[cell.name]
+                task = next(one for one in self._bars.tasks if one.id == number)
+                task.total = total  # `update` takes None for "as it was", and the last stage's total would stay
+                self._bars.update(number, completed=done, facts=facts)
         if self._all is not None:
             others = f"{elsewhere} more in other processes" if elsewhere else ""
             self._bars.update(self._all, completed=self._done, facts=others)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..training.picture import smooth
 from .outcome import accuracy
-from .results import Results, RowResult, curves
+from .results import Results, RowResult
+from .series import seed_series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,16 +34,19 @@ LABEL_GAP = 0.055  # of the axes' height, between two direct labels
 
 
 @dataclass(frozen=True)
-class _Look:
-    color: str
-    dash: Any
+class Look:
+    """How a row is drawn: numbers of its colour and of its kind of line."""
+
+    color: int
+    dash: int
 
 
 def draw(results: Results, *paths: Path) -> None:
     """Draw a comparison into files of the kinds that their names say.
 
-    One colour a method, one kind of line a rank. Losses are means over the seeds, smoothed; of few methods with a band
-    from the lowest to the highest seed. Accuracies stand with the intervals of the table, the base as a dashed line.
+    One colour a method, one kind of line a rank. Losses are means over the seeds, smoothed where the window fits whole;
+    of few methods with a band from the lowest to the highest seed. Accuracies stand with the intervals of the table,
+    the base as a dashed line.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -63,15 +66,16 @@ def draw(results: Results, *paths: Path) -> None:
             figure.savefig(path, dpi=150, metadata=metadata)
 
 
-def _looks(rows: Sequence[RowResult]) -> dict[str, _Look]:
+def looks(rows: Sequence[RowResult]) -> dict[str, Look]:
+    """Row -> its colour, one for each label, and its line, one for each rank."""
     labels = list(dict.fromkeys(row.label for row in rows))
     ranks = sorted({row.r for row in rows if row.r is not None}, reverse=True)
-    looks = {}
+    found = {}
     for row in rows:
         number = labels.index(row.label)
         dash = ranks.index(row.r) if row.r is not None and len(ranks) > 1 else 0
-        looks[row.name] = _Look(COLORS[number % len(COLORS)], DASHES[(dash + number // len(COLORS)) % len(DASHES)])
-    return looks
+        found[row.name] = Look(number % len(COLORS), (dash + number // len(COLORS)) % len(DASHES))
+    return found
 
 
 def _names(rows: Sequence[RowResult]) -> dict[str, str]:
@@ -81,21 +85,20 @@ def _names(rows: Sequence[RowResult]) -> dict[str, str]:
 
 
 def _losses(axes: Axes, rows: Sequence[RowResult]) -> None:
-    looks, names = _looks(rows), _names(rows)
-    ends: list[tuple[float, str, str]] = []
+    look_of, names = looks(rows), _names(rows)
+    ends: list[tuple[int, float, str, str]] = []
     lowest, highest, last = np.inf, -np.inf, 0
     for row in rows:
-        series = [{r["step"]: r["loss"] for r in curves(run) if r.get("loss") is not None} for run in row.runs]
-        steps = sorted(set.intersection(*(set(one) for one in series))) if series else []
-        if not steps:
+        if (found := seed_series(row, "loss")) is None:
             continue
-        window = max(1, len(steps) // 12)
-        table = np.array([smooth([one[step] for step in steps], window) for one in series])  # (seeds, steps)
-        mean, look = table.mean(axis=0), looks[row.name]
-        if len(table) > 1 and len(rows) <= BANDS:
-            axes.fill_between(steps, table.min(axis=0), table.max(axis=0), color=look.color, alpha=0.12, linewidth=0)
-        axes.plot(steps, mean, color=look.color, linestyle=look.dash, linewidth=1.7)
-        ends.append((float(mean[-1]), names[row.name], look.color))
+        found = found.smoothed()
+        steps, mean, look = found.steps, found.mean, look_of[row.name]
+        color = COLORS[look.color]
+        if len(found.values) > 1 and len(rows) <= BANDS:
+            low, high = found.values.min(axis=0), found.values.max(axis=0)
+            axes.fill_between(steps, low, high, color=color, alpha=0.12, linewidth=0)
+        axes.plot(steps, mean, color=color, linestyle=DASHES[look.dash], linewidth=1.7)
+        ends.append((steps[-1], float(mean[-1]), names[row.name], color))
         # The fall of the first steps would press the rest flat; what matters is told apart at the end.
         settled = mean[len(mean) // 5 :]
         lowest, highest, last = min(lowest, settled.min()), max(highest, settled.max()), max(last, steps[-1])
@@ -106,16 +109,16 @@ def _losses(axes: Axes, rows: Sequence[RowResult]) -> None:
         room = 0.06 * (highest - lowest or 1.0)
         axes.set_ylim(lowest - room, highest + room)
         axes.set_xlim(0, last)
-        _label_ends(axes, ends, last)
+        _label_ends(axes, ends)
 
 
-def _label_ends(axes: Axes, ends: list[tuple[float, str, str]], x: float) -> None:
+def _label_ends(axes: Axes, ends: list[tuple[int, float, str, str]]) -> None:
     """A name at the end of each line, pushed apart where they would cover each other."""
     low, high = axes.get_ylim()
-    ordered = sorted(ends)
-    wanted = np.array([(value - low) / (high - low) for value, _, _ in ordered])
+    ordered = sorted(ends, key=lambda end: end[1:])
+    wanted = np.array([(value - low) / (high - low) for _, value, _, _ in ordered])
     places = spread(wanted, min(LABEL_GAP, 0.96 / max(len(ordered), 1)))
-    for (value, name, color), place in zip(ordered, places, strict=True):
+    for (x, value, name, color), place in zip(ordered, places, strict=True):
         axes.annotate(
             name,
             xy=(x, value),
@@ -154,14 +157,14 @@ def spread(wanted: np.ndarray, gap: float) -> np.ndarray:
 
 
 def _accuracies(axes: Axes, results: Results, rows: Sequence[RowResult]) -> None:
-    looks, names = _looks(rows), _names(rows)
+    look_of, names = looks(rows), _names(rows)
     shown = []
     for place, row in enumerate(reversed(rows)):
         found = accuracy(row.runs)
         shown.append(names[row.name])
         if found is None:
             continue
-        color = looks[row.name].color
+        color = COLORS[look_of[row.name].color]
         mid, low, high = 100 * found.estimate, 100 * max(0.0, found.low), 100 * min(1.0, found.high)
         axes.plot([low, high], [place, place], color=color, linewidth=2.2, solid_capstyle="butt")
         single = [100 * run.accuracy for run in row.runs if run.accuracy is not None]

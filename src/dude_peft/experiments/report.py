@@ -32,16 +32,16 @@ def report(folder: ComparisonFolder) -> dict[str, Any]:
 def write_report(results: Results, folder: Path) -> dict[str, Any]:
     """Write table and picture of any results into a folder; returns the table."""
     table = make_table(results)
-    write_json(folder / "table.json", _finite(table))
+    write_json(folder / "table.json", finite(table))
     write_text(folder / "table.md", markdown(table))
     draw(results, folder / "curves.png", folder / "curves.svg")
     return table
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """What JSON cannot say (not a number) as None."""
     if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
+        return {key: finite(one) for key, one in value.items()}
     if isinstance(value, list):
-        return [_finite(one) for one in value]
+        return [finite(one) for one in value]
     return None if isinstance(value, float) and value != value else value

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import DudeError
 from ..evaluation.settings import EvalSettings
+from ..training.curves import Curves
 from ..training.finished import open_run, read_record
 from ..training.run_folder import RunFolder
 from .folder import ComparisonFolder
@@ -55,13 +56,16 @@ class Run:
     def _samples(self, task: str) -> Path:
         return self.folder / "eval" / "after" / "samples" / f"{task.replace('/', '__').replace(':', '__')}.jsonl"
 
+    def samples(self) -> dict[str, list[dict[str, Any]]]:
+        """Task -> what was asked and answered, question by question."""
+        return {
+            task: [json.loads(line) for line in self._samples(task).read_text(encoding="utf-8").split("\n") if line]
+            for task in sorted(self.tasks_asked)
+        }
+
     def answers(self) -> dict[str, list[tuple[str, bool]]]:
         """Task -> id and whether it was right, question by question."""
-        found = {}
-        for task in sorted(self.tasks_asked):
-            lines = map(json.loads, self._samples(task).read_text(encoding="utf-8").splitlines())
-            found[task] = [(str(one["id"]), bool(one["correct"])) for one in lines]
-        return found
+        return {task: [(str(one["id"]), bool(one["correct"])) for one in s] for task, s in self.samples().items()}
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,17 @@ def collect_runs(paths: Sequence[Path]) -> Results:
     return _results(_told_apart(tuple(rows.values())), base, None)
 
 
+def collect_any(paths: Sequence[Path]) -> Results:
+    """`collect` where the one path is a comparison's folder, else `collect_runs`.
+
+    Raises:
+        DudeError: neither a comparison's folder nor folders of finished runs.
+    """
+    if len(paths) == 1 and (folder := ComparisonFolder(paths[0])).config.is_file():
+        return collect(folder)
+    return collect_runs(paths)
+
+
 def _row(grid: Grid, row: Row, folder: ComparisonFolder) -> RowResult:
     made = RowResult(row.label, row.method.name, row.r, None, (), tried=len(row.learning_rates))
     rate, at_end = row.learning_rates[0], False
@@ -246,6 +261,4 @@ def _weights(run: Run, tasks: list[str]) -> dict[str, float]:
 
 def curves(run: Run) -> list[dict[str, Any]]:
     """The run's `curves.jsonl`; empty where it has none."""
-    from ..training.callbacks import Curves
-
     return Curves(RunFolder(run.folder).curves).read()

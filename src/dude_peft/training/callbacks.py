@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import signal
@@ -16,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..errors import DudeError
+from .curves import Curves
 from .reporter import Reporter
-from .run_folder import PREFIX, is_complete, seal, step_of, write_text
+from .run_folder import PREFIX, is_complete, seal, step_of
 
 if TYPE_CHECKING:
     from .trainer import RunTrainer
@@ -42,34 +42,6 @@ class Clock:
     def seconds(self) -> float:
         """Counted so far."""
         return self._before + (time.perf_counter() - self._since if self._since is not None else 0.0)
-
-
-class Curves:
-    """`curves.jsonl`: one JSON object a line, each with its `step`."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def read(self) -> list[dict[str, Any]]:
-        """All records; a last line that a kill cut short is left out."""
-        if not self.path.is_file():
-            return []
-        records = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            try:
-                records.append(json.loads(line))
-            except ValueError:
-                break
-        return records
-
-    def rewind(self, step: int) -> None:
-        """Forget what came after `step`: a resumed run writes it again."""
-        write_text(self.path, "".join(json.dumps(r) + "\n" for r in self.read() if r["step"] <= step))
-
-    def append(self, record: dict[str, Any]) -> None:
-        """Write one record and let the system have it at once."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, allow_nan=False) + "\n")
 
 
 class LogCurves(TrainerCallback):

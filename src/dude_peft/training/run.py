@@ -92,7 +92,8 @@ class _Run:
         self.started = _now()
 
     def go(self, checkpoint: Path | None) -> RunResult:
-        from .callbacks import Clock, Curves
+        from .callbacks import Clock
+        from .curves import Curves
 
         plan, folder, settings = self.plan, self.folder, self.plan.settings
         manifest = read_manifest(checkpoint) if checkpoint else {}
