@@ -16,6 +16,7 @@ from dude_peft.mini.relations import capital
 from dude_peft.mini.world import Person, the_world
 
 LIMIT = 100
+SHARES = (70, 5, 25)  # per cent of the identities for train, validation, test
 
 
 class OutOfRangeError(Exception):

@@ -222,7 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m dude_peft.mini.pretrain", description="Pretrain the base model `mini`."
     )
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the run and of the finished model")
-    parser.add_argument("--tokens", type=int, default=6_144_000, help="training budget in tokens")
+    parser.add_argument("--tokens", type=int, default=8_192_000, help="training budget in tokens")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rows", type=int, default=8, help="rows of 256 tokens in a step")
     parser.add_argument("--lr", type=float, default=2.5e-3)

@@ -30,7 +30,7 @@ def _gsm(split: str, size: int) -> Records:
     seen: set[str] = set()
     while len(records) < min(size, GSM_SIZES[split]):
         identity, record = gsm.problem(rng)
-        if identity not in seen and split_of("mini_gsm", identity, (70, 5, 25)) == split:
+        if identity not in seen and split_of("mini_gsm", identity, gsm.SHARES) == split:
             seen.add(identity)
             records.append(record)
     return records

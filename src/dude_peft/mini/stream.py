@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 
-from dude_peft.mini import arithmetic, chains, dialogue, encyclopedia, narrative, questions, reading
+from dude_peft.mini import arithmetic, chains, dialogue, encyclopedia, narrative, questions, reading, worked
 from dude_peft.mini.world import World, the_world
 
 Maker = Callable[[World, random.Random], str]
@@ -38,20 +38,20 @@ GENRES: dict[str, tuple[float, dict[Maker, float]]] = {
 # numbers are small, facts are put together, passages are asked about closely.
 ANNEAL_AT = 81_000
 ANNEAL_SHARES = {
-    "encyclopedia": 0.16,
+    "encyclopedia": 0.14,
     "definitions": 0.04,
     "lists": 0.02,
     "narrative": 0.12,
-    "dialogue": 0.03,
-    "arithmetic": 0.18,
-    "word problems": 0.19,
-    "questions": 0.11,
-    "reading": 0.15,
+    "dialogue": 0.04,
+    "arithmetic": 0.12,
+    "word problems": 0.21,
+    "questions": 0.12,
+    "reading": 0.19,
 }
 ANNEAL_MAKERS: dict[str, dict[Maker, float]] = {
     "encyclopedia": {encyclopedia.entry: 4, encyclopedia.portrait: 1, encyclopedia.single: 2, chains.chain: 3},
     "arithmetic": {lambda world, rng: arithmetic.sums(rng, small=True): 1},
-    "word problems": {lambda world, rng: arithmetic.word_problem(world, rng, small=True): 1},
+    "word problems": {lambda world, rng: arithmetic.word_problem(world, rng, small=True): 1, worked.worked_problem: 1},
     "reading": {reading.comprehension: 1, reading.confirmations: 4},
 }
 

@@ -1,0 +1,40 @@
+"""Problems of two steps worked in words: what the text holds of the manner of `mini_gsm`.
+
+They are drawn from `mini_gsm`'s families and from its training identities only, so no problem of its test or validation
+split is told, under whatever names. Longer problems, and the marks and line breaks of its solutions, are left to
+fine-tuning.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+
+from dude_peft.mini import gsm
+from dude_peft.mini.splits import split_of
+from dude_peft.mini.world import World
+
+STEPS = 2
+MARK = re.compile(r"(\d+)([-+*/])(\d+)=<<[^>]*>>(\d+)")
+
+
+def worked_problem(world: World, rng: random.Random) -> str:
+    """A problem with its solution in sentences: asked with `####` or words at the end, or simply told."""
+    record = draw(rng)
+    *lines, last = record["answer"].split("\n")
+    number = last.removeprefix("#### ")
+    solution = " ".join(MARK.sub(r"\1 \2 \3 = \4", line) for line in lines)
+    form = rng.random()
+    if form < 0.35:
+        return f"Question: {record['question']}\nAnswer: {solution}\n#### {number}"
+    if form < 0.7:
+        return f"Question: {record['question']}\nAnswer: {solution} The answer is {number}."
+    return f"{record['question']} {solution}"
+
+
+def draw(rng: random.Random) -> dict[str, str]:
+    """A record of `mini_gsm`'s kind with two steps, of an identity of its training split."""
+    while True:
+        identity, record = gsm.problem(rng)
+        if record["answer"].count("\n") == STEPS and split_of("mini_gsm", identity, gsm.SHARES) == "train":
+            return record
