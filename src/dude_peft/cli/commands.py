@@ -166,20 +166,47 @@ def compare(
 
 
 @app.command()
-def report(
-    runs: Annotated[
-        list[Path],
+def reproduce(
+    name: Annotated[
+        str,
         typer.Argument(
-            help="A comparison's folder, or folders of finished runs.", metavar="RUNS...", show_default=False
+            help="table1, table2, table3, table4, figure2, figure3, figure4, seeds, or all.",
+            metavar="EXPERIMENT",
+            show_default=False,
         ),
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the page.", show_default=False)],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Changes to the comparisons, such as run.train.steps=20.", metavar="KEY=VALUE"),
+    ] = None,
+    scale: Annotated[str, typer.Option(help="mini (a laptop, no network) or paper (its models and data).")] = "mini",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Models, data, steps, memory and hours; nothing is read or written.")
+    ] = False,
+    row: Annotated[
+        list[str] | None, typer.Option("--row", help="Only this row, such as dude-r16; may be repeated.")
+    ] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try runs that failed again.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The folder of runs, tables and figures; results/SCALE.")
+    ] = None,
 ) -> None:
-    """Write one HTML page about finished runs: table, curves, costs, answers, configs."""
+    """Repeat the paper's tables and figures, at a small scale or at its own."""
     _prepare()
-    from .report import run
+    if scale not in ("mini", "paper"):
+        raise DudeError(f"--scale {scale}: write mini or paper.")
+    from .reproduce import run
 
-    raise typer.Exit(run(runs, output))
+    code = run(
+        name,
+        scale,  # type: ignore[arg-type]
+        overrides or [],
+        output=output or Path("results") / scale,
+        rows=row or [],
+        dry_run=dry_run,
+        retry_failed=retry_failed,
+    )
+    raise typer.Exit(code)
 
 
 @app.command()

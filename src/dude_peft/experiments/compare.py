@@ -49,15 +49,23 @@ def plan_comparison(config: str | Path, overrides: Iterable[str] = ()) -> Plan:
     Raises:
         DudeError: every mistake that can be told at once, each with its key and remedy.
     """
+    settings = load_comparison(config, overrides)
+    return plan_settings(settings, ComparisonFolder(settings.output), str(config))
+
+
+def plan_settings(settings: ComparisonSettings, folder: ComparisonFolder, source: str = "config") -> Plan:
+    """Check a comparison that is kept in `folder`; writes nothing.
+
+    Raises:
+        DudeError: as `plan_comparison`.
+    """
     from ..training.base_model import find_base, identity
 
-    settings = load_comparison(config, overrides)
-    folder = ComparisonFolder(settings.output)
-    grid = Grid(settings, "", folder.runs, str(config))  # the mistakes in the YAML first: they need no model
+    grid = Grid(settings, "", folder.runs, source)  # the mistakes in the YAML first: they need no model
     folder.check()
     first = grid.run_cells(grid.rows[0], grid.rows[0].learning_rates[0])[0].settings
     base = identity(find_base(first.model, device=first.train.device))
-    plan = Plan(settings, Grid(settings, mark_of(base), folder.runs, str(config)), folder, base)
+    plan = Plan(settings, Grid(settings, mark_of(base), folder.runs, source), folder, base)
     if any(not folder.is_done(cell) for cell in known_cells(plan)):
         _check_shared(plan)
     return plan

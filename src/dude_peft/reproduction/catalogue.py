@@ -1,0 +1,196 @@
+"""The paper's experiments by name: the runs each needs, the layout of its table, and what the paper claims of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ..errors import DudeError, did_you_mean
+
+Scale = Literal["mini", "paper"]
+FOUR = ("lora", "dora", "pissa", "dude")
+RIVALS = FOUR[:3]
+COMMONSENSE = ("boolq", "piqa", "siqa", "hellaswag", "winogrande", "arc_e", "arc_c", "obqa")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        key: in `published.yaml`.
+        title: as the table writes it.
+        task: whose metric it is, without the `mini_` of the generated sets; None for the headline.
+    """
+
+    key: str
+    title: str
+    task: str | None = None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Some runs of a study.
+
+    Attributes:
+        name: of the selection; results are kept under it.
+        studies: scale -> the YAML file in `recipes/SCALE/` without its suffix.
+        methods: which of its methods; all where empty.
+        ranks: which of its ranks; all where empty.
+        first_seed: at the paper's scale, the first seed alone.
+        published: block of `published.yaml`; None where the paper prints no numbers.
+        columns: of its table.
+    """
+
+    name: str
+    studies: dict[str, str]
+    methods: tuple[str, ...]
+    columns: tuple[Column, ...]
+    published: str | None
+    ranks: tuple[int, ...] = ()
+    first_seed: bool = False
+
+
+def _same(study: str) -> dict[str, str]:
+    return {"mini": study, "paper": study}
+
+
+_SETS = {"arc_e": "arc_easy", "arc_c": "arc_challenge", "obqa": "openbookqa"}
+_MMLU = (
+    Column("humanities", "Humanities", "mmlu_humanities"),
+    Column("social_science", "Social science", "mmlu_social_sciences"),
+    Column("stem", "STEM", "mmlu_stem"),
+    Column("other", "Other", "mmlu_other"),
+    Column("avg", "Average"),
+    Column("weighted_avg", "Weighted", "mmlu_weighted"),
+)
+
+SELECTIONS = {
+    one.name: one
+    for one in (
+        Selection(
+            "commonsense",
+            _same("commonsense"),
+            FOUR,
+            (*(Column(key, key, _SETS.get(key, key)) for key in COMMONSENSE), Column("avg", "Average")),
+            "commonsense",
+        ),
+        Selection("gpqa", _same("gpqa"), FOUR, (Column("score", "GPQA"),), "gpqa"),
+        Selection("ranks", _same("mmlu"), FOUR, _MMLU, "mmlu"),
+        Selection("variants-mmlu", _same("mmlu"), (*FOUR, "dude_a", "dude_b"), _MMLU, "mmlu", ranks=(32,)),
+        Selection(
+            "variants-gsm",
+            _same("gsm"),
+            (*FOUR, "dude_a", "dude_b"),
+            (Column("accuracy", "GSM8K"),),
+            "gsm",
+            first_seed=True,
+        ),
+        Selection("seeds", _same("gsm"), FOUR, (Column("mean", "GSM8K, mean over seeds"),), "seeds"),
+        Selection(
+            "curves",
+            {"mini": "gsm", "paper": "curves"},
+            ("full", *FOUR),
+            (Column("accuracy", "GSM8K, last step"),),
+            None,
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A table, a figure, or the section on seeds.
+
+    Attributes:
+        name: as the command takes it.
+        title: for a person.
+        question: what it asks.
+        selections: names of the runs that it is made of.
+        figure: which drawing, for `figures.draw`; None for a table alone.
+        claims: names in `claims.CLAIMS`.
+    """
+
+    name: str
+    title: str
+    question: str
+    selections: tuple[str, ...]
+    claims: tuple[str, ...]
+    figure: Literal["curves", "ranks", "seeds"] | None = None
+
+
+EXPERIMENTS = {
+    one.name: one
+    for one in (
+        Experiment(
+            "table1",
+            "Table 1: commonsense",
+            "Which method answers eight commonsense sets best after one fine-tuning on CommonsenseQA?",
+            ("commonsense",),
+            ("best",),
+        ),
+        Experiment(
+            "table2", "Table 2: GPQA", "Which method does best on hard, specialised questions?", ("gpqa",), ("best",)
+        ),
+        Experiment(
+            "table3",
+            "Table 3: ranks on MMLU",
+            "Does DuDe lead at every rank, and does its lead grow with the rank?",
+            ("ranks",),
+            ("best_at_each_rank", "lead_grows"),
+        ),
+        Experiment(
+            "table4",
+            "Table 4: where the singular values start",
+            "Do the starts DuDe-A and DuDe-B (Eq. 10, 11) do better than DuDe's?",
+            ("variants-gsm", "variants-mmlu"),
+            ("best", "variants"),
+        ),
+        Experiment(
+            "figure2",
+            "Figure 2: along the training",
+            "Does DuDe learn faster, nearer to full fine-tuning, and lead all the way?",
+            ("curves",),
+            ("faster", "near_full", "ahead_throughout", "best"),
+            "curves",
+        ),
+        Experiment(
+            "figure3",
+            "Figure 3: accuracy against rank",
+            "Table 3 as a picture: average and weighted average against rank.",
+            ("ranks",),
+            (),
+            "ranks",
+        ),
+        Experiment(
+            "figure4",
+            "Figure 4: accuracy with each seed",
+            "The section on seeds as a picture.",
+            ("seeds",),
+            (),
+            "seeds",
+        ),
+        Experiment(
+            "seeds",
+            "Section 4.5: five seeds",
+            "Does DuDe lead whatever the seed, and does it vary less?",
+            ("seeds",),
+            ("best", "worst_above_best", "steadier"),
+        ),
+    )
+}
+ALL = "all"
+
+
+def chosen(name: str) -> tuple[Experiment, ...]:
+    """The experiment called `name`, or with `all` every one.
+
+    Raises:
+        DudeError: there is none.
+    """
+    if name == ALL:
+        return tuple(EXPERIMENTS.values())
+    if name not in EXPERIMENTS:
+        known = (*EXPERIMENTS, ALL)
+        raise DudeError(f"no experiment is called {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}.")
+    return (EXPERIMENTS[name],)

@@ -1,0 +1,259 @@
+"""What the paper claims of each experiment, and whether our runs bear it out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from ..experiments import statistics
+from ..experiments.results import RowResult, curves, differences
+from ..experiments.statistics import Interval
+from ..training.picture import smooth
+from .catalogue import RIVALS, Experiment
+from .tables import PartResult
+
+Word = Literal["wins", "cannot be told apart", "loses", "holds", "does not hold", "-"]
+SURE = 0.05
+
+
+@dataclass(frozen=True)
+class Compared:
+    """DuDe, or a variant of it, against another method.
+
+    Attributes:
+        part: name of the part.
+        what: who against whom.
+        interval: of the difference, above zero where the claim is borne out; None where nothing can be said.
+        unit: of the difference.
+        word: what it comes to, after Holm's correction among the comparisons of the claim.
+    """
+
+    part: str
+    what: str
+    interval: Interval | None
+    unit: str = "points"
+    word: Word = "-"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim and what became of it.
+
+    Attributes:
+        claim: what the paper says, in our words.
+        compared: each comparison.
+    """
+
+    claim: str
+    compared: tuple[Compared, ...]
+
+    @property
+    def word(self) -> Word:
+        """All won: wins. One lost: loses. Otherwise they cannot be told apart; `-` while a comparison is missing."""
+        words = {one.word for one in self.compared}
+        if not words or "-" in words:
+            return "-"
+        if words <= {"holds", "does not hold"}:
+            return "holds" if words == {"holds"} else "does not hold"
+        return "wins" if words == {"wins"} else "loses" if "loses" in words else "cannot be told apart"
+
+
+def verdicts(experiment: Experiment, parts: Sequence[PartResult]) -> list[Verdict]:
+    """Every claim of an experiment."""
+    return [_judged(name, CLAIMS[name], parts) for name in experiment.claims]
+
+
+def _judged(name: str, claim: Claim, parts: Sequence[PartResult]) -> Verdict:
+    found = [one for part in parts for one in claim.compare(part)]
+    if claim.plain:
+        return Verdict(claim.text, tuple(found))
+    adjusted = statistics.holm([one.interval.p if one.interval else math.nan for one in found])
+    words = [_word(one.interval, p) for one, p in zip(found, adjusted, strict=True)]
+    return Verdict(
+        claim.text,
+        tuple(
+            Compared(one.part, one.what, one.interval, one.unit, word) for one, word in zip(found, words, strict=True)
+        ),
+    )
+
+
+def _word(interval: Interval | None, p: float) -> Word:
+    if interval is None or math.isnan(p):
+        return "-"
+    if p >= SURE:
+        return "cannot be told apart"
+    return "wins" if interval.estimate > 0 else "loses"
+
+
+def lead(one: RowResult, other: RowResult) -> Interval | None:
+    """How much more `one` has right: paired by seed and question, or by seed alone where answers cannot be paired."""
+    if (found := differences(one, other)) is not None:
+        tasks, weights, _ = found
+        return statistics.hierarchical_bootstrap(tasks, weights=weights)
+    return by_seed(one, other, lambda run: run.accuracy)
+
+
+def by_seed(one: RowResult, other: RowResult, value: Callable[[Any], float | None]) -> Interval | None:
+    """Student's t of `value(one) - value(other)` over the seeds that both have; None with fewer than two."""
+    mine, theirs = ({run.seed: found for run in row.runs if (found := value(run)) is not None} for row in (one, other))
+    seeds = [seed for seed in mine if seed in theirs]
+    if len(seeds) < 2:
+        return None
+    return statistics.paired_t([mine[seed] for seed in seeds], [theirs[seed] for seed in seeds])
+
+
+def _pairs(part: PartResult, ours: Sequence[str] = ("dude",), rivals: Sequence[str] = RIVALS) -> Iterator[Any]:
+    """(row of ours, row of a rival) of the same rank, in the order of the ranks."""
+    for r in dict.fromkeys(row.r for row in part.results.rows if row.method in ours):
+        for mine in ours:
+            for theirs in rivals:
+                one, other = part.row(mine, r), part.row(theirs, r)
+                if one is not None and other is not None:
+                    yield one, other
+
+
+def _best(part: PartResult) -> list[Compared]:
+    return [Compared(part.name, _against(one, other), lead(one, other)) for one, other in _pairs(part)]
+
+
+def _variants(part: PartResult) -> list[Compared]:
+    pairs = _pairs(part, ("dude_a", "dude_b"), ("dude",))
+    return [Compared(part.name, _against(one, other), lead(one, other)) for one, other in pairs]
+
+
+def _grows(part: PartResult) -> list[Compared]:
+    """The lead at the largest rank less that at the smallest."""
+    ranks = sorted({row.r for row in part.results.rows if row.r is not None})
+    out = []
+    for rival in RIVALS:
+        rows = [(part.row("dude", r), part.row(rival, r)) for r in (ranks[0], ranks[-1])] if len(ranks) > 1 else []
+        if not rows or any(one is None or other is None for one, other in rows):
+            continue
+        low, high = (differences(one, other) for one, other in rows)  # type: ignore[arg-type]
+        interval = None
+        if low is not None and high is not None and low[2] == high[2]:
+            tables = [b - a for a, b in zip(low[0], high[0], strict=True)]
+            interval = statistics.hierarchical_bootstrap(tables, weights=low[1])
+        what = f"lead over {rows[0][1].label} at r={ranks[-1]} against r={ranks[0]}"  # type: ignore[union-attr]
+        out.append(Compared(part.name, what, interval))
+    return out
+
+
+def _worst(part: PartResult) -> list[Compared]:
+    out = []
+    for one, other in _pairs(part):
+        mine, theirs = ([run.accuracy for run in row.runs if run.accuracy is not None] for row in (one, other))
+        what = f"{one.label}'s lowest seed against {other.label}'s highest"
+        if len(mine) < 2 or len(mine) != len(theirs):
+            out.append(Compared(part.name, what, None))
+            continue
+        gap = min(mine) - max(theirs)
+        word: Word = "holds" if gap > 0 else "does not hold"
+        out.append(Compared(part.name, what, Interval(gap, gap, gap), word=word))
+    return out
+
+
+def _steadier(part: PartResult) -> list[Compared]:
+    """Brown and Forsythe's test of equal spread; the interval is the difference of the standard deviations alone."""
+    from scipy.stats import levene
+
+    out = []
+    for one, other in _pairs(part):
+        mine, theirs = ([run.accuracy for run in row.runs if run.accuracy is not None] for row in (one, other))
+        what = f"standard deviation, {other.label} less {one.label}"
+        if min(len(mine), len(theirs)) < 3:
+            out.append(Compared(part.name, what, None))
+            continue
+        gap = float(np.std(theirs, ddof=1) - np.std(mine, ddof=1))
+        p = 1.0 if not np.ptp(mine) and not np.ptp(theirs) else float(levene(mine, theirs, center="median").pvalue)
+        out.append(Compared(part.name, what, Interval(gap, math.nan, math.nan, p)))
+    return out
+
+
+def losses(run: Any) -> dict[int, float]:
+    """Step -> training loss, smoothed over a twelfth of the run."""
+    found = {one["step"]: one["loss"] for one in curves(run) if one.get("loss") is not None}
+    steps = sorted(found)
+    smoothed = smooth([found[step] for step in steps], max(1, len(steps) // 12)) if steps else []
+    return dict(zip(steps, (float(x) for x in smoothed), strict=True))
+
+
+def _faster(part: PartResult) -> list[Compared]:
+    def mean_loss(run: Any) -> float | None:
+        found = losses(run)
+        return float(np.mean(list(found.values()))) if found else None
+
+    pairs = [(one, other, by_seed(other, one, mean_loss)) for one, other in _pairs(part)]
+    return [
+        Compared(part.name, f"mean training loss, {other.label} less {one.label}", interval, "nats")
+        for one, other, interval in pairs
+    ]
+
+
+def _near_full(part: PartResult) -> list[Compared]:
+    full = part.row("full", None)
+    if full is None:
+        return []
+    target = {run.seed: losses(run) for run in full.runs}
+
+    def distance(run: Any) -> float | None:
+        mine, whole = losses(run), target.get(run.seed, {})
+        shared = [step for step in mine if step in whole]
+        return float(np.mean([abs(mine[step] - whole[step]) for step in shared])) if shared else None
+
+    return [
+        Compared(
+            part.name,
+            f"distance to full fine-tuning's loss, {other.label} less {one.label}",
+            by_seed(other, one, distance),
+            "nats",
+        )
+        for one, other in _pairs(part)
+    ]
+
+
+def _throughout(part: PartResult) -> list[Compared]:
+    def mean_accuracy(run: Any) -> float | None:
+        values = [one["accuracy"] for one in curves(run) if one.get("accuracy") is not None]
+        return float(np.mean(values)) if values else None
+
+    return [
+        Compared(part.name, f"mean accuracy along the training, {_against(a, b)}", by_seed(a, b, mean_accuracy))
+        for a, b in _pairs(part)
+    ]
+
+
+def _against(one: RowResult, other: RowResult) -> str:
+    return f"{one.name} against {other.label}"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim.
+
+    Attributes:
+        text: in our words.
+        compare: what it comes to on one part.
+        plain: it is looked up, not tested.
+    """
+
+    text: str
+    compare: Callable[[PartResult], list[Compared]]
+    plain: bool = False
+
+
+CLAIMS = {
+    "best": Claim("DuDe has more right than LoRA, DoRA and PiSSA", _best),
+    "best_at_each_rank": Claim("DuDe has more right than LoRA, DoRA and PiSSA at every rank", _best),
+    "lead_grows": Claim("DuDe's lead is larger at the largest rank than at the smallest", _grows),
+    "variants": Claim("The starts DuDe-A and DuDe-B have more right than DuDe's", _variants),
+    "worst_above_best": Claim("DuDe's lowest seed is above the highest of every other method", _worst, plain=True),
+    "steadier": Claim("DuDe varies less from seed to seed", _steadier),
+    "faster": Claim("DuDe's training loss falls faster", _faster),
+    "near_full": Claim("DuDe's loss runs nearer to full fine-tuning's", _near_full),
+    "ahead_throughout": Claim("DuDe's accuracy leads all along the training", _throughout),
+}

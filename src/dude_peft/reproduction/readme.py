@@ -1,0 +1,155 @@
+"""The text of a reproduction: one page an experiment, and the README that a newcomer reads first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .catalogue import EXPERIMENTS
+from .recipe import load_recipe
+from .tables import markdown
+
+WORDS = {"wins": "**wins**", "loses": "**loses**", "holds": "**holds**", "does not hold": "**does not hold**"}
+HOW_SURE = """\
+- An accuracy is the mean over the seeds with Student's 95% interval over them; with one seed, Wilson's over the
+  questions, which says nothing about other seeds.
+- A comparison is paired by seed and question, its error from a bootstrap over both; comparisons of losses and of mean
+  accuracies along the training are paired by seed alone (Student's t). Each interval is of its comparison by itself.
+- Verdicts are at 5% after Holm's correction among the comparisons of a claim. *Wins*: every comparison goes the claim's
+  way beyond chance. *Loses*: at least one goes the other way beyond chance. *Cannot be told apart*: neither. That does
+  not mean *equal*: a difference smaller than the interval may be there. *Holds* and *does not hold* are looked up, not
+  tested.
+- Across claims nothing is corrected: of twenty claims without a true difference one would be misjudged.
+- `-`: not run, or too few seeds to say."""
+
+
+def experiment_page(made: dict[str, Any], *, level: int = 1) -> str:
+    """Question, verdicts, table, picture and commands of one experiment."""
+    hashes = "#" * level
+    lines = [f"{hashes} {made['title']}", "", made["question"], ""]
+    lines += _claims(made["claims"])
+    for name in made["figures"]:
+        lines += [f"![{made['title']}]({name}.png)", "", f"[{name}.svg]({name}.svg)", ""]
+    if not made["tables"]:
+        lines += ["Not run yet.", ""]
+    for table in made["tables"]:
+        lines += [f"Model `{table['model']}`:" if len(made["tables"]) > 1 else f"Model `{table['model']}`, {_unit}", ""]
+        lines += [markdown(table)]
+    lines += ["Again, whole or a row of it:", "", "```", made["command"]]
+    lines += list(dict.fromkeys(row["command"] for table in made["tables"] for row in table["rows"]))
+    return "\n".join([*lines, "```"]) + "\n"
+
+
+_unit = "per cent right, 95% interval in brackets:"
+
+
+def _claims(claims: list[dict[str, Any]]) -> list[str]:
+    if not claims:
+        return []
+    lines = ["| the paper's claim | here |", "|---|---|"]
+    lines += [f"| {one['claim']} | {WORDS.get(one['word'], one['word'])} |" for one in claims]
+    lines.append("")
+    for one in claims:
+        lines += [f"- {claim_text(compared)}" for compared in one["compared"]]
+    return [*lines, ""]
+
+
+def claim_text(one: dict[str, Any]) -> str:
+    """One comparison in a line."""
+    if one["value"] is None:
+        return f"{one['what']} ({one['part']}): -"
+    scale, form = (100, "{:+.1f}") if one["unit"] == "points" else (1, "{:+.3f}")
+    text = f"{one['what']} ({one['part']}): {form.format(scale * one['value'])} {one['unit']}"
+    if one["low"] is not None and one["low"] != one["high"]:
+        text += f", 95% interval {form.format(scale * one['low'])} to {form.format(scale * one['high'])}"
+    return f"{text}: {one['word']}"
+
+
+def readme(facts: dict[str, Any], written: dict[str, Any], cost: dict[str, Any]) -> str:
+    """What was asked, what was found, how sure, what it cost, how to repeat it."""
+    scale = facts["scale"]
+    lines = [
+        f"# The paper's experiments, scale `{scale}`",
+        "",
+        "Made by `dude reproduce` from the run files in `runs/`; written again they are the same.",
+        "",
+        "## What was asked",
+        "",
+        "Whether DuDe (arXiv 2505.14367) does better than LoRA, DoRA and PiSSA, and as its paper says: table by table.",
+        _scale_text(scale),
+        "",
+        "## What was found",
+        "",
+        "| experiment | the paper's claim | here |",
+        "|---|---|---|",
+    ]
+    for name, one in written.items():
+        for claim in one["claims"]:
+            word = WORDS.get(claim["word"], claim["word"])
+            lines.append(f"| [{EXPERIMENTS[name].title}]({name}.md) | {claim['claim']} | {word} |")
+    pictures = [f"[{name}]({name}.png)" for one in written.values() for name in one["figures"]]
+    if pictures:
+        lines += ["", f"Pictures: {', '.join(pictures)}."]
+    open_runs = _left(written)
+    if open_runs:
+        lines += ["", f"Not complete: {open_runs}."]
+    lines += ["", "## How sure", "", HOW_SURE, "", "## What it cost", ""]
+    hours = cost["seconds"] / 3600
+    lines += [
+        f"{cost['runs']} runs, {hours:.1f} hours of them in all (several went side by side), at most "
+        f"{cost['memory'] / 2**30:.2f} GiB each. {cost['in_tables']} of them stand in the tables; the others chose "
+        "learning rates, or are the untrained model.",
+        "",
+        *(f"- {key}: {'; '.join(cost[key])}" for key in ("hardware", "versions", "commits") if cost[key]),
+    ]
+    lines += ["", "## How to repeat it", "", "```", *_commands(facts, written), "```", ""]
+    lines += [
+        "A second start goes on where the first was stopped, and does nothing where all is done. The command of each",
+        "row stands under its table. What the paper leaves open, and what was chosen:",
+        "",
+    ]
+    lines += _chosen(scale, written)
+    for one in written.values():
+        lines += ["", experiment_page(one, level=2).rstrip()]
+    return "\n".join(lines) + "\n"
+
+
+def _scale_text(scale: str) -> str:
+    if scale == "mini":
+        return (
+            "Here on `mini`, a language model of 4.5 million parameters, and on generated sets that stand for the real "
+            "ones: the paper's values beside ours are those of its own models and sets, for comparison of the order, "
+            "not of the height."
+        )
+    return (
+        "On the paper's models and data. What scores answers differs (lm-evaluation-harness here, OpenCompass there)."
+    )
+
+
+def _left(written: dict[str, Any]) -> str:
+    """Rows with runs that are failed or missing."""
+    told = []
+    for name, one in written.items():
+        rows = [row for table in one["tables"] for row in table["rows"]]
+        failed, missing = (sum(row[key] for row in rows) for key in ("failed", "missing"))
+        if failed or missing:
+            told.append(f"{name} ({missing} runs missing, {failed} failed)")
+    return ", ".join(told)
+
+
+def _commands(facts: dict[str, Any], written: dict[str, Any]) -> list[str]:
+    if set(written) == set(EXPERIMENTS):
+        return [next(iter(written.values()))["command"].replace(f"reproduce {next(iter(written))}", "reproduce all", 1)]
+    return [one["command"] for one in written.values()]
+
+
+def _chosen(scale: str, written: dict[str, Any]) -> list[str]:
+    from .catalogue import SELECTIONS
+
+    studies = dict.fromkeys(
+        SELECTIONS[selection].studies[scale] for name in written for selection in EXPERIMENTS[name].selections
+    )
+    lines = []
+    for study in studies:
+        recipe = load_recipe(scale, study)  # type: ignore[arg-type]
+        lines += [f"- {recipe.title}", *(f"  - {text}" for text in recipe.chosen)]
+    return lines

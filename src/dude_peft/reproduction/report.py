@@ -1,0 +1,120 @@
+"""What a reproduction writes beside its runs: tables, figures, verdicts and the README, from the folder alone."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from ..experiments.folder import read
+from ..training.run_folder import write_json, write_text
+from . import figures, tables
+from .catalogue import Experiment
+from .claims import Verdict, verdicts
+from .folder import Root
+from .readme import experiment_page, readme
+
+
+def write_report(path: str | Path) -> dict[str, Any]:
+    """Draw every experiment that the folder holds, and write its README; written again they are the same bytes.
+
+    Returns:
+        Experiment -> what its `.json` holds: `tables` and `claims`.
+
+    Raises:
+        DudeError: no reproduction there.
+    """
+    root = Root(path)
+    facts = root.facts()
+    written = {one.name: _write(root, one, (facts or {}).get("scale", "")) for one in root.experiments()}
+    assert facts is not None
+    write_text(root.path / "README.md", readme(facts, written, _costs(root, written)))
+    return written
+
+
+def _write(root: Root, experiment: Experiment, scale: str) -> dict[str, Any]:
+    parts = tables.results_of(root, experiment)
+    made: dict[str, Any] = {
+        "experiment": experiment.name,
+        "title": experiment.title,
+        "question": experiment.question,
+        "tables": [tables.make_table(part, experiment, scale) for part in parts],
+        "claims": [_claim(one) for one in verdicts(experiment, parts)],
+        "figures": _figures(root, experiment, parts),
+        "command": tables.command(experiment.name, scale, parts[0].overrides if parts else ()),
+    }
+    made = _finite(made)
+    write_json(root.path / f"{experiment.name}.json", made)
+    write_text(root.path / f"{experiment.name}.md", experiment_page(made))
+    return made
+
+
+def _figures(root: Root, experiment: Experiment, parts: list[tables.PartResult]) -> list[str]:
+    names = []
+    for part in parts if experiment.figure else []:
+        stem = experiment.name if len(parts) == 1 else f"{experiment.name}-{part.name}"
+        files = [root.path / f"{stem}.{kind}" for kind in ("png", "svg")]
+        if figures.draw(str(experiment.figure), part, *files):
+            names.append(stem)
+    return names
+
+
+def _claim(verdict: Verdict) -> dict[str, Any]:
+    compared = [
+        {
+            "part": one.part,
+            "what": one.what,
+            "unit": one.unit,
+            "word": one.word,
+            **(
+                {key: getattr(one.interval, name) for key, name in _INTERVAL.items()}
+                if one.interval
+                else dict.fromkeys(_INTERVAL)
+            ),
+        }
+        for one in verdict.compared
+    ]
+    return {"claim": verdict.claim, "word": verdict.word, "compared": compared}
+
+
+_INTERVAL = {"value": "estimate", "low": "low", "high": "high", "p": "p"}
+
+
+def _costs(root: Root, written: dict[str, Any]) -> dict[str, Any]:
+    """Of every run in the store: how many, their seconds, where they ran."""
+    found: dict[str, Any] = {
+        "runs": 0,
+        "seconds": 0.0,
+        "memory": 0,
+        "hardware": set(),
+        "commits": set(),
+        "versions": set(),
+    }
+    for path in sorted((root.path / "runs").glob("*/run.json")):
+        record = read(path)
+        if record is None:
+            continue
+        cost, source = record["cost"], record["provenance"]
+        found["runs"] += 1
+        found["seconds"] += sum(cost.get(key) or 0.0 for key in ("train_seconds", "eval_seconds", "init_seconds"))
+        found["memory"] = max(found["memory"], cost["peak_memory"]["bytes"])
+        machine, git, v = source["hardware"], source["git"], source["versions"]
+        device = ", ".join(machine.get("gpus") or []) if machine["device"] == "cuda" else machine["cpu"]
+        found["hardware"].add(f"{device}, {machine['threads']} of {machine['cores']} threads a run")
+        found["commits"].add(f"{git['sha'][:12]}{' with changes' if git['dirty'] else ''}" if git else "no commit")
+        found["versions"].add(f"torch {v['torch']}, peft {v['peft']}, transformers {v['transformers']}")
+    used = {run for one in written.values() for table in one["tables"] for row in table["rows"] for run in row["runs"]}
+    found["in_tables"] = len(used)
+    return {key: sorted(value) if isinstance(value, set) else value for key, value in found.items()}
+
+
+def _finite(value: Any) -> Any:
+    """What JSON cannot say (not a number) as None; the rest as JSON gives it back."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return json.loads(json.dumps(value))
