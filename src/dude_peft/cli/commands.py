@@ -166,6 +166,23 @@ def compare(
 
 
 @app.command()
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="A comparison's folder, or folders of finished runs.", metavar="RUNS...", show_default=False
+        ),
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the page.", show_default=False)],
+) -> None:
+    """Write one HTML page about finished runs: table, curves, costs, answers, configs."""
+    _prepare()
+    from .report import run
+
+    raise typer.Exit(run(runs, output))
+
+
+@app.command()
 def reproduce(
     name: Annotated[
         str,
