@@ -164,6 +164,8 @@ def test_all_of_mini_fits_into_six_hours_on_two_cores() -> None:
 def test_overrides_reach_every_part_and_rows_can_be_picked() -> None:
     changed = parts("mini", "run.train.steps=2", "seeds=[7]")
     assert all(part.settings.run["train"]["steps"] == 2 and part.settings.seeds == [7] for part in changed.values())
+    rates = parts("mini", "learning_rates=[1e-2]", name="figure2")["curves"]
+    assert {row.learning_rates for row in grid(rates).rows} == {(1e-2,)}
     picked = parts("mini", name="table3", rows=("dude-r16",))["ranks"]
     assert [row.name for row in grid(picked).rows] == ["dude-r16"]
     assert cells(picked) < cells(parts("mini", name="table3")["ranks"])

@@ -164,6 +164,10 @@ def _parts(selection: Selection, scale: Scale, output: Path, overrides: tuple[st
         if selection.first_seed and scale == "paper":
             raw["seeds"] = raw["seeds"][:1]
         narrowed = {pair.partition("=")[0].strip() for pair in overrides}
+        if "learning_rates" in narrowed:  # they are meant for every method, also for one with rates of its own
+            for entry in raw["methods"]:
+                if isinstance(entry, dict):
+                    entry.pop("learning_rates", None)
         whole = override(raw, overrides)
         source = f"{scale}/{study}.yaml"
         settings = _select(parse_comparison(whole, source), selection, source, narrowed)
