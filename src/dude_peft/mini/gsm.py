@@ -1,4 +1,4 @@
-"""`mini_gsm`: word problems of two to four steps with worked solutions, in GSM8K's own format.
+"""`mini_gsm`: word problems of three or four steps with worked solutions, in GSM8K's own format.
 
 Every number is a whole number below 100. A problem's identity is what has to be worked out (its family and its
 numbers, names and things left aside); identities are dealt to the splits, so no split holds a problem of another
@@ -16,6 +16,7 @@ from dude_peft.mini.relations import capital
 from dude_peft.mini.world import Person, the_world
 
 LIMIT = 100
+STEPS = (3, 4)  # of the problems of the set, at least and at most
 SHARES = (70, 5, 25)  # per cent of the identities for train, validation, test
 
 
@@ -36,7 +37,7 @@ class Draft:
         self.story.extend(sentences)
 
     def work(self, before: str, a: int, op: str, b: int, after: str) -> int:
-        """Add a solution line `before a op b = <<a op b=c>>c after.` and return c.
+        """Add a solution line `before a op b = <<aopb=c>>c after.` and return c.
 
         Raises:
             OutOfRangeError: c is not a whole number from 1 to 99.
@@ -45,7 +46,7 @@ class Draft:
         if not 0 < exact < LIMIT:
             raise OutOfRangeError
         self.identity.append((a, op, b))
-        self.solution.append(f"{capital(before)} {a}{op}{b}=<<{a}{op}{b}={exact}>>{exact} {after}.")
+        self.solution.append(f"{capital(before)} {a} {op} {b} = <<{a}{op}{b}={exact}>>{exact} {after}.")
         return exact
 
 
@@ -229,8 +230,8 @@ def reading(d: Draft, rng: random.Random, p: Person, q: Person, r: Person, item:
 FAMILIES: tuple[Callable[..., int], ...] = (ledger, shopping, wages, comparing, packing, sharing, habits, reading)
 
 
-def problem(rng: random.Random) -> tuple[str, dict[str, str]]:
-    """One problem: its identity and its record (`question`, `answer` ending in `#### n`)."""
+def problem(rng: random.Random, steps: tuple[int, int] = STEPS) -> tuple[str, dict[str, str]]:
+    """One problem of so many `steps`: its identity and its record (`question`, `answer` ending in `#### n`)."""
     while True:
         family, draft = rng.choice(FAMILIES), Draft()
         p, q, r = rng.sample(the_world().people, 3)
@@ -238,7 +239,7 @@ def problem(rng: random.Random) -> tuple[str, dict[str, str]]:
             result = family(draft, rng, p, q, r, rng.choice(ITEMS))
         except OutOfRangeError:
             continue
-        if len(draft.solution) >= 2:
+        if steps[0] <= len(draft.solution) <= steps[1]:
             identity = f"{family.__name__} {draft.identity}"
             answer = "\n".join([*draft.solution, f"#### {result}"])
             return identity, {"question": " ".join(draft.story), "answer": answer}
