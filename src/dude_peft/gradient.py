@@ -107,53 +107,58 @@ class ComposedLinear(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, G: Tensor) -> Any:  # type: ignore[override]
-        """dL/d(x, x_dropped, y0, dA, dB, m) for G = dL/dy (n, d)."""
-        x, y, weight, bias, Ah, Bt, across, norm, gain, Ah_x, outer, gain_x, inner, magnitude = ctx.saved_tensors
-        s, detach_norm, owns_base, dropped, wide = ctx.options
-        n, r, dtype = G.shape[0], Ah.shape[0] // 2, x.dtype
-        needs = ctx.needs_input_grad
-        needs_base, needs_update = owns_base and needs[0], needs[1] if dropped else needs[0]
+        """dL/d(x, x_dropped, y0, dA, dB, m) for G = dL/dy (n, d), in float32 also where autocast is on."""
+        with compose.without_autocast(G.device):
+            return _backward(ctx, G)
 
-        # One buffer, one product: the rows of g G, and below them those of (diag(c) B)^T.
-        project = 0 if detach_norm else r
-        scaled_rows = n if needs_base or (not owns_base and needs[2]) else 0
-        rows = G.new_empty(scaled_rows + project, G.shape[1], dtype=dtype)
-        gG = rows[:scaled_rows] if scaled_rows else None
-        q = sums_and_scaled(G, y, bias, gain_x, gG, wide)
 
-        dm = ddA = ddB = cBt = c = exponent = None
-        if q is not None:
-            # q = colsum(G * (y - b)) = g colsum(G * u), so c = q / n^2 and dL/dm = q / m.
-            m = magnitude.to(wide)
-            dm = torch.where(m != 0, q / m, 0.0).to(ctx.dtypes[2])
-        if project:
-            c = q / norm.square()  # 0 where the norm is infinite: a line of zeros
-            cBt = c * Bt[:r]
-            rows[scaled_rows:], exponent = compose.fit_range(cBt, dtype)
-        products = None
-        if needs_base or project:
-            products = (rows if needs_base else rows[scaled_rows:]) @ weight.to(dtype)
+def _backward(ctx: Any, G: Tensor) -> Any:
+    x, y, weight, bias, Ah, Bt, across, norm, gain, Ah_x, outer, gain_x, inner, magnitude = ctx.saved_tensors
+    s, detach_norm, owns_base, dropped, wide = ctx.options
+    n, r, dtype = G.shape[0], Ah.shape[0] // 2, x.dtype
+    needs = ctx.needs_input_grad
+    needs_base, needs_update = owns_base and needs[0], needs[1] if dropped else needs[0]
 
-        dx = products[:n] if needs_base and products is not None else None
-        dx_dropped = None
-        through = F.linear(G, outer) if needs_update or needs[3] else None  # s (g G) Bh (n, 2r)
-        if through is not None and needs_update:
-            if dropped:
-                dx_dropped = through @ Ah_x
-            else:
-                dx = through @ Ah_x if dx is None else dx.addmm_(through, Ah_x)
-        if through is not None and needs[3]:
-            ddA = (through[:, :r].T @ x).to(wide)
-            if cBt is not None and products is not None:
-                ddA.sub_(compose.undo_range(products[-r:], exponent, wide), alpha=s)
-                ddA.addmm_(F.linear(cBt, Bt), Ah, alpha=-s * s)
-            ddA = ddA.to(ctx.dtypes[0])
-        if needs[4]:
-            xAt = inner[:, :r] + inner[:, r:]
-            ddBt = (xAt.T @ G).to(wide)
-            ddBt.addcmul_(ddBt, gain)
-            if c is not None:
-                ddBt.addcmul_(across[:r] + across[r:], c, value=-1)
-            ddB = (ddBt if s == 1 else ddBt.mul_(s)).T.to(ctx.dtypes[1]).contiguous()
-        dy0 = None if owns_base else gG
-        return dx, dx_dropped, dy0, ddA, ddB, dm, *[None] * 7
+    # One buffer, one product: the rows of g G, and below them those of (diag(c) B)^T.
+    project = 0 if detach_norm else r
+    scaled_rows = n if needs_base or (not owns_base and needs[2]) else 0
+    rows = G.new_empty(scaled_rows + project, G.shape[1], dtype=dtype)
+    gG = rows[:scaled_rows] if scaled_rows else None
+    q = sums_and_scaled(G, y, bias, gain_x, gG, wide)
+
+    dm = ddA = ddB = cBt = c = exponent = None
+    if q is not None:
+        # q = colsum(G * (y - b)) = g colsum(G * u), so c = q / n^2 and dL/dm = q / m.
+        m = magnitude.to(wide)
+        dm = torch.where(m != 0, q / m, 0.0).to(ctx.dtypes[2])
+    if project:
+        c = q / norm.square()  # 0 where the norm is infinite: a line of zeros
+        cBt = c * Bt[:r]
+        rows[scaled_rows:], exponent = compose.fit_range(cBt, dtype)
+    products = None
+    if needs_base or project:
+        products = (rows if needs_base else rows[scaled_rows:]) @ weight.to(dtype)
+
+    dx = products[:n] if needs_base and products is not None else None
+    dx_dropped = None
+    through = F.linear(G, outer) if needs_update or needs[3] else None  # s (g G) Bh (n, 2r)
+    if through is not None and needs_update:
+        if dropped:
+            dx_dropped = through @ Ah_x
+        else:
+            dx = through @ Ah_x if dx is None else dx.addmm_(through, Ah_x)
+    if through is not None and needs[3]:
+        ddA = (through[:, :r].T @ x).to(wide)
+        if cBt is not None and products is not None:
+            ddA.sub_(compose.undo_range(products[-r:], exponent, wide), alpha=s)
+            ddA.addmm_(F.linear(cBt, Bt), Ah, alpha=-s * s)
+        ddA = ddA.to(ctx.dtypes[0])
+    if needs[4]:
+        xAt = inner[:, :r] + inner[:, r:]
+        ddBt = (xAt.T @ G).to(wide)
+        ddBt.addcmul_(ddBt, gain)
+        if c is not None:
+            ddBt.addcmul_(across[:r] + across[r:], c, value=-1)
+        ddB = (ddBt if s == 1 else ddBt.mul_(s)).T.to(ctx.dtypes[1]).contiguous()
+    dy0 = None if owns_base else gG
+    return dx, dx_dropped, dy0, ddA, ddB, dm, *[None] * 7
