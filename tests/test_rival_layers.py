@@ -214,7 +214,7 @@ def test_the_bottleneck_refuses_to_merge(method: str) -> None:
 def test_weights_that_are_not_finite_name_the_module(name: str) -> None:
     model = models.llama()
     model.model.layers[1].self_attn.v_proj.weight.data[0, 0] = torch.nan
-    with pytest.raises(DudeError, match=r"layers\.1\.self_attn\.v_proj' has weights that are not finite"):
+    with pytest.raises(DudeError, match=r"layers\.1\.self_attn\.v_proj' has 1 weights that are not finite"):
         get_peft_model(model, CONFIGS[name](target_modules=["v_proj"]))
 
 

@@ -82,6 +82,17 @@ def decompose_start(
         DudeError: r above min(d, k), weights that are not finite or not there (meta device).
     """
     check_rank(name, tuple(weight.shape), r)
+    check_finite(name, weight)
+    triplets = cached_triplets(weight, r, method=svd, seed=module_seed(name, seed))
+    return start_from(weight, *initial_factors(triplets, scaling, variant), axis)
+
+
+def check_finite(name: str, weight: Tensor) -> None:
+    """Refuse a weight (d, k) that has no singular values.
+
+    Raises:
+        DudeError: values that are not there (meta device) or not finite; names the module.
+    """
     if weight.is_meta:
         raise DudeError(f"module '{name}' has no values (meta device): load the base model's weights first")
     if not torch.isfinite(weight).all():
@@ -89,8 +100,6 @@ def decompose_start(
             f"module '{name}' has {int((~torch.isfinite(weight)).sum())} weights that are not finite (NaN or inf), so "
             "it has no singular values. Check the base model's file, or leave the module out of target_modules"
         )
-    triplets = cached_triplets(weight, r, method=svd, seed=module_seed(name, seed))
-    return start_from(weight, *initial_factors(triplets, scaling, variant), axis)
 
 
 def start_from(weight: Tensor, A0: Tensor, B0: Tensor, axis: MagnitudeAxis) -> Start:

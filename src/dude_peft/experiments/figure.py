@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..training.picture import STYLE as RUN_STYLE
 from .outcome import accuracy
 from .results import Results, RowResult
 from .series import seed_series
@@ -19,16 +20,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, the yellow left out (too pale on white), and a grey.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8A8A8A")
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (4, 1.2, 1, 1.2)), (0, (8, 2)))
-STYLE = {
-    "font.size": 9.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#E6E6E6",
-    "axes.axisbelow": True,
-    "svg.hashsalt": "dude",  # the same picture is the same file
-    "svg.fonttype": "none",
-}
+STYLE = RUN_STYLE | {"svg.hashsalt": "dude", "svg.fonttype": "none"}  # the same picture is the same file
 BANDS = 4  # more of them cover each other
 LABEL_GAP = 0.055  # of the axes' height, between two direct labels
 

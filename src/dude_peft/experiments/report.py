@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,9 @@ def write_report(results: Results, folder: Path) -> dict[str, Any]:
 
 
 def finite(value: Any) -> Any:
-    """What JSON cannot say (not a number) as None."""
+    """What JSON cannot say (not a number, infinite) as None, tuples as the lists that they become there."""
     if isinstance(value, dict):
         return {key: finite(one) for key, one in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return [finite(one) for one in value]
-    return None if isinstance(value, float) and value != value else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

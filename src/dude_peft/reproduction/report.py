@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import math
 from pathlib import Path
 from typing import Any
 
 from ..experiments.folder import read
+from ..experiments.report import finite
 from ..training.run_folder import write_json, write_text
 from . import figures, tables
 from .catalogue import Experiment
@@ -44,7 +43,7 @@ def _write(root: Root, experiment: Experiment, scale: str) -> dict[str, Any]:
         "figures": _figures(root, experiment, parts),
         "command": tables.command(experiment.name, scale, parts[0].overrides if parts else ()),
     }
-    made = _finite(made)
+    made = finite(made)
     write_json(root.path / f"{experiment.name}.json", made)
     write_text(root.path / f"{experiment.name}.md", experiment_page(made))
     return made
@@ -107,14 +106,3 @@ def _costs(root: Root, written: dict[str, Any]) -> dict[str, Any]:
     used = {run for one in written.values() for table in one["tables"] for row in table["rows"] for run in row["runs"]}
     found["in_tables"] = len(used)
     return {key: sorted(value) if isinstance(value, set) else value for key, value in found.items()}
-
-
-def _finite(value: Any) -> Any:
-    """What JSON cannot say (not a number) as None; the rest as JSON gives it back."""
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(one) for one in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return json.loads(json.dumps(value))

@@ -15,8 +15,9 @@ from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
 from ..decompose import SvdMethod, module_seed, top_singular_triplets
+from ..layers import check_finite
 from ..targets import check_rank
-from .tuner import RivalConfig, RivalLayer, RivalModel, RivalType, awaited, check_finite, register
+from .tuner import RivalConfig, RivalLayer, RivalModel, RivalType, awaited, register
 
 
 @dataclass
@@ -57,7 +58,7 @@ class LoraXsLayer(RivalLayer):
         check_rank(module_name, (d, k), r)
         if config.start_is_saved:
             return {"lora_xs_R": awaited(r, r), "lora_xs_A": awaited(r, k), "lora_xs_B": awaited(d, r)}
-        check_finite(weight, module_name)
+        check_finite(module_name, weight)
         seed = module_seed(module_name, config.svd_seed)
         U, S, Vh = top_singular_triplets(weight.float(), r, method=config.svd, seed=seed)
         return {"lora_xs_R": torch.randn(r, r) * config.init_std, "lora_xs_A": S[:, None] * Vh, "lora_xs_B": U}

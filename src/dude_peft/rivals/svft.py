@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ..decompose import top_singular_triplets
-from .tuner import RivalConfig, RivalLayer, RivalModel, RivalType, awaited, check_finite, register
+from ..layers import check_finite
+from .tuner import RivalConfig, RivalLayer, RivalModel, RivalType, awaited, register
 
 
 @dataclass
@@ -44,7 +45,7 @@ class SvftLayer(RivalLayer):
         M = torch.zeros(p * (2 * o + 1) - o * (o + 1))
         if config.start_is_saved:
             return {"svft_M": M, "svft_U": awaited(d, p), "svft_V": awaited(p, k)}
-        check_finite(weight, module_name)
+        check_finite(module_name, weight)
         U, _, Vh = top_singular_triplets(weight.float(), p, method="exact")
         return {"svft_M": M, "svft_U": U, "svft_V": Vh}
 

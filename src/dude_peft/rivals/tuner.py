@@ -213,21 +213,6 @@ def register(config: type[RivalConfig], kind: RivalType, model: type[RivalModel]
     PEFT_TYPE_TO_PREFIX_MAPPING[kind] = model.prefix  # type: ignore[index]
 
 
-def check_finite(weight: Tensor, module_name: str) -> None:
-    """Refuse a weight that cannot be decomposed.
-
-    Raises:
-        DudeError: weights that are not there (meta device) or not finite; names the module.
-    """
-    if weight.is_meta:
-        raise DudeError(f"module '{module_name}' has no values (meta device): load the base model's weights first")
-    if not torch.isfinite(weight).all():
-        raise DudeError(
-            f"module '{module_name}' has weights that are not finite (NaN or inf), so it has no singular values. Check "
-            "the base model's file, or leave the module out of target_modules"
-        )
-
-
 def awaited(*shape: int) -> Tensor:
     """A factor that the file holds: NaN until it is loaded, so that a forgotten one cannot pass unseen."""
     return torch.full(shape, torch.nan)

@@ -16,6 +16,15 @@ NORMS = (
     ("grad_norm_B", "B", ORANGE),
     ("grad_norm_m", "m", GREEN),
 )
+STYLE = {
+    "font.size": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#E6E6E6",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+}
 
 
 def draw_curves(records: list[dict[str, Any]], path: Path, title: str = "") -> None:
@@ -29,16 +38,7 @@ def draw_curves(records: list[dict[str, Any]], path: Path, title: str = "") -> N
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    style = {
-        "font.size": 9.5,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "grid.color": "#E6E6E6",
-        "axes.axisbelow": True,
-        "legend.frameon": False,
-    }
-    with rc_context(style):
+    with rc_context(STYLE):
         figure = Figure(figsize=(11, 3.4), layout="constrained")
         loss, norm, third = figure.subplots(1, 3)
         _loss(loss, records)
