@@ -23,7 +23,7 @@ from . import stored
 from .config import DudeConfig
 from .errors import DudeError
 from .layers import Start, decompose_start, dense_weight, start_from
-from .progress import say_start
+from .progress import say_start, starting
 from .targets import Target, check_names, check_rank
 from .variant import DudeVariant
 
@@ -91,8 +91,8 @@ class DudeModel(LoraModel):
             self._check_new_adapter_config(config)
             targets = plan(model, config)
             self._starts = {}
-            for number, target in enumerate(targets):
-                say_start(target.name, number, len(targets))
+            what = "Decomposing weights" if config.saved_factors is None else "Placing factors"
+            for target in starting(targets, what):
                 self._starts[target.name] = self._start(model, target, config)
         except Exception:
             # PEFT has put the config in its table already; without an adapter behind it the model could not be used.
@@ -135,6 +135,7 @@ class DudeModel(LoraModel):
         **kw: Any,
     ) -> None:
         if not isinstance(lora_config, DudeConfig):
+            say_start(current_key)
             super()._create_and_replace(lora_config, adapter_name, target, target_name, parent, current_key, **kw)
             return
         plain = lora_config.lora_config()

@@ -10,19 +10,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     ProgressColumn,
-    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
 )
-from rich.text import Text
 
 from ..experiments.grid import Cell
 from ..experiments.watcher import Watcher
 from .console import CHECKED, FAILED, NOTE, duration
+from .progress import Count
 
 WIDE = 110  # columns of a terminal that has room for bars beside the words
 
@@ -72,13 +70,6 @@ class PlainWatcher(Watcher):
         self.console.print(text, soft_wrap=not self.console.is_terminal)
 
 
-class _Count(MofNCompleteColumn):
-    """Done and total, where a total is known."""
-
-    def render(self, task: Task) -> Text:
-        return Text("") if task.total is None else super().render(task)
-
-
 class LiveWatcher(PlainWatcher):
     """One bar for all cells, and a line for each that is running."""
 
@@ -86,7 +77,7 @@ class LiveWatcher(PlainWatcher):
         super().__init__(console)
         columns: list[ProgressColumn] = [
             TextColumn("{task.description}"),
-            _Count(),
+            Count(),
             TextColumn("[dim]{task.fields[facts]}"),
         ]
         if console.width >= WIDE:
@@ -129,8 +120,8 @@ class LiveWatcher(PlainWatcher):
 def _facts(status: dict[str, Any]) -> tuple[int, int | None, str]:
     """How far a cell is: done, of how many, and what a person wants to know beside it."""
     stage = str(status.get("stage", ""))
+    left = f"{duration(status['left'])} left" if status.get("left") is not None else ""
     if stage == "training":
         loss = f"loss {status['loss']:.4f}, " if "loss" in status else ""
-        left = f"{duration(status['left'])} left" if "left" in status else ""
         return status.get("step", 0), status.get("steps"), f"{loss}{left}"
-    return status.get("done") or 0, status.get("total"), escape(stage)
+    return status.get("done") or 0, status.get("total"), escape(f"{stage}, {left}" if left else stage)

@@ -13,18 +13,22 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from ..errors import DudeError
 from ..training.reporter import Reporter
 from .console import CHECKED, FAILED, NOTE, duration
 
 SLOW = 0.5  # seconds: a stage that took longer leaves a line behind
+NEWS = 4.0  # seconds before plain output tells how far a start is; each later line waits three times as long
 
 
 def make_reporter(console: Console) -> Reporter:
@@ -39,6 +43,7 @@ class PlainReporter(Reporter):
         self.console = console
         self._steps = self._every = 1
         self._began = (0, 0.0)
+        self._told = (0.0, NEWS)  # when, and how long to wait now
 
     def check(self, name: str, found: str, error: DudeError | None) -> None:
         """One line a check."""
@@ -59,6 +64,16 @@ class PlainReporter(Reporter):
     def stage(self, text: str) -> AbstractContextManager[object]:
         """A line once it is over."""
         return self._timed(text)
+
+    def prepared(self, what: str, done: int, total: int, left: float | None) -> None:
+        """A line now and then, in half an hour six."""
+        now = time.perf_counter()
+        since, wait = self._told
+        if done == 0:
+            self._told = (now, NEWS)
+        elif left is not None and now - since >= wait:
+            self._told = (now, 3 * wait)
+            self.console.print(f"{what}: layer {done} of {total}, {duration(left)} left")
 
     def begin(self, step: int, steps: int) -> None:
         """Remember how far there is to go."""
@@ -81,8 +96,24 @@ class PlainReporter(Reporter):
         self.console.print(f"step {step}: {escape(what)} {value:.1%}")
 
 
+class Count(MofNCompleteColumn):
+    """Done and total, where a total is known."""
+
+    def render(self, task: Task) -> Text:
+        """Nothing without a total."""
+        return Text("") if task.total is None else super().render(task)
+
+
+class _Left(ProgressColumn):
+    """The time left, as soon as it is known."""
+
+    def render(self, task: Task) -> Text:
+        left = task.time_remaining
+        return Text("" if left is None else f"{duration(left)} left", "dim")
+
+
 class LiveReporter(PlainReporter):
-    """A bar with loss, tokens/s and time left; a spinner, or a bar of questions, while something else is done."""
+    """A bar with loss, tokens/s and time left; a spinner, or a bar of layers or questions, for everything else."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
@@ -103,8 +134,8 @@ class LiveReporter(PlainReporter):
                     self._bar.remove_task(task)
                 return
             spinner = Progress(
-                SpinnerColumn(), TextColumn("{task.description}"), BarColumn(24), TimeElapsedColumn(),
-                console=self.console, transient=True,
+                SpinnerColumn(), TextColumn("{task.description}"), BarColumn(24), Count(), TimeElapsedColumn(), _Left(),
+                console=self.console, transient=True, speed_estimate_period=600,
             )  # fmt: skip
             with spinner:
                 self._stage = (spinner, spinner.add_task(escape(text), total=None))
@@ -112,6 +143,10 @@ class LiveReporter(PlainReporter):
                     yield
                 finally:
                     self._stage = None
+
+    def prepared(self, what: str, done: int, total: int, left: float | None) -> None:
+        """Layers of the adapter's start."""
+        self.asked(done, total, what)
 
     def asked(self, done: int, total: int, what: str) -> None:
         """Requests of an evaluation."""

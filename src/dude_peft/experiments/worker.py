@@ -51,7 +51,7 @@ class Status(Reporter):
     @contextmanager
     def _stage(self, text: str) -> Iterator[None]:
         print(text, flush=True)
-        self._write(always=True, stage=text, done=None, total=None)
+        self._write(always=True, stage=text, done=None, total=None, left=None)
         yield
 
     def stage(self, text: str) -> AbstractContextManager[object]:
@@ -62,11 +62,15 @@ class Status(Reporter):
         """Into the log."""
         print(f"note: {text}", flush=True)
 
+    def prepared(self, what: str, done: int, total: int, left: float | None) -> None:
+        """Layers of the adapter's start."""
+        self._write(stage=what, done=done, total=total, left=left)
+
     def begin(self, step: int, steps: int) -> None:
         """Training starts."""
         self._began = (step, time.monotonic())
         print(f"going on after step {step}" if step else "training", flush=True)
-        self._write(always=True, stage="training", step=step, steps=steps)
+        self._write(always=True, stage="training", step=step, steps=steps, left=None)
 
     def progress(self, step: int, loss: float, tokens_per_second: float) -> None:
         """A step; the status is written now and then."""

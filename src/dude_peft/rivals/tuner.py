@@ -20,6 +20,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ..errors import DudeError
 from ..layers import dense_weight
+from ..progress import say_start
 
 
 class RivalType(str, enum.Enum):
@@ -187,6 +188,7 @@ class RivalModel(BaseTuner):
         current_key: str,
         **_: Any,
     ) -> None:
+        say_start(current_key)
         if isinstance(target, self.tuner_layer_cls):
             target.update_layer(adapter_name, config, current_key)
             return

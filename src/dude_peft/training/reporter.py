@@ -20,6 +20,12 @@ class Reporter:
     def note(self, text: str) -> None:
         """Something the user should know."""
 
+    def prepared(self, what: str, done: int, total: int, left: float | None) -> None:
+        """The start of the adapter (`what`: decomposing, preparing) has `done` of its `total` layers behind it.
+
+        `left` is how many more seconds it will take; None where that is not known yet.
+        """
+
     def begin(self, step: int, steps: int) -> None:
         """Training starts, after `step` of `steps`."""
 

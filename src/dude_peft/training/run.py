@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DudeError
 from ..methods import METHODS
+from ..progress import on_start
 from .base_model import identity, load_base
 from .config_file import fingerprint
 from .memory import out_of_memory
@@ -23,6 +24,9 @@ from .settings import RunSettings
 
 if TYPE_CHECKING:
     from .trainer import RunTrainer
+
+
+FACTORISED = ("svd", "qr")  # starts that take a weight apart, which lasts
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error
@@ -149,8 +153,16 @@ class _Run:
         """The base with the method's adapter."""
         from .trainer import adapted_model
 
+        what = "decomposing" if METHODS[self.plan.settings.method.name].init in FACTORISED else "preparing"
+        begin = time.perf_counter()
+
+        def tell(module: str, number: int, of: int) -> None:
+            left = (time.perf_counter() - begin) / number * (of - number) if number else None
+            self.reporter.prepared(what, number, of, left)
+
         try:
-            return adapted_model(self.plan, base)
+            with on_start(tell, len(self.plan.part.targets)):
+                return adapted_model(self.plan, base)
         except DudeError:
             raise
         except ValueError as error:  # PEFT's own refusals
