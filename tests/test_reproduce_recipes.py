@@ -12,7 +12,7 @@ from test_cli_train import dude
 from dude_peft.experiments.grid import Grid
 from dude_peft.reproduction import published
 from dude_peft.reproduction.budget import cost
-from dude_peft.reproduction.catalogue import EXPERIMENTS, SELECTIONS, chosen
+from dude_peft.reproduction.catalogue import EXPERIMENTS, SELECTIONS, at, chosen
 from dude_peft.reproduction.recipe import Part, parts_of
 from dude_peft.reproduction.shapes import shapes
 
@@ -20,7 +20,7 @@ NOWHERE = Path("nowhere")
 
 
 def parts(scale: Any, *overrides: str, name: str = "all", rows: tuple[str, ...] = ()) -> dict[str, Part]:
-    return {part.name: part for part in parts_of(chosen(name), scale, NOWHERE, overrides, rows)}
+    return {part.name: part for part in parts_of(chosen(name, scale), scale, NOWHERE, overrides, rows)}
 
 
 def grid(part: Part) -> Grid:
@@ -52,7 +52,7 @@ def test_a_dry_run_of_everything_needs_no_network_and_writes_nothing(
     assert "3,086" in said.stdout if scale == "paper" else "core-hours" in said.stdout
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", [one.name for one in at("paper")])
 def test_each_experiment_has_a_dry_run_of_its_own(name: str) -> None:
     said = dude("reproduce", name, "--scale", "paper", "--dry-run")
     assert said.exit_code == 0, said.output
@@ -176,6 +176,7 @@ def test_overrides_reach_every_part_and_rows_can_be_picked() -> None:
     [
         (("tabel1",), "Did you mean 'table1'"),
         (("table1", "--scale", "tiny"), "mini or paper"),
+        (("calibration", "--scale", "paper"), "at scale paper"),
         (("table3", "--row", "dude-r3", "--dry-run"), "dude-r32"),
         (("table1", "run.train.stps=3", "--dry-run"), "steps"),
         (("table1", "run.model=elsewhere", "--dry-run"), "shape of 'elsewhere'"),
@@ -194,3 +195,18 @@ def test_a_folder_of_something_else_or_of_the_other_scale_is_refused(tmp_path: P
     (tmp_path / "reproduction.json").write_text('{"scale": "paper"}')
     said = dude("reproduce", "table1", "--dry-run", "-o", tmp_path)
     assert said.exit_code == 2 and "at scale paper" in said.stderr
+
+
+def test_guessing_has_right_what_the_numbers_of_choices_say() -> None:
+    from dude_peft.data.sets import named_set
+
+    asked = {"calibration-csqa": "mini_csqa", "calibration-gpqa": "mini_gpqa", "calibration-mmlu": "mini_mmlu"}
+    seen = 0
+    for selection in SELECTIONS.values():
+        for column in selection.columns:
+            name = f"mini_{column.task}" if column.task else asked.get(selection.name)
+            if column.chance and name:
+                questions = named_set(name).examples("test", limit=50)
+                assert {len(one.choices) for one in questions} == {round(1 / column.chance)}, name  # type: ignore[union-attr]
+                seen += 1
+    assert seen == 11

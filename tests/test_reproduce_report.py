@@ -25,14 +25,14 @@ PLAIN = ("methods=[lora, dora, pissa, dude]", *RATES)
 def started(folder: Path, name: str, *overrides: str) -> dict[str, PartFolder]:
     """A reproduction in which nothing has run yet."""
     root = Root(folder)
-    parts = parts_of(chosen(name), "mini", folder, overrides)
+    parts = parts_of(chosen(name, "mini"), "mini", folder, overrides)
     base = {"name": "mini", "dtype": "float32", "sha256": "0" * 64}
     kept = [PartFolder(folder, part.name) for part in parts]
     plans = tuple(
         Plan(part.settings, Grid(part.settings, "0" * 64, one.runs), one, base)
         for part, one in zip(parts, kept, strict=True)
     )
-    begin(Reproduction(chosen(name), "mini", root, parts, plans, overrides))
+    begin(Reproduction(chosen(name, "mini"), "mini", root, parts, plans, overrides))
     return {one.name: one for one in kept}
 
 
@@ -189,3 +189,27 @@ def test_what_has_not_run_is_empty_and_nothing_is_drawn(tmp_path: Path) -> None:
     assert "Not complete: table1 (4 runs missing, 0 failed)" in (tmp_path / "README.md").read_text()
     rows = [row for one in made.values() for table in one["tables"] for row in table["rows"]]
     assert all(value is None for row in rows for value in row["values"].values())
+
+
+@pytest.mark.parametrize(
+    ("base", "low", "word"), [(0.4, 0.6, "holds"), (0.1, 0.6, "does not hold"), (0.6, 0.6, "cannot be told apart")]
+)
+def test_the_calibration_is_a_ladder(tmp_path: Path, base: float, low: float, word: str) -> None:
+    folder = started(tmp_path, "calibration", *RATES)["calibration-gpqa"]
+    whole = answers(base, "base")
+    finish(folder, folder.grid().base_cell, {"mini_gpqa": whole})
+    for cell in cells(folder):
+        method = cell.settings.method
+        share = 0.8 if method.name == "full" else low if method.r == 2 else 0.7
+        right = whole if share == base else answers(share, cell.name)
+        finish(folder, cell, {"mini_gpqa": right})
+    made = write_report(tmp_path)["calibration"]
+    rungs = [one for one in made["claims"][0]["compared"] if one["part"] == "calibration-gpqa"]
+    assert [one["what"] for one in rungs] == [
+        "untrained against guessing", "LoRA r=2 against untrained", "full fine-tuning against LoRA r=2"
+    ]  # fmt: skip
+    assert rungs[0]["value"] == pytest.approx(sum(whole) / 300 - 0.25)
+    words = [one["word"] for one in rungs]
+    assert words[2] == "holds" and word in words and set(words) <= {"holds", word}
+    page = (tmp_path / "calibration.md").read_text()
+    assert "| guessing |  |  | 25.0 |" in page and "| untrained |" in page

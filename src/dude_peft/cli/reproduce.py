@@ -22,7 +22,7 @@ def run(
     name: str, scale: Scale, overrides: list[str], *, output: Path, rows: list[str], dry_run: bool, retry_failed: bool
 ) -> int:
     """Reproduce; returns the exit code: 0 all finished, 1 some runs failed or are missing, 130 stopped."""
-    experiments = chosen(name)
+    experiments = chosen(name, scale)
     root = Root(output)
     parts = parts_of(experiments, scale, output, overrides, rows)
     if dry_run:
@@ -83,7 +83,7 @@ def _show(experiments: tuple[Experiment, ...], written: dict[str, Any], root: Ro
     from ..reproduction.readme import claim_text
 
     out = console()
-    rows = table("experiment", "the paper's claim", "here")
+    rows = table("experiment", "claim", "here")
     for one in experiments:
         for claim in written[one.name]["claims"]:
             rows.add_row(one.name, escape(claim["claim"]), claim["word"])

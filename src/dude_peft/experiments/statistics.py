@@ -46,9 +46,10 @@ def wilson(correct: int, n: int, confidence: float = CONFIDENCE) -> Interval:
 
 
 def normal(estimate: float, stderr: float, confidence: float = CONFIDENCE) -> Interval:
-    """Interval of a mean of many questions from its standard error."""
+    """Interval of a mean of many questions from its standard error, and the p-value of zero."""
     half = float(stats.norm.ppf((1 + confidence) / 2)) * stderr
-    return Interval(estimate, estimate - half, estimate + half)
+    p = float(2 * stats.norm.sf(abs(estimate) / stderr)) if stderr else float(estimate == 0)
+    return Interval(estimate, estimate - half, estimate + half, p)
 
 
 def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:

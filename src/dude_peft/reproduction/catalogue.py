@@ -21,11 +21,13 @@ class Column:
         key: in `published.yaml`.
         title: as the table writes it.
         task: whose metric it is, without the `mini_` of the generated sets; None for the headline.
+        chance: the share that guessing has right; None where the table does not show it.
     """
 
     key: str
     title: str
     task: str | None = None
+    chance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Selection:
         first_seed: at the paper's scale, the first seed alone.
         published: block of `published.yaml`; None where the paper prints no numbers.
         columns: of its table.
+        calibration: the recipe's methods `for_calibration` too.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Selection:
     published: str | None
     ranks: tuple[int, ...] = ()
     first_seed: bool = False
+    calibration: bool = False
 
 
 def _same(study: str) -> dict[str, str]:
@@ -64,6 +68,16 @@ _MMLU = (
     Column("avg", "Average"),
     Column("weighted_avg", "Weighted", "mmlu_weighted"),
 )
+
+_GUESSED = {"boolq": 1 / 2, "piqa": 1 / 2, "siqa": 1 / 3, "hellaswag": 1 / 4, "winogrande": 1 / 2, "arc_e": 1 / 4,
+            "arc_c": 1 / 4, "obqa": 1 / 4}  # fmt: skip
+
+
+def _calibration(study: str, *columns: Column, ranks: tuple[int, ...] = ()) -> Selection:
+    """Full fine-tuning, LoRA at rank 2, and the four at rank 16, all asked what the study asks."""
+    name = f"calibration-{study}"
+    return Selection(name, {"mini": study}, ("full", *FOUR), columns, None, ranks=ranks, calibration=True)
+
 
 SELECTIONS = {
     one.name: one
@@ -94,6 +108,15 @@ SELECTIONS = {
             (Column("accuracy", "GSM8K, last step"),),
             None,
         ),
+        _calibration("gsm", Column("accuracy", "mini_gsm", chance=0.0)),
+        _calibration("csqa", Column("score", "mini_csqa", chance=1 / 5)),
+        _calibration(
+            "commonsense",
+            *(Column(key, key, _SETS.get(key, key), _GUESSED[key]) for key in COMMONSENSE),
+            Column("avg", "Average", chance=sum(_GUESSED.values()) / len(_GUESSED)),
+        ),
+        _calibration("gpqa", Column("score", "mini_gpqa", chance=1 / 4)),
+        _calibration("mmlu", Column("avg", "mini_mmlu", chance=1 / 4), ranks=(2, 16)),
     )
 }
 
@@ -177,20 +200,38 @@ EXPERIMENTS = {
             ("seeds",),
             ("best", "worst_above_best", "steadier"),
         ),
+        Experiment(
+            "calibration",
+            "Calibration of the generated sets",
+            "Not of the paper: can the generated sets tell methods apart?",
+            ("calibration-gsm", "calibration-csqa", "calibration-commonsense", "calibration-gpqa", "calibration-mmlu"),
+            ("ladder",),
+        ),
     )
 }
 ALL = "all"
 
 
-def chosen(name: str) -> tuple[Experiment, ...]:
-    """The experiment called `name`, or with `all` every one.
+def at(scale: Scale) -> tuple[Experiment, ...]:
+    """Every experiment that a scale has, in the paper's order."""
+    return tuple(
+        one for one in EXPERIMENTS.values() if all(scale in SELECTIONS[part].studies for part in one.selections)
+    )
+
+
+def chosen(name: str, scale: Scale) -> tuple[Experiment, ...]:
+    """The experiment called `name`, or with `all` every one that the scale has.
 
     Raises:
         DudeError: there is none.
     """
+    known = {one.name: one for one in at(scale)}
     if name == ALL:
-        return tuple(EXPERIMENTS.values())
-    if name not in EXPERIMENTS:
-        known = (*EXPERIMENTS, ALL)
-        raise DudeError(f"no experiment is called {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}.")
-    return (EXPERIMENTS[name],)
+        return tuple(known.values())
+    if name not in known:
+        names = (*known, ALL)
+        there = f" at scale {scale}" if name in EXPERIMENTS else ""
+        raise DudeError(
+            f"no experiment is called {name!r}{there}.{did_you_mean(name, names)} Known: {', '.join(names)}."
+        )
+    return (known[name],)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from ..experiments import statistics
-from ..experiments.results import RowResult, curves, differences
+from ..experiments.results import RowResult, Run, curves, differences
 from ..experiments.statistics import Interval
 from ..training.picture import smooth
 from .catalogue import RIVALS, Experiment
@@ -53,13 +53,17 @@ class Verdict:
 
     @property
     def word(self) -> Word:
-        """All won: wins. One lost: loses. Otherwise they cannot be told apart; `-` while a comparison is missing."""
+        """All won: wins. One lost: loses. Otherwise they cannot be told apart; `-` while a comparison is missing.
+
+        Claims that are not about who wins hold or do not hold by the same rule.
+        """
         words = {one.word for one in self.compared}
         if not words or "-" in words:
             return "-"
-        if words <= {"holds", "does not hold"}:
-            return "holds" if words == {"holds"} else "does not hold"
-        return "wins" if words == {"wins"} else "loses" if "loses" in words else "cannot be told apart"
+        for bad in ("loses", "does not hold", "cannot be told apart"):
+            if bad in words:
+                return bad  # type: ignore[return-value]
+        return self.compared[0].word
 
 
 def verdicts(experiment: Experiment, parts: Sequence[PartResult]) -> list[Verdict]:
@@ -72,7 +76,7 @@ def _judged(name: str, claim: Claim, parts: Sequence[PartResult]) -> Verdict:
     if claim.plain:
         return Verdict(claim.text, tuple(found))
     adjusted = statistics.holm([one.interval.p if one.interval else math.nan for one in found])
-    words = [_word(one.interval, p) for one, p in zip(found, adjusted, strict=True)]
+    words = [claim.words.get(word := _word(one.interval, p), word) for one, p in zip(found, adjusted, strict=True)]
     return Verdict(
         claim.text,
         tuple(
@@ -227,6 +231,27 @@ def _throughout(part: PartResult) -> list[Compared]:
     ]
 
 
+def _ladder(part: PartResult) -> list[Compared]:
+    """Each rung less the one below it: guessing, the untrained model, LoRA at rank 2, full fine-tuning."""
+    base, low, full = part.results.base, part.row("lora", 2), part.row("full", None)
+    chance = next((column.chance for column in part.selection.columns[::-1] if column.chance is not None), None)
+    over = rises = None
+    if base is not None and chance is not None and (found := base.task(base.after["headline"])) is not None:
+        over = statistics.normal(found["value"] - chance, found["stderr"])
+    if base is not None and low is not None and low.runs:
+        rises = lead(low, replace(low, label="untrained", runs=tuple(_as_seed(base, run.seed) for run in low.runs)))
+    return [
+        Compared(part.name, "untrained against guessing", over),
+        Compared(part.name, "LoRA r=2 against untrained", rises),
+        Compared(part.name, "full fine-tuning against LoRA r=2", lead(full, low) if full and low else None),
+    ]
+
+
+def _as_seed(base: Run, seed: int) -> Run:
+    """The untrained model as it is with any seed."""
+    return replace(base, record={**base.record, "seeds": {**base.record["seeds"], "seed": seed}})
+
+
 def _against(one: RowResult, other: RowResult) -> str:
     return f"{one.name} against {other.label}"
 
@@ -239,11 +264,13 @@ class Claim:
         text: in our words.
         compare: what it comes to on one part.
         plain: it is looked up, not tested.
+        words: what to say instead of a word.
     """
 
     text: str
     compare: Callable[[PartResult], list[Compared]]
     plain: bool = False
+    words: Mapping[Word, Word] = field(default_factory=dict)
 
 
 CLAIMS = {
@@ -255,5 +282,8 @@ CLAIMS = {
     "steadier": Claim("DuDe varies less from seed to seed", _steadier),
     "faster": Claim("DuDe's training loss falls faster", _faster),
     "near_full": Claim("DuDe's loss runs nearer to full fine-tuning's", _near_full),
+    "ladder": Claim(
+        "Guessing < untrained < LoRA r=2 < full fine-tuning", _ladder, words={"wins": "holds", "loses": "does not hold"}
+    ),
     "ahead_throughout": Claim("DuDe's accuracy leads all along the training", _throughout),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .catalogue import EXPERIMENTS
+from .catalogue import EXPERIMENTS, at
 from .recipe import load_recipe
 from .tables import markdown
 
@@ -45,7 +45,7 @@ _unit = "per cent right, 95% interval in brackets:"
 def _claims(claims: list[dict[str, Any]]) -> list[str]:
     if not claims:
         return []
-    lines = ["| the paper's claim | here |", "|---|---|"]
+    lines = ["| claim | here |", "|---|---|"]
     lines += [f"| {one['claim']} | {WORDS.get(one['word'], one['word'])} |" for one in claims]
     lines.append("")
     for one in claims:
@@ -79,7 +79,7 @@ def readme(facts: dict[str, Any], written: dict[str, Any], cost: dict[str, Any])
         "",
         "## What was found",
         "",
-        "| experiment | the paper's claim | here |",
+        "| experiment | claim | here |",
         "|---|---|---|",
     ]
     for name, one in written.items():
@@ -137,7 +137,7 @@ def _left(written: dict[str, Any]) -> str:
 
 
 def _commands(facts: dict[str, Any], written: dict[str, Any]) -> list[str]:
-    if set(written) == set(EXPERIMENTS):
+    if set(written) == {one.name for one in at(facts["scale"])}:
         return [next(iter(written.values()))["command"].replace(f"reproduce {next(iter(written))}", "reproduce all", 1)]
     return [one["command"] for one in written.values()]
 

@@ -63,6 +63,7 @@ class Recipe(Settings):
         chosen: what the paper leaves open, and what was chosen and why.
         estimate: for a dry run.
         comparison: as `dude compare` takes it, without `output` and `run.model`.
+        for_calibration: methods that the calibration alone asks for.
     """
 
     title: str
@@ -70,6 +71,7 @@ class Recipe(Settings):
     chosen: list[str] = Field(min_length=1)
     estimate: Estimate
     comparison: dict[str, Any]
+    for_calibration: list[dict[str, Any]] = Field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,8 @@ def _parts(selection: Selection, scale: Scale, output: Path, overrides: tuple[st
         raw["run"] = override({**raw["run"], "model": model.name}, ())
         raw["shared"] = {**raw.get("shared", {}), **model.shared}
         raw["output"] = str(output)
+        if selection.calibration:
+            raw["methods"] = [*raw["methods"], *recipe.for_calibration]
         if selection.first_seed and scale == "paper":
             raw["seeds"] = raw["seeds"][:1]
         narrowed = {pair.partition("=")[0].strip() for pair in overrides}

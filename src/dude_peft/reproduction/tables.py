@@ -76,7 +76,10 @@ def make_table(part: PartResult, experiment: Experiment, scale: str) -> dict[str
         "part": part.name,
         "model": part.model,
         "paper_model": part.paper,
-        "columns": [{"key": column.key, "title": column.title} for column in selection.columns],
+        "columns": [
+            {"key": column.key, "title": column.title} | ({} if column.chance is None else {"chance": column.chance})
+            for column in selection.columns
+        ],
         "source": published.source(selection.published) if selection.published else None,
         "paper_models": _paper_models(part),
         "base": _values(part, [base]) if base is not None else None,
@@ -143,6 +146,9 @@ def markdown(table: dict[str, Any]) -> str:
     heads += [f"seed {seed}" for seed in seeds] + ["std"] if show_seeds else []
     heads += [f"paper: {model}" for model in papers] + ["n", "seeds", "missing"]
     lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * (len(heads) - 1)]
+    if any("chance" in column for column in columns):
+        cells = ["guessing", "", ""] + [_text(_hundred(column.get("chance")), "{:.1f}") for column in columns]
+        lines.append("| " + " | ".join(cells + [""] * (len(heads) - len(cells))) + " |")
     if table["base"] is not None:
         cells = ["untrained", "", ""] + [_share(table["base"][column["key"]], column is last) for column in columns]
         lines.append("| " + " | ".join(cells + [""] * (len(heads) - len(cells))) + " |")
