@@ -178,6 +178,7 @@ def test_overrides_reach_every_part_and_rows_can_be_picked() -> None:
         (("table1", "--scale", "tiny"), "mini or paper"),
         (("calibration", "--scale", "paper"), "at scale paper"),
         (("table3", "--row", "dude-r3", "--dry-run"), "dude-r32"),
+        (("table3", "--row", "dude-r2", "--row", "full", "--dry-run"), "lora-r2, lora-r4"),
         (("table1", "run.train.stps=3", "--dry-run"), "steps"),
         (("table1", "run.model=elsewhere", "--dry-run"), "shape of 'elsewhere'"),
     ],

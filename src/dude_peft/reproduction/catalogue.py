@@ -204,7 +204,7 @@ EXPERIMENTS = {
             "calibration",
             "Calibration of the generated sets",
             "Not of the paper: can the generated sets tell methods apart?",
-            ("calibration-gsm", "calibration-csqa", "calibration-commonsense", "calibration-gpqa", "calibration-mmlu"),
+            ("calibration-csqa", "calibration-commonsense", "calibration-gpqa", "calibration-mmlu", "calibration-gsm"),
             ("ladder",),
         ),
     )

@@ -128,30 +128,18 @@ def parts_of(
     """
     made: dict[str, Part] = {}
     wanted = tuple(rows)
-    seen: set[str] = set()
+    names: dict[str, None] = {}
     for experiment in experiments:
         for name in experiment.selections:
-            for part in _parts(_selection(name), scale, output, tuple(overrides)):
-                if part.name not in made:
-                    here, found = _with_rows(part, wanted)
-                    seen |= found
-                    if here is not None:
-                        made[part.name] = here
-    known = {row.name for part in made.values() for row in expand_rows(part.settings, part.source)}
-    if lost := [row for row in wanted if row not in seen]:
-        every = known or {
-            row.name
-            for experiment in experiments
-            for name in experiment.selections
-            for part in _parts(_selection(name), scale, output, tuple(overrides))
-            for row in expand_rows(part.settings, part.source)
-        }
-        raise DudeError(f"--row {lost[0]}: no row has this name. They are: {', '.join(sorted(every))}.")
+            for part in _parts(SELECTIONS[name], scale, output, tuple(overrides)):
+                here = expand_rows(part.settings, part.source)
+                names |= dict.fromkeys(row.name for row in here)
+                if part.name in made or (wanted and not any(row.name in wanted for row in here)):
+                    continue
+                made[part.name] = _with_rows(part, wanted)
+    if lost := [row for row in wanted if row not in names]:
+        raise DudeError(f"--row {lost[0]}: no row has this name. They are: {', '.join(names)}.")
     return tuple(made.values())
-
-
-def _selection(name: str) -> Selection:
-    return SELECTIONS[name]
 
 
 def _parts(selection: Selection, scale: Scale, output: Path, overrides: tuple[str, ...]) -> list[Part]:
@@ -206,10 +194,8 @@ def _with(settings: ComparisonSettings, rows: Iterable[Any]) -> ComparisonSettin
     return parse_comparison(raw, "reproduce")
 
 
-def _with_rows(part: Part, wanted: tuple[str, ...]) -> tuple[Part | None, set[str]]:
+def _with_rows(part: Part, wanted: tuple[str, ...]) -> Part:
     if not wanted:
-        return part, set()
+        return part
     rows = [row for row in expand_rows(part.settings, part.source) if row.name in wanted]
-    if not rows:
-        return None, set()
-    return replace(part, settings=_with(part.settings, rows)), {row.name for row in rows}
+    return replace(part, settings=_with(part.settings, rows))
