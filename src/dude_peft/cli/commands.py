@@ -227,6 +227,31 @@ def reproduce(
 
 
 @app.command()
+def bench(
+    part: Annotated[
+        str,
+        typer.Argument(
+            help="layer, accumulate, step, memory, generate, svd, load, import, compile or all.", metavar="PART"
+        ),
+    ] = "all",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads; with 1 its CPU time is measured, else wall time.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer sizes and rounds.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder of bench.json and bench.png; results/bench/PART.")
+    ] = None,
+    tiny: Annotated[bool, typer.Option("--tiny", hidden=True)] = False,
+) -> None:
+    """Measure what DuDe costs on this machine, beside PEFT's LoRA and DoRA."""
+    _prepare()
+    from .bench import run
+
+    raise typer.Exit(run(part, device, output, threads=threads, quick=quick, tiny=tiny))
+
+
+@app.command()
 def env() -> None:
     """Show versions and hardware, for a bug report."""
     _prepare()
