@@ -71,8 +71,7 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/layer.py
-	$(BIN)/python benchmarks/step.py
+	$(BIN)/dude bench all -o runs/bench
 
 clean:
 	rm -rf $(VENV) .peft-oldest runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
