@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import kernels
+
 MagnitudeAxis = Literal["out", "in"]
 HALF = (torch.bfloat16, torch.float16)
 
@@ -164,9 +166,13 @@ def composition(
         if product is None:
             product = difference_product(dA, dB, weight, Ah.dtype, axis)
         if axis == "out":
-            q, across = norm_change(Bt, Ah, torch.cat([product, P0]), scaling)
+            near, far, P = Bt, Ah, torch.cat([product, P0])
         else:
-            q, across = norm_change(Ah, Bt, torch.cat([P0 + product, product]), scaling)
+            near, far, P = Ah, Bt, torch.cat([P0 + product, product])
+        fused = kernels.attempt("across_norm_gain", near, far, P, n0, magnitude, scaling)
+        if fused is not None:
+            return Composition(Ah, Bt, *fused)
+        q, across = norm_change(near, far, P, scaling)
         gain, norm = relative_gain(magnitude, n0, q.detach() if detach_norm else q, scaling)
         return Composition(Ah, Bt, across, norm, gain)
 
@@ -208,6 +214,9 @@ def output(
         gain, outer: of `forward_factors`.
         own: y0 may be overwritten. biased: y0 holds the bias already.
     """
+    fused = kernels.attempt("output", y0, bias, gain, inner, outer, own, biased)
+    if fused is not None:
+        return fused
     held = bias if biased else None
     if y0.dtype in HALF:
         change = output_change(y0 if held is None else y0 - held, gain, inner, outer)
