@@ -7,8 +7,6 @@ from unittest import mock
 
 import pytest
 import torch
-from conftest import relative_error
-from torch import nn
 from typer.testing import CliRunner
 
 from dude_peft.bench import PARTS, cases
@@ -17,8 +15,7 @@ from dude_peft.bench.decomposition import captured
 from dude_peft.bench.memory import allocations
 from dude_peft.bench.plan import Case, Plan, too_long
 from dude_peft.bench.results import Row, Spread, exactly, number, spread
-from dude_peft.bench.rival import HandLora, put_on
-from dude_peft.bench.timing import interleave, ratios
+from dude_peft.bench.timing import interleave, ratios, seconds_of
 from dude_peft.cli.commands import app
 
 MEASURED = [part for part in PARTS if part not in ("layer", "import", "compile")]
@@ -87,6 +84,48 @@ def test_every_round_runs_everybody_once_and_what_comes_before_is_not_timed():
     assert ratios(seconds, inverse=True)["DuDe"].median == pytest.approx(2 / 3)
 
 
+def test_on_a_gpu_the_time_is_what_lies_between_events():
+    clock = [0.0]
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            self.at = clock[0]
+
+        def elapsed_time(self, end):
+            return 1e3 * (end.at - self.at)
+
+    def work(seconds):
+        clock[0] += seconds
+
+    with mock.patch("torch.cuda.Event", Event), mock.patch("torch.cuda.synchronize") as wait:
+        assert seconds_of(lambda: work(2.0), "cuda", lambda: work(5.0)) == 2.0
+    assert wait.called
+
+
+def test_the_sizes_are_those_of_the_table():
+    for device in ("cpu", "cuda"):
+        listed = [case.what for case in cases(["layer"], Plan(device))]
+        assert len(set(listed)) == len(listed)
+        square = {
+            f"{t} {d} x {d}, {n} tokens" for t in ("fp32", "bf16") for d in (1024, 4096) for n in (256, 1024, 4096)
+        }
+        assert square <= set(listed)
+    assert {f"bf16 4096 x 11008, r = {r}, {n} tokens" for r in (64, 256) for n in (1024, 4096, 16384)} <= set(listed)
+    assert {"bf16 1024 x 4096, 16384 tokens", "bf16 4096 x 4096, r = 64, 1024 tokens"} <= set(listed)
+    assert len(list(cases(["step"], Plan("cuda")))) == 7
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("part", [part for part in PARTS if part != "import"])
+def test_every_part_on_a_gpu(part):
+    rows = [row for case in cases([part], Plan("cuda", tiny=True)) for row in case.measure()]
+    assert rows and all(row.measured is not None for row in rows), [row.note for row in rows]
+
+
 def test_the_number_of_rounds_fits_a_time_within_limits():
     assert Plan().rounds(1e-9) == 51 and Plan().rounds(60.0) == 5 and Plan(quick=True).rounds(60.0) == 3
     assert Plan().rounds(1.0) > Plan(quick=True).rounds(1.0) > 1
@@ -116,7 +155,7 @@ def test_what_takes_too_long_is_left_out_and_says_so():
     assert all("left out" in row.note and row.reach is not None for row in rows)
 
 
-def test_the_peak_of_memory_counts_what_is_held_at_once():
+def test_the_peak_of_memory_counts_what_is_held_at_once(capfd):
     def run():
         a = torch.empty(1000)
         b = torch.empty(500)
@@ -124,6 +163,7 @@ def test_the_peak_of_memory_counts_what_is_held_at_once():
         return b, torch.empty(200)
 
     assert allocations(run, "cpu") == (6000, 4000)
+    assert capfd.readouterr().err == ""  # the profiler is not heard
 
 
 def test_the_energy_captured_is_that_of_the_singular_values():
@@ -131,33 +171,3 @@ def test_the_energy_captured_is_that_of_the_singular_values():
     W = torch.randn(30, 20)
     _, S, Vh = torch.linalg.svd(W.double(), full_matrices=False)
     assert captured(W, Vh[:3] * 1.001) == pytest.approx(float(S[:3].square().sum()), rel=1e-12)
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_the_hand_written_rival_is_lora(dtype):
-    """A rival that computes something else would be no rival: against autograd through W + B A."""
-    torch.manual_seed(0)
-    layer = HandLora(nn.Linear(7, 5).to(dtype), 3)
-    with torch.no_grad():
-        layer.B.normal_()
-    x = torch.randn(2, 4, 7, dtype=dtype, requires_grad=True)
-    got = torch.autograd.grad(layer(x).square().sum(), (x, layer.A, layer.B))
-    dense = nn.functional.linear(
-        x.double(), layer.base.weight.double() + layer.B.double() @ layer.A.double(), layer.base.bias.double()
-    )
-    want = torch.autograd.grad(dense.square().sum(), (x, layer.A, layer.B))
-    for some, other in zip(got, want, strict=True):
-        assert relative_error(some, other) < (1e-12 if dtype == torch.float64 else 3e-2)
-    assert layer.A.dtype == torch.promote_types(dtype, torch.float32)
-
-
-def test_the_rival_goes_where_lora_goes():
-    from dude_peft.bench.models import TINY, base_model
-
-    base = base_model(TINY, torch.float32, "cpu")
-    names = {
-        name for name, module in put_on(base, 2, ("q_proj", "v_proj")).named_modules() if isinstance(module, HandLora)
-    }
-    assert names == {"model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj"}
-    all_linear = put_on(base_model(TINY, torch.float32, "cpu"), 2)
-    assert sum(isinstance(module, HandLora) for module in all_linear.modules()) == 7

@@ -5,7 +5,9 @@ On a GPU the allocator's own peak; on a CPU every allocation that torch makes, a
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -81,8 +83,8 @@ def allocations(run: Callable[[], Any], device: str) -> tuple[int, int]:
         torch.cuda.reset_peak_memory_stats()
         run()
         return torch.cuda.max_memory_allocated() - before, 0
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # else the profiler's own library writes lines to stderr
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    options: Any = {"activities": [torch.profiler.ProfilerActivity.CPU], "profile_memory": True}
+    with _without_stderr(), torch.profiler.profile(**options) as profile:
         run()
     found: Any = profile.profiler
     events = [event for event in found.kineto_results.events() if event.name() == "[memory]"]
@@ -91,3 +93,17 @@ def allocations(run: Callable[[], Any], device: str) -> tuple[int, int]:
         held += event.nbytes()
         peak, largest = max(peak, held), max(largest, event.nbytes())
     return peak, largest
+
+
+@contextlib.contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Away with what the profiler's library writes there, past Python; an error still comes as an exception."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

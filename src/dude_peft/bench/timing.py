@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .plan import Plan
+from .plan import Plan, cpu_clock
 from .results import BASELINE, DUDE, Row, Spread, spread
 
 CALLS = {"cpu": 1, "cuda": 8}  # calls of one contestant in a round; on a GPU its queue must fill
@@ -24,8 +24,8 @@ def nothing() -> None:
 def seconds_of(run: Call, device: str = "cpu", before: Call = nothing) -> float:
     """Seconds of one call: `before` each is not timed.
 
-    On a GPU what lies between two events, so that launching counts where the device waits for it. On a CPU, where one
-    thread does all the work, that thread's CPU time, so that a busy machine counts less; else the wall's.
+    On a GPU what lies between two events, so that launching counts where the device waits for it; on a CPU see
+    `cpu_clock`.
     """
     calls = CALLS[device]
     if device == "cuda":
@@ -38,7 +38,7 @@ def seconds_of(run: Call, device: str = "cpu", before: Call = nothing) -> float:
             events[-1][1].record()
         torch.cuda.synchronize()
         return sum(begin.elapsed_time(end) for begin, end in events) / 1e3 / calls
-    now = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+    now = cpu_clock(torch.get_num_threads())
     before()
     begin = now()
     run()

@@ -124,6 +124,7 @@ def tables(rows: list[Row]) -> Group:
 def _table(title: str, rows: list[Row]) -> Table:
     others = [name for name in SHORT_NAMES if any(name in row.others for row in rows)]
     made = table("", "reach", DUDE, "verdict", *(SHORT_NAMES[name] for name in others), "n", title=title, right=("n",))
+    made.collapse_padding = True
     for column in made.columns[1:]:
         column.no_wrap = True
     for row in rows:
@@ -150,5 +151,5 @@ def _sum(rows: list[Row]) -> tuple[str, str]:
     left_out = sum(row.measured is None for row in rows)
     return (
         f"{verdicts.count('reached')} reached, {verdicts.count('short')} short, {left_out} left out.",
-        "Medians (quartiles) of n rounds in which everybody runs once. frozen: the base alone. hand: LoRA by hand.",
+        "Medians (quartiles) of n rounds in which all run once. frozen: the base alone. hand: LoRA by hand.",
     )
