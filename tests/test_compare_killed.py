@@ -26,7 +26,7 @@ class KillOnce(Watcher):
 
     def running(self, cells: Sequence[tuple[Cell, dict[str, Any]]], elsewhere: int) -> None:
         if not self.killed and list(self.output.glob("runs/lora*/checkpoints/checkpoint-*/manifest.json")):
-            psutil.Process().children()[0].kill()
+            psutil.Process().children(recursive=True)[-1].kill()  # the server of the forks comes before it
             self.killed = True
 
     def failed(self, cell: Cell, error: str) -> None:

@@ -10,9 +10,12 @@ import pytest
 import yaml
 from test_cli_train import dude
 from test_train_resume import result as trained
+from test_train_run import steps
 from tiny_run import TARGETS, tiny_base, write_sums  # noqa: F401
 
-from dude_peft.experiments.compare import plan_comparison
+from dude_peft.experiments import processes
+from dude_peft.experiments.compare import compare, plan_comparison
+from dude_peft.experiments.watcher import Watcher
 from dude_peft.training.run import train
 
 
@@ -72,6 +75,26 @@ def test_the_run_is_the_one_that_dude_train_makes(done: tuple[Path, str], tiny_b
     assert not (plan.folder.runs / cell.name / "checkpoints").exists()
     record = plan.folder.record(cell)
     assert record is not None and record["metrics"]["before"] is None
+
+
+def test_forked_processes_and_fresh_ones_give_the_same_bits(
+    tiny_base: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv(processes.FRESH, raising=False)
+    if not processes.can_fork():
+        pytest.skip("processes are not forked here: no Linux, or an accelerator")
+    config = write(tiny_base, tmp_path, methods=[{"name": "dude", "r": 4}])
+    places = {}
+    for way, value in (("forked", "0"), ("fresh", "1")):
+        monkeypatch.setenv(processes.FRESH, value)
+        plan = plan_comparison(config, ["run.eval=null", f"output={tmp_path / way}"])
+        compare(plan, Watcher())
+        (places[way],) = plan.folder.runs.iterdir()
+        assert (plan.folder.state / ".server.log").exists() == (way == "forked")
+    assert trained(places["forked"]) == trained(places["fresh"])
+    assert steps(places["forked"]) == steps(places["fresh"]) != []
 
 
 def test_a_second_start_does_nothing(done: tuple[Path, str]) -> None:

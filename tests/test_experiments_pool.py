@@ -1,4 +1,7 @@
-"""Who works on what: several pools on one folder, failures, kills and stops, with a stand-in for the worker."""
+"""Who works on what: several pools on one folder, failures, kills and stops, with a stand-in for the worker.
+
+Each promise is kept by processes started afresh and by forked ones.
+"""
 
 from __future__ import annotations
 
@@ -10,92 +13,21 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from comparison_tools import begin, runs
+from pool_tools import Seen, cells_of, stand_in, visits, work
 
-from dude_peft.experiments import pool as room
-from dude_peft.experiments.folder import ComparisonFolder, claim
+from dude_peft.experiments import processes
+from dude_peft.experiments.folder import claim
 from dude_peft.experiments.grid import Cell
 from dude_peft.experiments.pool import Pool, Stopped
-from dude_peft.experiments.watcher import Watcher
-
-# Takes the cell's lock as the worker does, says that it was here, and does what the seed in its name asks for.
-WORKER = """
-import json, os, pathlib, signal, sys, time
-from dude_peft.experiments.folder import claim
-spec = json.load(sys.stdin)
-folder, name = pathlib.Path(spec["folder"]), spec["name"]
-if (lock := claim(folder / "state", name)) is None:
-    sys.exit(75)
-place = folder / "runs" / name
-if (place / "run.json").is_file():
-    sys.exit(0)
-with (folder / "visits").open("a") as file:
-    file.write(name + "\\n")
-failed = folder / "state" / (name + ".failed.json")
-failed.unlink(missing_ok=True)
-seed = spec["config"]["train"]["seed"]
-if seed == 3 and not (folder / "mended").exists():
-    print("a cry for help")
-    failed.write_text(json.dumps({"error": "it went wrong", "output_tail": []}))
-    sys.exit(1)
-if seed == 4:
-    os._exit(9)
-if seed == 5:
-    os.kill(os.getpid(), signal.SIGKILL)
-if seed == 6:
-    signal.signal(signal.SIGTERM, lambda *_: (print("checkpoint written"), sys.exit(130)))
-    (folder / "waiting").touch()
-    time.sleep(60)
-time.sleep(0.05)
-place.mkdir(parents=True)
-(place / "run.json").write_text(json.dumps({"metrics": {"after": None}}))
-"""
 
 
-class Seen(Watcher):
-    def __init__(self) -> None:
-        self.done: list[str] = []
-        self.bad: dict[str, str] = {}
-        self.elsewhere = 0
-
-    def finished(self, cell: Cell, record: dict[str, Any], *, here: bool) -> None:
-        assert record
-        self.done.append(cell.name)
-
-    def failed(self, cell: Cell, error: str) -> None:
-        self.bad[cell.name] = error
-
-    def running(self, cells: Sequence[tuple[Cell, dict[str, Any]]], elsewhere: int) -> None:
-        self.elsewhere = max(self.elsewhere, elsewhere)
-
-
-@pytest.fixture(autouse=True)
-def _stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    script = tmp_path / "worker.py"
-    script.write_text(WORKER)
-    monkeypatch.setattr(room, "COMMAND", (sys.executable, str(script)))
-    monkeypatch.setattr(room, "LOOK", 0.02)
-    monkeypatch.setattr(room, "LOOK_ELSEWHERE", 0.1)
-
-
-def work(folder: ComparisonFolder, cells: Sequence[Cell], *, retry: bool = False, jobs: int = 2) -> Seen:
-    seen = Seen()
-    Pool(folder, jobs=jobs, threads=1, retry_failed=retry, watcher=seen).work(lambda: cells)
-    return seen
-
-
-def visits(folder: ComparisonFolder) -> list[str]:
-    return (folder.path / "visits").read_text().split()
-
-
-def cells_of(tmp_path: Path, seeds: list[int]) -> tuple[ComparisonFolder, list[Cell]]:
-    folder, grid = begin(tmp_path, methods=["lora"], seeds=seeds)
-    return folder, [cell for row in runs(grid).values() for cell in row]
+@pytest.fixture(autouse=True, params=["fresh", "forked"])
+def _stand_in(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    stand_in(monkeypatch, tmp_path, request.param)
 
 
 def test_two_processes_divide_the_work_and_never_do_a_cell_twice(tmp_path: Path) -> None:
@@ -103,10 +35,11 @@ def test_two_processes_divide_the_work_and_never_do_a_cell_twice(tmp_path: Path)
     code = f"""
         import sys
         sys.path.insert(0, {str(Path(__file__).parent)!r})
-        from dude_peft.experiments import pool
+        from dude_peft.experiments import pool, processes
         from dude_peft.experiments.folder import ComparisonFolder
         from dude_peft.experiments.watcher import Watcher
-        pool.COMMAND, pool.LOOK, pool.LOOK_ELSEWHERE = {room.COMMAND!r}, 0.02, 0.1
+        processes.COMMAND, processes.SERVER = {processes.COMMAND!r}, {processes.SERVER!r}
+        pool.LOOK, pool.LOOK_ELSEWHERE = 0.02, 0.1
         folder = ComparisonFolder({str(folder.path)!r})
         grid = folder.grid()
         cells = grid.run_cells(grid.rows[0], grid.rows[0].learning_rates[0])

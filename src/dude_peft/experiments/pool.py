@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,10 +12,10 @@ from typing import Any
 
 from .folder import ComparisonFolder
 from .grid import Cell
+from .processes import Launcher, Process
 from .watcher import Watcher
 from .worker import BUSY, FAILED, STOPPED, spec_of, write_failure
 
-COMMAND = (sys.executable, "-m", "dude_peft.experiments.worker")
 LOOK = 0.1  # seconds between two looks at the processes
 LOOK_ELSEWHERE = 1.0  # seconds before a cell that another pool holds is looked at again
 
@@ -30,7 +27,7 @@ class Stopped(Exception):  # noqa: N818 - not an error
 @dataclass
 class _Child:
     cell: Cell
-    process: subprocess.Popen[bytes]
+    process: Process
 
 
 class Pool:
@@ -52,6 +49,7 @@ class Pool:
         self.killed: dict[str, str] = {}
         self._failures: dict[str, int | None] = {}  # cell -> when it had failed as the pool first saw it
         self._children: list[_Child] = []
+        self._launcher = Launcher(folder.state, threads)
         self._told: set[str] = set()
         self._look_again: dict[str, float] = {}
         self._asked = 0
@@ -91,6 +89,7 @@ class Pool:
             for child in self._children:  # an error of ours, or the second Ctrl-C
                 child.process.kill()
                 child.process.wait()
+            self._launcher.close()
             self.watcher.end()
 
     def _open(self, cells: Sequence[Cell]) -> list[Cell]:
@@ -127,24 +126,9 @@ class Pool:
             self._start(cell)
 
     def _start(self, cell: Cell) -> None:
-        count = str(self.threads)
-        environment = {**os.environ, "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "PYTHONUNBUFFERED": "1"}
-        with (self.folder.state / f"{cell.name}.log").open("ab") as log:
-            process = subprocess.Popen(
-                COMMAND,
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,  # a terminal's Ctrl-C comes to us alone, and we pass it on once
-            )
+        spec = spec_of(cell, self.folder.path, self.threads)
+        process = self._launcher.start(spec, self.folder.state / f"{cell.name}.log")
         self._children.append(_Child(cell, process))
-        assert process.stdin is not None
-        try:
-            with process.stdin as pipe:
-                pipe.write(spec_of(cell, self.folder.path, self.threads).encode())
-        except BrokenPipeError:
-            pass  # it has died already; `_reap` tells
         self.watcher.started(cell)
 
     def _reap(self) -> None:

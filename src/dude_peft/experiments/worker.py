@@ -91,9 +91,8 @@ def spec_of(cell: Any, folder: Path, threads: int) -> str:
     )
 
 
-def main() -> int:
-    """Work on the cell; returns the exit code."""
-    spec = json.load(sys.stdin)
+def work_on(spec: dict[str, Any]) -> int:
+    """Work on the cell of a spec (`spec_of`); returns the exit code."""
     folder = ComparisonFolder(spec["folder"])
     lock = claim(folder.state, spec["name"])
     if lock is None:
@@ -148,4 +147,4 @@ def write_failure(folder: ComparisonFolder, name: str, config: dict[str, Any], e
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(work_on(json.load(sys.stdin)))
