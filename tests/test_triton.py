@@ -337,6 +337,7 @@ def test_nobody_who_does_not_ask_gets_a_kernel(ask, monkeypatch, value):
         monkeypatch.delenv("DUDE_TRITON")
     monkeypatch.setattr("dude_peft.triton_kernels", broken(AssertionError()), raising=False)
     compose.output(*output_arguments(5, 16, 6, torch.float32))
+    assert not kernels._failed
 
 
 @pytest.mark.parametrize("kind", ["float64", "autograd", "subclass"])
@@ -350,6 +351,7 @@ def test_what_a_kernel_cannot_read_is_plain_torchs(ask, monkeypatch, kind):
         arguments[0] = arguments[0].as_subclass(type("Own", (torch.Tensor,), {}))
     y = compose.output(*arguments)
     assert y.shape == (5, 16) and y.requires_grad == (kind == "autograd")
+    assert not kernels._failed  # nobody tried
 
 
 def test_another_value_is_refused(ask):
