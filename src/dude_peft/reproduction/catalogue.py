@@ -75,7 +75,7 @@ _GUESSED = {"boolq": 1 / 2, "piqa": 1 / 2, "siqa": 1 / 3, "hellaswag": 1 / 4, "w
 
 def _calibration(study: str, *columns: Column, ranks: tuple[int, ...] = ()) -> Selection:
     """Full fine-tuning, LoRA at rank 2, and the four at rank 16, all asked what the study asks."""
-    name = f"calibration-{study}"
+    name = f"calibration-{study.removesuffix('_direct')}"
     return Selection(name, {"mini": study}, ("full", *FOUR), columns, None, ranks=ranks, calibration=True)
 
 
@@ -108,7 +108,7 @@ SELECTIONS = {
             (Column("accuracy", "GSM8K, last step"),),
             None,
         ),
-        _calibration("gsm", Column("accuracy", "mini_gsm", chance=0.0)),
+        _calibration("gsm_direct", Column("accuracy", "mini_gsm", chance=0.0)),
         _calibration("csqa", Column("score", "mini_csqa", chance=1 / 5)),
         _calibration(
             "commonsense",
