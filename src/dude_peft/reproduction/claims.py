@@ -249,7 +249,7 @@ def _ladder(part: PartResult) -> list[Compared]:
 
 def _as_seed(base: Run, seed: int) -> Run:
     """The untrained model as it is with any seed."""
-    return replace(base, record={**base.record, "seeds": {**base.record["seeds"], "seed": seed}})
+    return replace(base, record={**base.record, "seeds": {"seed": seed}})
 
 
 def _against(one: RowResult, other: RowResult) -> str:
