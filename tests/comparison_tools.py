@@ -92,7 +92,9 @@ def finish(
             },
         },
     }
-    if cell.kind != "base":
+    if cell.kind == "base":
+        del record["seeds"]  # it is not trained
+    else:
         (place / "config.yaml").write_text(json.dumps(settings.resolved()))
         curve = [{"step": k, "loss": loss + 1 / k} for k in range(1, 21)]
         (place / "curves.jsonl").write_text("".join(json.dumps(one) + "\n" for one in curve))
