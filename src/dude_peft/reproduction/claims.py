@@ -53,17 +53,25 @@ class Verdict:
 
     @property
     def word(self) -> Word:
-        """All won: wins. One lost: loses. Otherwise they cannot be told apart; `-` while a comparison is missing.
+        """Of all comparisons together."""
+        return _together([one.word for one in self.compared])
 
-        Claims that are not about who wins hold or do not hold by the same rule.
-        """
-        words = {one.word for one in self.compared}
-        if not words or "-" in words:
-            return "-"
-        for bad in ("loses", "does not hold", "cannot be told apart"):
-            if bad in words:
-                return bad  # type: ignore[return-value]
-        return self.compared[0].word
+    @property
+    def by_part(self) -> dict[str, Word]:
+        """Part -> the word of its comparisons."""
+        parts = dict.fromkeys(one.part for one in self.compared)
+        return {part: _together([one.word for one in self.compared if one.part == part]) for part in parts}
+
+
+def _together(words: Sequence[Word]) -> Word:
+    """All won: wins. One lost: loses. Otherwise they cannot be told apart; `-` while a comparison is missing.
+
+    Claims that are not about who wins hold or do not hold by the same rule.
+    """
+    if not words or "-" in words:
+        return "-"
+    bad: tuple[Word, ...] = ("loses", "does not hold", "cannot be told apart")
+    return next((word for word in bad if word in words), words[0])
 
 
 def verdicts(experiment: Experiment, parts: Sequence[PartResult]) -> list[Verdict]:

@@ -46,11 +46,19 @@ def _claims(claims: list[dict[str, Any]]) -> list[str]:
     if not claims:
         return []
     lines = ["| claim | here |", "|---|---|"]
-    lines += [f"| {one['claim']} | {WORDS.get(one['word'], one['word'])} |" for one in claims]
+    lines += [f"| {one['claim']} | {_word(one)} |" for one in claims]
     lines.append("")
     for one in claims:
         lines += [f"- {claim_text(compared)}" for compared in one["compared"]]
     return [*lines, ""]
+
+
+def _word(claim: dict[str, Any]) -> str:
+    """Of the whole, or of each part where it has several."""
+    parts = {part: WORDS.get(word, word) for part, word in claim["by_part"].items()}
+    if len(parts) < 2:
+        return WORDS.get(claim["word"], claim["word"])
+    return "; ".join(f"{part}: {word}" for part, word in parts.items())
 
 
 def claim_text(one: dict[str, Any]) -> str:
@@ -84,8 +92,7 @@ def readme(facts: dict[str, Any], written: dict[str, Any], cost: dict[str, Any])
     ]
     for name, one in written.items():
         for claim in one["claims"]:
-            word = WORDS.get(claim["word"], claim["word"])
-            lines.append(f"| [{EXPERIMENTS[name].title}]({name}.md) | {claim['claim']} | {word} |")
+            lines.append(f"| [{EXPERIMENTS[name].title}]({name}.md) | {claim['claim']} | {_word(claim)} |")
     pictures = [f"[{name}]({name}.png)" for one in written.values() for name in one["figures"]]
     if pictures:
         lines += ["", f"Pictures: {', '.join(pictures)}."]

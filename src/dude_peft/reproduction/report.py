@@ -74,7 +74,7 @@ def _claim(verdict: Verdict) -> dict[str, Any]:
         }
         for one in verdict.compared
     ]
-    return {"claim": verdict.claim, "word": verdict.word, "compared": compared}
+    return {"claim": verdict.claim, "word": verdict.word, "by_part": verdict.by_part, "compared": compared}
 
 
 _INTERVAL = {"value": "estimate", "low": "low", "high": "high", "p": "p"}
