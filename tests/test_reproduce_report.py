@@ -213,5 +213,5 @@ def test_the_calibration_is_a_ladder(tmp_path: Path, base: float, low: float, wo
     assert words[2] == "holds" and word in words and set(words) <= {"holds", word}
     page = (tmp_path / "calibration.md").read_text()
     assert "| guessing |  |  | 25.0 |" in page and "| untrained |" in page
-    told = f"calibration-gpqa: {'**' + word + '**' if 'hold' in word else word}"  # each part by itself, no part by the others
+    told = f"calibration-gpqa: {'**' + word + '**' if 'hold' in word else word}"
     assert told in page and told in (tmp_path / "README.md").read_text() and "calibration-csqa: -;" in page
