@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .models import LLAMA, MINI, SEVEN, TINY, Model, adapted, release
+from .models import Model, adapted, models, release
 from .plan import Case, Plan, short
 from .results import BASELINE, DORA, DUDE, Row
 from .timing import compared, interleave
@@ -17,11 +17,8 @@ GROUP = "tokens/s, adapters not merged, over PEFT LoRA"
 
 
 def cases(plan: Plan) -> Iterator[Case]:
-    """A Llama and the embedded model, on a GPU in bfloat16 and with a 7B model's layers too."""
-    models = [(TINY, torch.float32)] if plan.tiny else [(LLAMA, torch.float32), (MINI, torch.float32)]
-    if plan.device == "cuda" and not plan.tiny:
-        models += [(LLAMA, torch.bfloat16), (SEVEN, torch.bfloat16)]
-    for model, dtype in models:
+    """Every model."""
+    for model, dtype in models(plan):
         new = 2 if plan.tiny else 16 if plan.quick else 32
         what = f"{short(dtype)} {model.name}, all linear, {new} tokens"
         yield Case("generate", what, 20, partial(measure, model, dtype, new, what, plan))

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from .layer import Shape, changer, contestants, inputs, passer
-from .models import LLAMA, METHODS, MINI, SEVEN, TINY, Model, adapted, release
+from .models import METHODS, Model, adapted, models, release
 from .plan import Case, Plan, short
 from .results import BASELINE, DORA, DUDE, Row, exactly
 from .step import stepper
@@ -25,11 +25,8 @@ TEMPORARY = "largest allocation of a layer's forward + backward, over its weight
 
 
 def cases(plan: Plan) -> Iterator[Case]:
-    """Models in float32, on a GPU in bfloat16 too; and one layer with few tokens, where only the weight is large."""
-    models = [(TINY, torch.float32)] if plan.tiny else [(LLAMA, torch.float32), (MINI, torch.float32)]
-    if plan.device == "cuda" and not plan.tiny:
-        models += [(LLAMA, torch.bfloat16), (SEVEN, torch.bfloat16)]
-    for model, dtype in models:
+    """Every model; and one layer with few tokens, where only the weight is large."""
+    for model, dtype in models(plan):
         length = 8 if plan.tiny else 64 if plan.quick else 128
         what = f"{short(dtype)} {model.name}, all linear, {8 * length} tokens"
         yield Case("memory", what, 20, partial(measure, model, dtype, length, what, plan))

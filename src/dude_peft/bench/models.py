@@ -48,6 +48,14 @@ SEVEN = Model("2 layers of 7B", 4096, 11008, 2, 32, 8)
 TINY = Model("Llama 32", 32, 64, 1, 2, 2)
 
 
+def models(plan: Plan) -> list[tuple[Model, torch.dtype]]:
+    """A Llama and the embedded model in float32, on a GPU in bfloat16 and with a 7B model's layers too."""
+    if plan.tiny:
+        return [(TINY, torch.float32)]
+    found = [(LLAMA, torch.float32), (MINI, torch.float32)]
+    return [*found, (LLAMA, torch.bfloat16), (SEVEN, torch.bfloat16)] if plan.device == "cuda" else found
+
+
 def base_model(model: Model, dtype: torch.dtype, device: str) -> Any:
     """The frozen model, the same weights each time."""
     from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
