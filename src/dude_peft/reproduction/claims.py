@@ -155,10 +155,15 @@ def _grows(part: PartResult) -> list[Compared]:
     return out
 
 
+def _accuracies(row: RowResult) -> list[float]:
+    """One for each seed that was asked anything."""
+    return [run.accuracy for run in row.runs if run.accuracy is not None]
+
+
 def _worst(part: PartResult) -> list[Compared]:
     out = []
     for one, other in _pairs(part):
-        mine, theirs = ([run.accuracy for run in row.runs if run.accuracy is not None] for row in (one, other))
+        mine, theirs = _accuracies(one), _accuracies(other)
         what = f"{one.label}'s lowest seed against {other.label}'s highest"
         if len(mine) < 2 or len(mine) != len(theirs):
             out.append(Compared(part.name, what, None))
@@ -175,7 +180,7 @@ def _steadier(part: PartResult) -> list[Compared]:
 
     out = []
     for one, other in _pairs(part):
-        mine, theirs = ([run.accuracy for run in row.runs if run.accuracy is not None] for row in (one, other))
+        mine, theirs = _accuracies(one), _accuracies(other)
         what = f"standard deviation, {other.label} less {one.label}"
         if min(len(mine), len(theirs)) < 3:
             out.append(Compared(part.name, what, None))
