@@ -43,3 +43,18 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real data not found at {folder}: set DUDE_DATA_DIR to the folder that holds it")
     return folder
+
+
+@pytest.fixture
+def ask_for_kernels(monkeypatch):
+    """A function that sets DUDE_TRITON as a new process would find it; afterwards nothing has happened."""
+    from dude_peft import kernels
+
+    def set_to(value: str) -> None:
+        monkeypatch.setenv("DUDE_TRITON", value)
+        kernels.asked_for.cache_clear()
+
+    monkeypatch.setattr(kernels, "_failed", False)
+    yield set_to
+    monkeypatch.undo()
+    kernels.asked_for.cache_clear()

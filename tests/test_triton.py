@@ -1,4 +1,4 @@
-"""Promise: with DUDE_TRITON=1 fused Triton kernels compute what plain torch does, and where they cannot, it does.
+"""Promise: with DUDE_TRITON=1 fused Triton kernels compute what plain torch does.
 
 On a machine with a GPU the kernels run there; elsewhere Triton's interpreter runs them. It rounds to bfloat16 towards
 zero, where a GPU rounds to nearest: one spacing of error instead of half of one.
@@ -17,14 +17,12 @@ import models
 import pytest
 import torch
 from conftest import AXES, DTYPES, TOLERANCE, assert_close, relative_error
+from kernel_tools import DEVICE, NAMES, numbers, output_arguments
 from peft import get_peft_model
 from torch import nn
 
 from dude_peft import DudeConfig, compose, gradient, kernels
-from dude_peft.errors import DudeError
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-NAMES = {"output", "sums_and_scaled", "across_norm_gain"}
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None,
     reason="Triton (1 GB) is not installed: 'pip install triton' runs these tests, without a GPU in its interpreter",
@@ -34,21 +32,7 @@ LIMIT = {torch.float32: TOLERANCE[torch.float32], **{t: torch.finfo(t).eps for t
 
 
 @pytest.fixture
-def ask(monkeypatch):
-    """A function that sets DUDE_TRITON as a new process would find it; afterwards nothing has happened."""
-
-    def set_to(value: str) -> None:
-        monkeypatch.setenv("DUDE_TRITON", value)
-        kernels.asked_for.cache_clear()
-
-    monkeypatch.setattr(kernels, "_failed", False)
-    yield set_to
-    monkeypatch.undo()
-    kernels.asked_for.cache_clear()
-
-
-@pytest.fixture
-def ran(ask, monkeypatch):
+def ran(ask_for_kernels, monkeypatch):
     """The kernels switched on, and the names of those that ran; a fall back to plain torch is an error."""
     from dude_peft import triton_kernels
 
@@ -64,15 +48,10 @@ def ran(ask, monkeypatch):
 
     for name in NAMES:
         monkeypatch.setattr(triton_kernels, name, counting(name, getattr(triton_kernels, name)))
-    ask("1")
+    ask_for_kernels("1")
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         yield counted
-
-
-def numbers(*shape, dtype=torch.float32, seed=0, size=1.0):
-    values = torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * size
-    return values.to(dtype).to(DEVICE)
 
 
 def spread(values: torch.Tensor) -> torch.Tensor:
@@ -80,12 +59,6 @@ def spread(values: torch.Tensor) -> torch.Tensor:
     wide = values.new_full([2 * n for n in values.shape], torch.nan)
     wide[tuple(slice(None, None, 2) for _ in values.shape)] = values
     return wide[tuple(slice(None, None, 2) for _ in values.shape)]
-
-
-def output_arguments(n, d, k, dtype):
-    y0, bias = numbers(n, d, dtype=dtype), numbers(d, dtype=dtype, seed=1)
-    gain, inner = numbers(d, dtype=dtype, seed=2, size=0.1), numbers(n, k, dtype=dtype, seed=3)
-    return y0, bias, gain, inner, numbers(k, d, dtype=dtype, seed=4, size=0.1)
 
 
 def in_float64(function, *arguments, **options):
@@ -212,11 +185,11 @@ def gradients(model, dtype):
     "options", [{}, {"detach_norm": True}, {"dropout": 0.3}, {"way": "hook"}], ids=lambda o: str(o) if o else "plain"
 )
 @pytest.mark.parametrize("axis", AXES)
-def test_the_whole_layers_gradients(ask, ran, axis, options, dtype):
+def test_the_whole_layers_gradients(ask_for_kernels, ran, axis, options, dtype):
     with_kernels = gradients(one_layer(dtype, axis, **options), dtype)
     # Axis "in" has autograd's gradient, whose forward autograd must see.
     assert set(ran) == (NAMES if axis == "out" else set())
-    ask("0")
+    ask_for_kernels("0")
     count = sum(ran.values())
     plain = gradients(one_layer(dtype, axis, **options), dtype)
     assert sum(ran.values()) == count and len(plain) == 5
@@ -284,77 +257,3 @@ def test_every_kernel_compiles_for_an_a100_and_an_h100(tmp_path, monkeypatch):
     script.write_text(COMPILE)
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, cwd=Path(__file__).parent)
     assert done.stdout.strip() == "compiled", done.stderr
-
-
-def plain_and_asked(ask):
-    arguments = output_arguments(5, 16, 6, torch.float32)
-    ask("0")
-    want = compose.output(*arguments)
-    ask("1")
-    return want, arguments
-
-
-def test_without_triton_one_warning_and_plain_torch(ask, monkeypatch):
-    want, arguments = plain_and_asked(ask)
-    monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.delitem(sys.modules, "dude_peft.triton_kernels", raising=False)
-    monkeypatch.delattr("dude_peft.triton_kernels", raising=False)
-    with pytest.warns(RuntimeWarning, match="DUDE_TRITON=1.*triton.*plain torch") as caught:
-        assert torch.equal(compose.output(*arguments), want)
-        assert torch.equal(compose.output(*arguments), want)
-    assert len(caught) == 1
-
-
-def broken(error):
-    def fail(*_):
-        raise error
-
-    return type("Room", (), {name: staticmethod(fail) for name in NAMES})
-
-
-def test_a_kernel_that_fails_is_not_tried_again(ask, monkeypatch):
-    want, arguments = plain_and_asked(ask)
-    monkeypatch.setattr("dude_peft.triton_kernels", broken(ValueError("no such arch")), raising=False)
-    monkeypatch.setitem(sys.modules, "dude_peft.triton_kernels", broken(ValueError("no such arch")))
-    with pytest.warns(RuntimeWarning, match="ValueError: no such arch") as caught:
-        assert torch.equal(compose.output(*arguments), want)
-        assert torch.equal(compose.output(*arguments, own=True), want)
-    assert len(caught) == 1
-
-
-def test_a_full_memory_is_not_a_broken_kernel(ask, monkeypatch):
-    _, arguments = plain_and_asked(ask)
-    monkeypatch.setattr("dude_peft.triton_kernels", broken(torch.OutOfMemoryError("full")), raising=False)
-    with pytest.raises(torch.OutOfMemoryError):
-        compose.output(*arguments)
-    assert not kernels._failed
-
-
-@pytest.mark.parametrize("value", ["", "0", None])
-def test_nobody_who_does_not_ask_gets_a_kernel(ask, monkeypatch, value):
-    ask(value or "")
-    if value is None:
-        monkeypatch.delenv("DUDE_TRITON")
-    monkeypatch.setattr("dude_peft.triton_kernels", broken(AssertionError()), raising=False)
-    compose.output(*output_arguments(5, 16, 6, torch.float32))
-    assert not kernels._failed
-
-
-@pytest.mark.parametrize("kind", ["float64", "autograd", "subclass"])
-def test_what_a_kernel_cannot_read_is_plain_torchs(ask, monkeypatch, kind):
-    ask("1")
-    monkeypatch.setattr("dude_peft.triton_kernels", broken(AssertionError()), raising=False)
-    arguments = list(output_arguments(5, 16, 6, torch.float64 if kind == "float64" else torch.float32))
-    if kind == "autograd":
-        arguments[2].requires_grad_()
-    if kind == "subclass":
-        arguments[0] = arguments[0].as_subclass(type("Own", (torch.Tensor,), {}))
-    y = compose.output(*arguments)
-    assert y.shape == (5, 16) and y.requires_grad == (kind == "autograd")
-    assert not kernels._failed  # nobody tried
-
-
-def test_another_value_is_refused(ask):
-    ask("yes")
-    with pytest.raises(DudeError, match=r"'yes'.*1.*0"):
-        compose.output(*output_arguments(5, 16, 6, torch.float32))

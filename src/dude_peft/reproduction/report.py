@@ -10,9 +10,10 @@ from ..experiments.report import finite
 from ..training.run_folder import write_json, write_text
 from . import figures, tables
 from .catalogue import Experiment
-from .claims import Verdict, verdicts
+from .claims import verdicts
 from .folder import Root
 from .readme import experiment_page, readme
+from .verdict import Verdict
 
 
 def write_report(path: str | Path) -> dict[str, Any]:
