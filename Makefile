@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest
 DEMO := runs/demo
 TOUR := runs/tour
 
-.PHONY: help install demo tour test test-slow test-oldest-peft check format lint types bench clean
+.PHONY: help install demo tour test test-slow test-oldest-peft check format lint types bench clean test-triton
 
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
@@ -49,6 +49,11 @@ test: $(STAMP)
 test-slow: $(STAMP)
 	$(PYTEST) -m slow
 
+# Triton (1 GB) is laid over the environment: without a GPU its interpreter runs the kernels.
+test-triton: $(STAMP)
+	test -d .triton/triton || $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --target .triton triton==3.9.0
+	PYTHONPATH=$(CURDIR)/.triton $(PYTEST) -q tests/test_triton.py tests/test_kernels.py
+
 # The other end of the supported range of PEFT, laid over the environment: everything that goes through PEFT.
 test-oldest-peft: $(STAMP)
 	test -d .peft-oldest/peft-$(OLDEST_PEFT).dist-info || { rm -rf .peft-oldest; \
@@ -74,4 +79,4 @@ bench: $(STAMP)
 	$(BIN)/dude bench all -o runs/bench
 
 clean:
-	rm -rf $(VENV) .peft-oldest runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .peft-oldest .triton runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
