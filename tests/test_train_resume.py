@@ -57,7 +57,13 @@ def result(folder: Path) -> bytes:
 def test_killed_and_resumed_is_the_same_run(tiny: Tiny, name: str) -> None:  # noqa: F811
     """With dropout, gradient accumulation, more than one epoch, and validation in between."""
     tiny.raw["method"] = "full" if name == "full" else {**tiny.raw["method"], "name": name}
-    common = ["train.gradient_accumulation=2", "train.steps=9", "train.save_every=4", "data.validation=0.2"]
+    common = [
+        f"train.group_by_length={str(name == 'lora').lower()}",
+        "train.gradient_accumulation=2",
+        "train.steps=9",
+        "train.save_every=4",
+        "data.validation=0.2",
+    ]
     if name == "dude":
         tiny.raw["eval"] = {"suite": "mini_csqa", "limit": 3, "every": 3}
     whole, parts = tiny.folder / "whole", tiny.folder / "parts"

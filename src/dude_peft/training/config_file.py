@@ -146,10 +146,18 @@ def to_yaml(settings: RunSettings) -> str:
     return yaml.safe_dump(settings.resolved(), sort_keys=False, allow_unicode=True, width=100)
 
 
+# Settings that came after runs had been kept, each with the value that says what was done before there was a choice:
+# at that value it is no part of a fingerprint, or every finished run would be taken for another one.
+ADDED = {("train", "group_by_length"): False}
+
+
 def fingerprint(settings: RunSettings) -> str:
     """SHA-256 of everything in the config but where it is written: two runs with the same one give the same result."""
     values = settings.resolved()
     del values["output"]
+    for (section, key), former in ADDED.items():
+        if values[section][key] == former:
+            del values[section][key]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

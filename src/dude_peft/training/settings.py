@@ -33,7 +33,8 @@ class TrainSettings(Settings):
     A step is one update of the optimizer, over `batch_size * gradient_accumulation` examples. `warmup` below 1 is a
     share of all steps, from 1 on a number of steps. `max_length` counts tokens of prompt, completion and end token;
     without it, 1024 or the longest the model takes. An example above it is dropped (and counted in the report) or, with
-    `overlong: truncate`, cut at its end.
+    `overlong: truncate`, cut at its end. `group_by_length` puts examples of about one length into a batch: less
+    padding, the same examples in another order.
     """
 
     steps: int | None = Field(default=None, ge=1)
@@ -51,6 +52,7 @@ class TrainSettings(Settings):
     max_length: int | None = Field(default=None, ge=2)
     overlong: Literal["drop", "truncate"] = "drop"
     completion_only_loss: bool = True
+    group_by_length: bool = False
     gradient_checkpointing: bool = False
     seed: int = Field(default=42, ge=0, lt=2**32)
     data_seed: int | None = Field(default=None, ge=0, lt=2**32)  # order of the examples; None: the seed

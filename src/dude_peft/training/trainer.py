@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
+from torch.utils.data import Sampler
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
+from .batches import LengthGroupedSampler
 from .plan import Plan
 
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
@@ -24,13 +27,17 @@ class RunTrainer(SFTTrainer):
 
     It writes no model cards and sends no telemetry.
 
+    Args:
+        group_by_length: whether a batch's examples are of about one length (`LengthGroupedSampler`).
+
     Attributes:
         tokens: tokens seen (without padding); set it before `train` when a run is resumed.
         group_norms: gradient norms of the last step, `{"A": ..., "B": ..., "m": ...}`, for the groups that exist.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, group_by_length: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.group_by_length = group_by_length
         self.tokens = 0
         self.group_norms: dict[str, float] = {}
         assert self.model is not None
@@ -47,6 +54,14 @@ class RunTrainer(SFTTrainer):
             scale = scaler.get_scale() if scaler is not None else 1.0
             self.group_norms = {group: _norm(parameters) / scale for group, parameters in self._groups.items()}
         return loss
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        """Of the epoch's examples: shuffled, or grouped by length as well."""
+        if not self.group_by_length:
+            return super()._get_train_sampler(train_dataset)
+        data = self.train_dataset if train_dataset is None else train_dataset
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return LengthGroupedSampler([len(ids) for ids in data["input_ids"]], self.args.train_batch_size, seed)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """None: a run folder documents itself."""
@@ -151,6 +166,7 @@ def build_trainer(
         eval_dataset=plan.validation.data if plan.validation is not None else None,
         processing_class=plan.base.tokenizer,
         callbacks=list(callbacks),
+        group_by_length=plan.settings.train.group_by_length,
     )
     for chatter in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(chatter)
