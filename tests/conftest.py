@@ -58,3 +58,10 @@ def ask_for_kernels(monkeypatch):
     yield set_to
     monkeypatch.undo()
     kernels.asked_for.cache_clear()
+
+
+@pytest.fixture(params=["thin", "whole"])
+def way(request, monkeypatch):
+    """Both ways of axis `"out"` to compute a layer, whatever its shape: thin products, and the whole weight."""
+    monkeypatch.setattr("dude_peft.dense.pays", lambda *shape: request.param == "whole")
+    return request.param

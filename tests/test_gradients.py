@@ -10,7 +10,10 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from dude_peft import reference
-from dude_peft.layers import FrozenStart, decompose_start
+from dude_peft.layers import decompose_start
+from dude_peft.state import FrozenStart
+
+pytestmark = pytest.mark.usefixtures("way")
 
 
 def make_layer(axis, variant="dude", bias=True, dropout=0.0, seed=0, d=7, k=5, r=3, scaling_alpha=2.0, **options):

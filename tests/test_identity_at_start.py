@@ -11,6 +11,8 @@ from peft import get_peft_model
 from dude_peft.adapter import DudeVariant
 from dude_peft.layers import dense_weight
 
+pytestmark = pytest.mark.usefixtures("way")
+
 EPS = {dtype: torch.finfo(dtype).eps for dtype in DTYPES}
 
 

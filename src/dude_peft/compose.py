@@ -262,15 +262,19 @@ def scaled_input_product(
     return F.linear(scaled, weight, bias) + inner @ outer
 
 
+def updated_weight(weight: Tensor, Ah: Tensor, Bt: Tensor, scaling: float) -> Tensor:
+    """V = W0 + s Bt^T Ah (d, k), in float32 or wider; the bits of W0 where the update is zero."""
+    wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    return weight.detach().to(wide) + scaling * (Bt.to(wide).T @ Ah.to(wide))
+
+
 def merged_weight(weight: Tensor, gain: Tensor, Ah: Tensor, Bt: Tensor, scaling: float, axis: MagnitudeAxis) -> Tensor:
     """W' (d, k) of Eq. 7, computed in float32 or wider and rounded once to the dtype of `weight`.
 
     Args:
         weight: W0 (d, k), or for `"out"` the weight that earlier adapters left. gain: h (d,), or (k,) for `"in"`.
     """
-    wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
-    delta = scaling * (Bt.to(wide).T @ Ah.to(wide))
-    V = weight.detach().to(wide) + delta
-    h = gain.to(wide)
-    # The part that h scales is added, so that h = 0 and delta = 0 return the bits of W0.
+    V = updated_weight(weight, Ah, Bt, scaling)
+    h = gain.to(V.dtype)
+    # The part that h scales is added, so that h = 0 and an update of zero return the bits of W0.
     return (V + V * (h[:, None] if axis == "out" else h)).to(weight.dtype)

@@ -1,30 +1,19 @@
-"""The state of one DuDe adapter on one linear layer, and its calls into `compose`."""
+"""The linear layers that can be adapted, and where an adapter starts on one of them."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from . import compose
-from .compose import Composition, Factors, MagnitudeAxis
+from .compose import MagnitudeAxis
 from .decompose import SvdMethod, Variant, initial_factors, module_seed
 from .errors import DudeError
-from .gradient import ComposedLinear
-from .kept import Kept
 from .svd_cache import cached_triplets
 from .targets import check_rank
-
-Trained = tuple[Tensor, Tensor, Tensor]  # dA, dB and the magnitude
-State = tuple[Composition | None, Factors]
-
-# While training, dA W0^T rides on the base layer's product where the input has up to this share of the outputs as rows.
-# It costs a copy of the input and saves a thin product, for which a CPU packs the whole weight: at d = k = 2048 and
-# r = 16 4.2 ms, against 2 ms for the rows and 0.3 ms (256 tokens) to 1.1 ms (1024) for the copy.
-JOIN = 0.5
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -57,11 +46,6 @@ def is_plain(layer: nn.Module) -> bool:
     hooked = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
     own_forward = type(layer) not in (nn.Linear, Conv1D) or "forward" in layer.__dict__
     return not (hooked or own_forward or any(p is not None and p.requires_grad for p in layer._parameters.values()))
-
-
-def is_recomputing() -> bool:
-    """Whether a backward is under way: then a forward is that of checkpointing, which must give the same bits."""
-    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 class Start(NamedTuple):
@@ -113,157 +97,3 @@ class Magnitude(nn.Module):
     def __init__(self, n0: Tensor) -> None:
         super().__init__()
         self.weight = nn.Parameter(n0.clone())
-
-
-START_NAMES = tuple(f"lora_{name}" for name in Start._fields)
-
-
-class FrozenStart(nn.Module):
-    """The frozen start of one adapter and the two choices that its formulas depend on.
-
-    Parameters rather than buffers, because sharding, checkpoints and reference copies all walk over parameters.
-
-    Args:
-        start: A0 (r, k), B0 (d, r), n0 and P0.
-        axis: of the magnitude.
-        detach_norm: leave the norm out of the gradient.
-    """
-
-    def __init__(self, start: Start, axis: MagnitudeAxis, detach_norm: bool) -> None:
-        super().__init__()
-        self.lora_A0, self.lora_B0, self.lora_n0, self.lora_P0 = (nn.Parameter(t, requires_grad=False) for t in start)
-        self.axis, self.detach_norm = axis, detach_norm
-        self._kept: Kept[State] = Kept()
-        self._joined = False  # whether the latest forward had one product, which may round otherwise than two
-
-    @property
-    def start(self) -> Start:
-        """The four frozen parameters."""
-        held: Any = self._parameters  # a module's own attributes are slow to look up
-        return Start(*(held[name] for name in START_NAMES))
-
-    def train(self, mode: bool = True) -> FrozenStart:
-        """As every module's; what was kept is dropped."""
-        self._kept.drop()
-        return super().train(mode)
-
-    def compose(self, dA: Tensor, dB: Tensor, magnitude: Tensor, weight: Tensor, scaling: float) -> Composition:
-        """Where the parameters stand: see `compose.composition`."""
-        return compose.composition(dA, dB, magnitude, self.start, weight, scaling, self.axis, self.detach_norm)
-
-    def forward(
-        self, x: Tensor, x_update: Tensor, y0: Tensor | None, trained: Trained, base: nn.Module, scaling: float
-    ) -> Tensor:
-        """y = x W'^T + b (..., d).
-
-        Args:
-            x: (..., k), and x_update: the same after dropout, in the dtype of y0 where that is given.
-            y0: (..., d), the base layer's own output, or what other adapters made of it. None where `base` is
-                `is_plain` and no other adapter is active: its product, and its gradient, are then computed here.
-            trained: dA, dB and the magnitude. scaling: s, as in `compose`.
-            base: the linear layer of W0 and b.
-        """
-        forward = self._forward_out if self.axis == "out" else self._forward_in
-        return forward(x, x_update, y0, trained, base, scaling)
-
-    def _forward_out(
-        self, x: Tensor, x_update: Tensor, y0: Tensor | None, trained: Trained, base: Any, scaling: float
-    ) -> Tensor:
-        weight, shape = dense_weight(base), (*x.shape[:-1], -1)
-        reaching = (x, *trained) if y0 is None else (x, y0, *trained)
-        learns = torch.is_grad_enabled() and any(t.requires_grad for t in reaching)
-        own = None
-        if y0 is None:
-            with torch.no_grad():
-                own, (now, ready) = self._own_product(x, trained, base, weight, scaling, learns)
-        else:
-            now, ready = self._state(trained, weight, scaling, y0.dtype, learns)
-            y0 = y0.reshape(-1, y0.shape[-1])
-        dtype = ready.Ah.dtype
-        dropped = None if x_update is x else x_update.to(dtype).reshape(-1, x.shape[-1])
-        x = x.to(dtype).reshape(-1, x.shape[-1])
-        bias = None if base.bias is None else base.bias.to(dtype)
-        if learns:
-            y = ComposedLinear.apply(x, dropped, y0, *trained, own, now, ready, weight, bias, scaling, self.detach_norm)
-            return y.view(shape)
-        with compose.without_autocast(x.device):
-            inner = F.linear(x if dropped is None else dropped, ready.Ah)
-            given, biased = (cast(Tensor, y0), True) if own is None else own
-            y = compose.output(given, bias, ready.gain, inner, ready.outer, own=own is not None, biased=biased)
-        return y.view(shape)
-
-    def _own_product(
-        self, x: Tensor, trained: Trained, base: nn.Module, weight: Tensor, scaling: float, learns: bool
-    ) -> tuple[tuple[Tensor, bool], State]:
-        """x W0^T (n, d) and whether the bias is in it, and the state; in training from one product, where it pays."""
-        mixed = torch.is_autocast_enabled(x.device.type)
-        state = None if mixed else self._kept_state(trained, weight, scaling, x.dtype, learns)
-        flat = x.reshape(-1, x.shape[-1])
-        may_join = self.training and not mixed and x.dtype == weight.dtype
-        may_join = may_join and flat.shape[0] <= JOIN * weight.shape[0]
-        if not is_recomputing():
-            self._joined = may_join and state is None
-        if may_join and self._joined:
-            given, product = compose.output_and_difference_product(flat, trained[0], weight, self.lora_A0.dtype)
-            return (given, False), self._new_state(trained, weight, scaling, x.dtype, learns, product)
-        given = base(x)
-        if state is None:
-            state = self._state(trained, weight, scaling, given.dtype, learns)
-        return (given.view(-1, given.shape[-1]), True), state
-
-    def _forward_in(
-        self, x: Tensor, x_update: Tensor, y0: Tensor | None, trained: Trained, base: Any, scaling: float
-    ) -> Tensor:
-        weight = dense_weight(base)
-        learns = torch.is_grad_enabled() and any(t.requires_grad for t in trained)
-        one_product = y0 is None and isinstance(base, nn.Linear) and x.dtype not in compose.HALF
-        one_product = one_product and not torch.is_autocast_enabled(x.device.type)
-        if y0 is None and not one_product:
-            y0 = base(x)
-        dtype = x.dtype if y0 is None else y0.dtype
-        _, (Ah, outer, gain) = self._state(trained, weight, scaling, dtype, learns)
-        whole, x = x_update is x, x.to(dtype)
-        x_update = x if whole else x_update.to(dtype)
-        if y0 is None:
-            return compose.scaled_input_product(x, x_update, weight, base.bias, gain, Ah, outer)
-        return compose.scaled_input_output(y0, x, x_update, weight.to(dtype), gain, Ah, outer)
-
-    def _state(self, trained: Trained, weight: Tensor, scaling: float, dtype: torch.dtype, learns: bool) -> State:
-        kept = self._kept_state(trained, weight, scaling, dtype, learns)
-        return self._new_state(trained, weight, scaling, dtype, learns) if kept is None else kept
-
-    def _kept_state(
-        self, trained: Trained, weight: Tensor, scaling: float, dtype: torch.dtype, learns: bool
-    ) -> State | None:
-        # Axis "in" has autograd's gradient, through the norm.
-        if torch.compiler.is_compiling() or (learns and self.axis == "in"):
-            return None
-        # What inference mode computes, a training step could not save for its backward.
-        key = (scaling, dtype, torch.is_inference_mode_enabled())
-        state = self._kept.get(trained, (*self.start, weight), key, self.training)
-        return None if state is None or (learns and state[0] is None) else state
-
-    def _new_state(
-        self,
-        trained: Trained,
-        weight: Tensor,
-        scaling: float,
-        dtype: torch.dtype,
-        learns: bool,
-        product: Tensor | None = None,
-    ) -> State:
-        by_autograd = learns and self.axis == "in"
-        start, axis = self.start, self.axis
-        with torch.set_grad_enabled(by_autograd):
-            now = compose.composition(*trained, start, weight, scaling, axis, self.detach_norm, product)
-            ready = compose.forward_factors(now, scaling, axis, dtype)
-        state = (now if learns else None, ready)
-        if not (by_autograd or torch.compiler.is_compiling()):
-            self._kept.put(
-                state, trained, (*start, weight), (scaling, dtype, torch.is_inference_mode_enabled()), self.training
-            )
-        return state
-
-    def extra_repr(self) -> str:
-        """Shapes and choices, as `print(model)` shows them."""
-        return f"r={self.lora_A0.shape[0]}, axis={self.axis!r}, detach_norm={self.detach_norm}"

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from . import compose
 from .config import DudeConfig
-from .layers import FrozenStart, Magnitude, Start, Trained, dense_weight, is_plain
+from .layers import Magnitude, Start, dense_weight, is_plain
+from .state import FrozenStart, Trained
 
 
 def trained_parameters(module: Any, adapter: str) -> Trained:
