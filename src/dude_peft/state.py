@@ -124,7 +124,7 @@ class FrozenStart(nn.Module):
 
     def _is_exact(self, dtype: torch.dtype, weight: Tensor) -> bool:
         """Whether the layer may go through its whole weight: in one dtype, not a half one, and not compiled."""
-        if torch.compiler.is_compiling() or torch.is_autocast_enabled(weight.device.type):
+        if torch.compiler.is_compiling() or torch.is_autocast_enabled(weight.device.type) or dtype in compose.HALF:
             return False
         return weight.device.type == "cpu" and dtype == weight.dtype == self.lora_A0.dtype
 
