@@ -168,9 +168,12 @@ WAYS = {
 }
 
 
+@pytest.mark.parametrize("keeps_whole_weight", [False, True])
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("way", WAYS)
-def test_no_way_to_change_a_layer_leaves_it_stale(way, training):
+def test_no_way_to_change_a_layer_leaves_it_stale(way, training, keeps_whole_weight, monkeypatch):
+    monkeypatch.setattr("dude_peft.dense.pays", lambda *shape: keeps_whole_weight)
+    monkeypatch.setattr("dude_peft.dense.keeps", lambda entries: keeps_whole_weight)
     model, layer = make()
     model.train(training)
     with torch.no_grad():

@@ -39,13 +39,30 @@ def _count_step(*_: Any) -> None:
 register_optimizer_step_post_hook(_count_step)
 
 
-def same_bytes(a: Tensor, b: Tensor) -> bool:
-    """Whether two CPU tensors hold the same bits; b is contiguous."""
-    if a.dtype != b.dtype or a.shape != b.shape:
+class Image(NamedTuple):
+    """The values of a CPU tensor at some time: a contiguous copy, and what comparing it by bytes needs."""
+
+    copy: Tensor
+    address: int
+    nbytes: int
+    dtype: torch.dtype
+    shape: torch.Size
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Image:
+        """An image of `tensor`, whatever its strides."""
+        copy = tensor.detach().clone(memory_format=torch.contiguous_format)
+        return cls(copy, copy.data_ptr(), copy.nbytes, copy.dtype, copy.shape)
+
+
+def still_is(tensor: Tensor, image: Image) -> bool:
+    """Whether a CPU tensor has the values of its image, bit for bit."""
+    copy, address, nbytes, dtype, shape = image
+    if tensor.dtype is not dtype or tensor.shape != shape:
         return False
-    if a.is_contiguous():
-        return _memcmp(a.data_ptr(), b.data_ptr(), b.nbytes) == 0
-    return torch.equal(a, b)
+    if tensor.is_contiguous():
+        return _memcmp(tensor.data_ptr(), address, nbytes) == 0
+    return torch.equal(tensor, copy)
 
 
 def comparable(tensors: tuple[Tensor, ...]) -> bool:
@@ -61,7 +78,7 @@ class _Entry(NamedTuple):
     key: Mark
     marks: list[Mark]
     holds: tuple[Tensor, ...]  # keeps the storages alive, so that no address is given out a second time
-    copies: tuple[Tensor, ...]
+    images: tuple[Image, ...]
     steps: int
     value: Any
 
@@ -86,8 +103,8 @@ class Kept(Generic[T]):
         if entry is None or entry.key != key:
             return None
         try:
-            if entry.copies:
-                same = all(map(same_bytes, trained, entry.copies)) and entry.marks == _marks(frozen)
+            if entry.images:
+                same = entry.marks == _marks(frozen) and all(map(still_is, trained, entry.images))
             else:
                 same = not training and entry.steps == _steps and entry.marks == _marks((*trained, *frozen))
         except RuntimeError:  # no version or no storage: an inference tensor, or one without values
@@ -109,8 +126,8 @@ class Kept(Generic[T]):
             holds = before.holds
         else:
             holds = tuple(t.detach() for t in compared[:-1])
-        copies = tuple(t.detach().clone(memory_format=torch.contiguous_format) for t in trained) if on_cpu else ()
-        self._entry = _Entry(key, marks, holds, copies, _steps, value)
+        images = tuple(map(Image.of, trained)) if on_cpu else ()
+        self._entry = _Entry(key, marks, holds, images, _steps, value)
 
     def drop(self) -> None:
         """Forget the value."""

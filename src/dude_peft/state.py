@@ -92,6 +92,28 @@ class FrozenStart(nn.Module):
         forward = self._forward_out if self.axis == "out" else self._forward_in
         return forward(x, x_update, y0, trained, base, scaling)
 
+    def from_kept(self, x: Tensor, trained: Trained, base: Any, scaling: float) -> Tensor | None:
+        """y (..., d) without a gradient or dropout from what is kept, in a few calls; None where `forward` is to do it.
+
+        Args:
+            x: (..., k). trained: dA, dB and the magnitude. scaling: s. base: a layer that `is_plain`.
+        """
+        if self.axis != "out" or torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type):
+            return None
+        weight = dense_weight(base)
+        key = (scaling, x.dtype, torch.is_inference_mode_enabled())
+        state = self._kept.get(trained, (*self.start, weight), key, self.training)
+        if state is None:
+            return None
+        if state.whole is not None:
+            return F.linear(x, state.whole, base.bias)
+        (d, k), (Ah, outer, gain) = weight.shape, state.ready
+        flat = x.reshape(-1, k)
+        if dense.pays(flat.shape[0], d, k, Ah.shape[0] // 2, False) and self._is_exact(x.dtype, weight):
+            return None
+        y0 = base.forward(flat)  # has no hooks
+        return compose.output(y0, base.bias, gain, F.linear(flat, Ah), outer, own=True).view(*x.shape[:-1], d)
+
     def _forward_out(
         self, x: Tensor, x_update: Tensor, y0: Tensor | None, trained: Trained, base: Any, scaling: float
     ) -> Tensor:
