@@ -13,7 +13,6 @@ from .config import DudeConfig
 from .layers import Magnitude, Start, dense_weight, is_plain
 from .state import FrozenStart, Trained
 
-
 TRAINED_NAMES = ("lora_A", "lora_B", "lora_magnitude_vector")
 
 
