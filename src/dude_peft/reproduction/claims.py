@@ -31,12 +31,7 @@ def _judged(name: str, claim: Claim, parts: Sequence[PartResult]) -> Verdict:
         return Verdict(claim.text, tuple(found))
     adjusted = statistics.holm([one.interval.p if one.interval else math.nan for one in found])
     words = [claim.words.get(word := _word(one.interval, p), word) for one, p in zip(found, adjusted, strict=True)]
-    return Verdict(
-        claim.text,
-        tuple(
-            Compared(one.part, one.what, one.interval, one.unit, word) for one, word in zip(found, words, strict=True)
-        ),
-    )
+    return Verdict(claim.text, tuple(replace(one, word=word) for one, word in zip(found, words, strict=True)))
 
 
 def _word(interval: Interval | None, p: float) -> Word:
@@ -75,7 +70,10 @@ def _pairs(part: PartResult, ours: Sequence[str] = ("dude",), rivals: Sequence[s
 
 
 def _best(part: PartResult) -> list[Compared]:
-    return [Compared(part.name, _against(one, other), lead(one, other)) for one, other in _pairs(part)]
+    return [
+        Compared(part.name, _against(one, other), lead(one, other), other=other.label, r=one.r)
+        for one, other in _pairs(part)
+    ]
 
 
 def _variants(part: PartResult) -> list[Compared]:

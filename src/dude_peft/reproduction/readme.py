@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from . import leads
 from .catalogue import EXPERIMENTS, at
 from .recipe import load_recipe
 from .tables import markdown
@@ -54,11 +55,17 @@ def _claims(claims: list[dict[str, Any]]) -> list[str]:
 
 
 def _word(claim: dict[str, Any]) -> str:
-    """Of the whole, or of each part where it has several."""
-    parts = {part: WORDS.get(word, word) for part, word in claim["by_part"].items()}
+    """Of the whole, or of each part where it has several; and how many comparisons came to something else."""
+    words = {part: [one["word"] for one in claim["compared"] if one["part"] == part] for part in claim["by_part"]}
+    parts = {part: WORDS.get(word, word) + _mixed(word, words[part]) for part, word in claim["by_part"].items()}
     if len(parts) < 2:
-        return WORDS.get(claim["word"], claim["word"])
+        return next(iter(parts.values()), WORDS.get(claim["word"], claim["word"]))
     return "; ".join(f"{part}: {word}" for part, word in parts.items())
+
+
+def _mixed(word: str, words: list[str]) -> str:
+    others = [one for one in WORDS if one != word and one in words]
+    return f" ({', '.join(f'{one} {words.count(one)} of {len(words)}' for one in others)})" if others else ""
 
 
 def claim_text(one: dict[str, Any]) -> str:
@@ -72,7 +79,7 @@ def claim_text(one: dict[str, Any]) -> str:
     return f"{text}: {one['word']}"
 
 
-def readme(facts: dict[str, Any], written: dict[str, Any], cost: dict[str, Any]) -> str:
+def readme(facts: dict[str, Any], written: dict[str, Any], found: list[leads.Lead], cost: dict[str, Any]) -> str:
     """What was asked, what was found, how sure, what it cost, how to repeat it."""
     scale = facts["scale"]
     lines = [
@@ -87,9 +94,11 @@ def readme(facts: dict[str, Any], written: dict[str, Any], cost: dict[str, Any])
         "",
         "## What was found",
         "",
-        "| experiment | claim | here |",
-        "|---|---|---|",
     ]
+    if found:
+        lines += [leads.sentence(found), "", "![DuDe's lead in each experiment](leads.png)", ""]
+        lines += [leads.markdown(found), "", "Bold: beyond chance after Holm's correction. The paper's claims:", ""]
+    lines += ["| experiment | claim | here |", "|---|---|---|"]
     for name, one in written.items():
         for claim in one["claims"]:
             lines.append(f"| [{EXPERIMENTS[name].title}]({name}.md) | {claim['claim']} | {_word(claim)} |")

@@ -8,7 +8,7 @@ from typing import Any
 from ..experiments.folder import read
 from ..experiments.report import finite
 from ..training.run_folder import write_json, write_text
-from . import figures, tables
+from . import figures, leads, tables
 from .catalogue import Experiment
 from .claims import verdicts
 from .folder import Root
@@ -29,7 +29,10 @@ def write_report(path: str | Path) -> dict[str, Any]:
     facts = root.facts()
     written = {one.name: _write(root, one, (facts or {}).get("scale", "")) for one in root.experiments()}
     assert facts is not None
-    write_text(root.path / "README.md", readme(facts, written, _costs(root, written)))
+    found = leads.leads(written)
+    if found:
+        leads.draw(found, root.path / "leads.png", root.path / "leads.svg")
+    write_text(root.path / "README.md", readme(facts, written, found, _costs(root, written)))
     return written
 
 
@@ -67,6 +70,8 @@ def _claim(verdict: Verdict) -> dict[str, Any]:
             "what": one.what,
             "unit": one.unit,
             "word": one.word,
+            "other": one.other,
+            "r": one.r,
             **(
                 {key: getattr(one.interval, name) for key, name in _INTERVAL.items()}
                 if one.interval

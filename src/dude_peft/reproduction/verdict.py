@@ -21,6 +21,7 @@ class Compared:
         interval: of the difference, above zero where the claim is borne out; None where nothing can be said.
         unit: of the difference.
         word: what it comes to, after Holm's correction among the comparisons of the claim.
+        other: label of the other method where it is DuDe's lead in accuracy over it; r: their rank then.
     """
 
     part: str
@@ -28,6 +29,8 @@ class Compared:
     interval: Interval | None
     unit: str = "points"
     word: Word = "-"
+    other: str = ""
+    r: int | None = None
 
 
 @dataclass(frozen=True)
