@@ -17,7 +17,9 @@ def compared(other: str, value: float | None, word: str, **more: Any) -> dict[st
 
 
 def made(*compared: dict[str, Any]) -> dict[str, Any]:
-    return {"claims": [{"compared": list(compared)}, {"compared": [{"other": "", "value": 1.0, "part": "x", "r": None}]}]}
+    return {
+        "claims": [{"compared": list(compared)}, {"compared": [{"other": "", "value": 1.0, "part": "x", "r": None}]}]
+    }
 
 
 def test_the_table_has_a_row_for_each_rank_or_part_and_bold_where_decided() -> None:

@@ -110,7 +110,10 @@ def draw(found: list[Lead], *paths: Path) -> None:
             axes.set_title(f"over {other}", loc="left", fontsize=10)
             axes.set_yticks(range(len(places)), list(places))
             axes.set_ylim(len(places) - 0.4, -0.6)
-        figure.supxlabel("DuDe's lead in points, 95% interval of each by itself; filled: beyond chance after Holm's correction", fontsize=9.5)
+        figure.supxlabel(
+            "DuDe's lead in points, 95% interval of each by itself; filled: beyond chance after Holm's correction",
+            fontsize=9.5,
+        )
         for path in paths:
             metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
             figure.savefig(path, dpi=150, metadata=metadata)

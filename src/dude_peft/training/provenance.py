@@ -40,7 +40,9 @@ def versions() -> dict[str, str | None]:
 
 @cache
 def git_state() -> dict[str, Any] | None:
-    """Commit of this package's own repository and whether tracked files differ from it; None where it has none.
+    """Commit of this package's own repository and whether its code differs from it; None where it has none.
+
+    What lies beside the code, such as the run files that a reproduction is adding to, does not count.
 
     An installed copy inside somebody else's repository has none: git must track this very file.
     """
@@ -52,7 +54,8 @@ def git_state() -> dict[str, Any] | None:
 
     try:
         git("ls-files", "--error-unmatch", here.name)
-        return {"sha": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+        changes = git("status", "--porcelain", "--untracked-files=no", "--", str(here.parents[1]))
+        return {"sha": git("rev-parse", "HEAD"), "dirty": bool(changes)}
     except (OSError, subprocess.SubprocessError):
         return None
 
