@@ -170,7 +170,9 @@ def report(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            help="A comparison's folder, or folders of finished runs.", metavar="RUNS...", show_default=False
+            help="A comparison's folder, a reproduction's parts/NAME, or folders of finished runs.",
+            metavar="RUNS...",
+            show_default=False,
         ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the page.", show_default=False)],

@@ -11,7 +11,6 @@ from rich.text import Text
 
 from ..errors import DudeError
 from ..experiments.compare import Choices, Plan, compare, known_cells, plan_comparison
-from ..experiments.folder import ComparisonFolder
 from ..experiments.pool import Stopped
 from ..training.quiet import quiet
 from .compare_progress import make_watcher
@@ -97,14 +96,15 @@ def _show_plan(plan: Plan) -> int:
 
 def _tabulate(paths: list[Path], output: Path | None) -> int:
     from ..experiments.report import report, write_report
-    from ..experiments.results import collect_any
+    from ..experiments.results import collect, collect_runs
     from ..experiments.table import make_table
+    from ..reproduction.folder import find_comparison
 
-    if output is None and len(paths) == 1 and ComparisonFolder(paths[0]).config.is_file():
-        folder = ComparisonFolder(paths[0])
-        show_table(report(folder), folder.path)
+    folder = find_comparison(paths[0]) if len(paths) == 1 else None
+    if folder is not None and output is None:
+        show_table(report(folder), folder.picture.parent)
         return 0
-    results = collect_any(paths)
+    results = collect_runs(paths) if folder is None else collect(folder)
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
         show_table(write_report(results, output), output)

@@ -161,17 +161,6 @@ def collect_runs(paths: Sequence[Path]) -> Results:
     return _results(_told_apart(tuple(rows.values())), base, None)
 
 
-def collect_any(paths: Sequence[Path]) -> Results:
-    """`collect` where the one path is a comparison's folder, else `collect_runs`.
-
-    Raises:
-        DudeError: neither a comparison's folder nor folders of finished runs.
-    """
-    if len(paths) == 1 and (folder := ComparisonFolder(paths[0])).config.is_file():
-        return collect(folder)
-    return collect_runs(paths)
-
-
 def _row(grid: Grid, row: Row, folder: ComparisonFolder) -> RowResult:
     made = RowResult(row.label, row.method.name, row.r, None, (), tried=len(row.learning_rates))
     rate, at_end = row.learning_rates[0], False

@@ -13,8 +13,9 @@ from typing import Any
 from ..errors import DudeError
 from ..experiments.folder import ComparisonFolder
 from ..experiments.report import finite
-from ..experiments.results import Results, collect_any
+from ..experiments.results import Results, collect, collect_runs
 from ..experiments.table import columns, make_table
+from ..reproduction.folder import find_comparison
 from ..training.run_folder import write_text
 from .answers import make_answers
 from .configs import failures, run_cards, searches
@@ -30,16 +31,15 @@ def write_page(paths: Sequence[Path], output: Path) -> Path:
     The page depends on the runs alone: written again it is the same bytes.
 
     Args:
-        paths: one comparison's folder, or runs.
+        paths: the folder of one comparison or of a reproduction's part, or runs.
         output: folder of the page, made where it is not there.
 
     Raises:
         DudeError: no finished run, runs that cannot be compared, or an `index.html` that is none of ours.
     """
     file = _check(output)
-    folder = ComparisonFolder(paths[0]) if len(paths) == 1 else None
-    folder = folder if folder is not None and folder.config.is_file() else None
-    results = collect_any(paths)
+    folder = find_comparison(paths[0]) if len(paths) == 1 else None
+    results = collect_runs(paths) if folder is None else collect(folder)
     if not any(row.runs for row in results.rows):
         raise DudeError(f"{paths[0]}: no run is finished here. Go on with `dude compare` and its YAML file first.")
     text = render(results, folder)

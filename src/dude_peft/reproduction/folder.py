@@ -118,3 +118,24 @@ class Root:
             for name, one in facts["parts"].items()
             if one["selection"] == selection and PartFolder(self.path, name).config.is_file()
         ]
+
+
+def find_comparison(path: str | Path) -> ComparisonFolder | None:
+    """The comparison, or the part of a reproduction, whose folder `path` is; None where it is neither.
+
+    Raises:
+        DudeError: it is a whole reproduction; names its parts.
+    """
+    path = Path(path)
+    if (facts := Root(path).facts()) is not None:
+        parts = [name for name in facts["parts"] if PartFolder(path, name).config.is_file()]
+        raise DudeError(
+            f"{path}: a reproduction of {len(parts)} parts, each a comparison of its own. Give one of them, such as "
+            f"{path / 'parts' / parts[0] if parts else 'parts/NAME'}. Parts: {', '.join(parts) or 'none yet'}."
+        )
+    here = path.resolve()
+    root = here.parent.parent
+    if here.parent.name == "parts" and (facts := Root(root).facts()) is not None and here.name in facts["parts"]:
+        return PartFolder(path.parent.parent if path.name == here.name else root, here.name)
+    folder = ComparisonFolder(path)
+    return folder if folder.config.is_file() else None
