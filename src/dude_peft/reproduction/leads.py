@@ -89,12 +89,23 @@ def _cell(one: Lead | None) -> str:
     return f"**{mid} [{low}, {high}]**" if one.word in DECIDED else f"{mid} [{low}, {high}]"
 
 
+def _reach(found: list[Lead]) -> tuple[float, bool]:
+    """How far the picture goes to both sides, in points, and whether an interval goes on beyond it.
+
+    One wide interval would press all others flat; every point is in sight.
+    """
+    ends = sorted(max(abs(one.low), abs(one.high)) for one in found)
+    reach = max(1.15 * ends[int(0.85 * (len(ends) - 1))], 1.15 * max(abs(one.value) for one in found), 1e-3)
+    return 100 * reach, reach < ends[-1]
+
+
 def draw(found: list[Lead], *paths: Path) -> None:
     """The table as a picture, into files of the kinds that their names say: filled where decided."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     places, others = _by_place(found), list(dict.fromkeys(one.other for one in found))
+    reach, cut = _reach(found)
     with rc_context(STYLE):
         figure = Figure(figsize=(3.2 + 2.6 * len(others), 1.2 + 0.3 * len(places)), layout="constrained")
         for k, (axes, other) in enumerate(
@@ -110,10 +121,9 @@ def draw(found: list[Lead], *paths: Path) -> None:
             axes.set_title(f"over {other}", loc="left", fontsize=10)
             axes.set_yticks(range(len(places)), list(places))
             axes.set_ylim(len(places) - 0.4, -0.6)
-        figure.supxlabel(
-            "DuDe's lead in points, 95% interval of each by itself; filled: beyond chance after Holm's correction",
-            fontsize=9.5,
-        )
+            axes.set_xlim(-reach, reach)
+        told = "DuDe's lead in points, 95% interval of each by itself; filled: beyond chance after Holm's correction"
+        figure.supxlabel(told + (";\nwide intervals go on beyond the edge" if cut else ""), fontsize=9.5)
         for path in paths:
             metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
             figure.savefig(path, dpi=150, metadata=metadata)
