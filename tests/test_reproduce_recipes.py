@@ -110,7 +110,7 @@ def test_the_paper_recipes_say_what_the_paper_says() -> None:
             if row.method.name != "full":
                 fused = part.model.paper == "Phi4 small"
                 assert row.method.target_modules == (["qkv_proj"] if fused else ["q_proj", "v_proj"])  # type: ignore[attr-defined]
-    assert found["seeds"].settings.seeds == [42, 78, 512, 1234, 3407]
+    assert found["seeds-metamath"].settings.seeds == [42, 78, 512, 1234, 3407]
     assert sorted({row.r for row in grid(found["ranks"]).rows}) == [2, 4, 8, 16, 32]  # type: ignore[type-var]
     assert {row.r for row in grid(found["variants-mmlu"]).rows} == {32}
     curves = found["curves"]
@@ -147,9 +147,18 @@ def test_what_two_tables_need_is_run_once() -> None:
         found = parts(scale)
         r32 = {name for name in cells(found["ranks"]) if "r32" in name}
         assert r32 and r32 < cells(found["variants-mmlu"])
-        assert cells(found["seeds"]) & cells(found["variants-gsm"])
+        assert cells(found["seeds-metamath"]) & cells(found["variants-metamath"])
     mini = parts("mini")
-    assert cells(mini["seeds"]) < cells(mini["curves"])
+    assert cells(mini["seeds-metamath"]) < cells(mini["curves"])
+    assert cells(mini["seeds-gsm"]) == cells(mini["variants-gsm"]) & cells(mini["calibration-gsm"])
+
+
+def test_a_scale_has_the_parts_that_its_recipes_make() -> None:
+    assert {name for name in parts("paper") if name.endswith("-gsm")} == set()
+    assert {one.name: one.selections for one in at("paper")}["seeds"] == ("seeds-metamath",)
+    seeds = {name: row for name, part in parts("mini", name="seeds").items() for row in grid(part).rows[:1]}
+    assert list(seeds) == ["seeds-metamath", "seeds-gsm"]
+    assert all((row.method.name, row.r) == ("lora", 16) for row in seeds.values())
 
 
 def test_all_of_mini_fits_into_six_hours_on_two_cores() -> None:

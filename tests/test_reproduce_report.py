@@ -93,8 +93,8 @@ def test_one_lost_comparison_loses_and_a_missing_one_leaves_it_open(tmp_path: Pa
 
 
 def test_the_table_shows_ours_and_the_papers(tmp_path: Path) -> None:
-    folder = started(tmp_path, "seeds", *PLAIN)["seeds"]
-    fill(folder, "mini_gsm", {"lora": 0.4, "dora": 0.4, "pissa": 0.4, "dude": 0.8})
+    for folder in started(tmp_path, "seeds", *PLAIN).values():
+        fill(folder, "mini_gsm", {"lora": 0.4, "dora": 0.4, "pissa": 0.4, "dude": 0.8})
     made = write_report(tmp_path)["seeds"]
     row = next(row for row in made["tables"][0]["rows"] if row["method"] == "dude")
     values = [sum(answers(0.8, ("dude", seed))) / 300 for seed in (42, 78, 512, 1234, 3407)]
@@ -156,10 +156,11 @@ def test_ranks_are_judged_each_and_the_growth_of_the_lead(tmp_path: Path) -> Non
 
 
 def test_everything_is_a_pure_function_of_the_folder(tmp_path: Path) -> None:
-    made = started(tmp_path, "figure4", *PLAIN)
-    fill(made["seeds"], "mini_gsm", {"lora": 0.4, "dora": 0.5, "pissa": 0.6, "dude": 0.7})
+    for folder in started(tmp_path, "figure4", *PLAIN).values():
+        fill(folder, "mini_gsm", {"lora": 0.4, "dora": 0.5, "pissa": 0.6, "dude": 0.7})
     write_report(tmp_path)
-    names = ("README.md", "figure4.json", "figure4.md", "figure4.png", "figure4.svg")
+    pictures = [f"figure4-seeds-{data}.{kind}" for data in ("metamath", "gsm") for kind in ("png", "svg")]
+    names = ("README.md", "figure4.json", "figure4.md", *pictures)
     first = {name: (tmp_path / name).read_bytes() for name in names}
     for name in names:
         (tmp_path / name).unlink()
@@ -170,14 +171,14 @@ def test_everything_is_a_pure_function_of_the_folder(tmp_path: Path) -> None:
 
 
 def test_the_readme_says_what_how_sure_what_it_cost_and_how_again(tmp_path: Path) -> None:
-    folder = started(tmp_path, "seeds", *PLAIN)["seeds"]
-    fill(folder, "mini_gsm", {"lora": 0.4, "dora": 0.4, "pissa": 0.4, "dude": 0.8})
+    for folder in started(tmp_path, "seeds", *PLAIN).values():
+        fill(folder, "mini_gsm", {"lora": 0.4, "dora": 0.4, "pissa": 0.4, "dude": 0.8})
     write_report(tmp_path)
     text = (tmp_path / "README.md").read_text()
     heads = ["What was asked", "What was found", "How sure", "What it cost", "How to repeat it"]
     assert [text.index(f"## {head}\n") for head in heads] == sorted(text.index(f"## {head}\n") for head in heads)
-    assert "| DuDe has more right than LoRA, DoRA and PiSSA | **wins** |" in text
-    assert "20 runs, 0.1 hours" in text and "a processor, 1 of 2 threads" in text
+    assert "| DuDe has more right than LoRA, DoRA and PiSSA | seeds-metamath: **wins**; seeds-gsm: **wins** |" in text
+    assert "40 runs, 0.1 hours" in text and "a processor, 1 of 2 threads" in text
     assert "dude reproduce seeds --scale mini -o again" in text
 
 

@@ -7,8 +7,8 @@ Hours are a model, not a measurement. On a GPU a pass over some tokens takes the
 - `LAUNCH` seconds a layer, below which small batches do not get: what batches of one short question are limited by.
 
 A training micro-batch is a forward, a backward of the inputs, one more forward with gradient checkpointing, and with
-full fine-tuning a backward of the weights. On a CPU (`mini`) it is tokens over `CPU_TOKENS`, set near what was measured
-with one thread in float32 on an AMD EPYC with AVX2.
+full fine-tuning a backward of the weights. On a CPU (`mini`) it is tokens over `CPU_TOKENS`, the medians of the
+runs kept in `results/mini`, one thread each in float32 on an AMD EPYC with AVX2.
 """
 
 from __future__ import annotations
@@ -28,12 +28,8 @@ PEAK = {2: 989e12, 4: 495e12}  # FLOP/s of an H100 SXM: bfloat16 and TF32, dense
 MFU = 0.4
 BANDWIDTH, BANDWIDTH_SHARE = 3.35e12, 0.6  # bytes/s (the same sheet)
 LAUNCH = 0.0012  # s a layer and pass, eager PyTorch with adapters
-CPU_TOKENS = {
-    "train": 1900.0,
-    "read": 9000.0,
-    "write": 220.0,
-}  # tokens/s of `mini`, one thread
-CPU_START = 9.0  # s: a process begins, loads its libraries, tokenizes
+CPU_TOKENS = {"train": 1300.0, "read": 9000.0, "write": 600.0}  # tokens/s of `mini`, one thread
+CPU_START = 7.0  # s: a process begins, loads its libraries, tokenizes
 GPUS = {"H100": 80e9, "H200": 141e9}
 
 

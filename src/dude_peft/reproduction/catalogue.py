@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..errors import DudeError, did_you_mean
@@ -36,7 +36,7 @@ class Selection:
 
     Attributes:
         name: of the selection; results are kept under it.
-        studies: scale -> the YAML file in `recipes/SCALE/` without its suffix.
+        studies: scale -> the YAML file in `recipes/SCALE/` without its suffix; other scales have none of it.
         methods: which of its methods; all where empty.
         ranks: which of its ranks; all where empty.
         first_seed: at the paper's scale, the first seed alone.
@@ -93,14 +93,26 @@ SELECTIONS = {
         Selection("ranks", _same("mmlu"), FOUR, _MMLU, "mmlu"),
         Selection("variants-mmlu", _same("mmlu"), (*FOUR, "dude_a", "dude_b"), _MMLU, "mmlu", ranks=(32,)),
         Selection(
-            "variants-gsm",
+            "variants-metamath",
             _same("gsm"),
             (*FOUR, "dude_a", "dude_b"),
             (Column("accuracy", "GSM8K"),),
             "gsm",
             first_seed=True,
         ),
-        Selection("seeds", _same("gsm"), FOUR, (Column("mean", "GSM8K, mean over seeds"),), "seeds"),
+        # the same questions after the set's own problems: not of the paper, so its numbers do not stand beside
+        Selection(
+            "variants-gsm",
+            {"mini": "gsm_direct"},
+            (*FOUR, "dude_a", "dude_b"),
+            (Column("accuracy", "GSM8K"),),
+            None,
+            ranks=(16,),
+        ),
+        Selection("seeds-metamath", _same("gsm"), FOUR, (Column("mean", "GSM8K, mean over seeds"),), "seeds"),
+        Selection(
+            "seeds-gsm", {"mini": "gsm_direct"}, FOUR, (Column("mean", "GSM8K, mean over seeds"),), None, ranks=(16,)
+        ),
         Selection(
             "curves",
             {"mini": "gsm", "paper": "curves"},
@@ -166,7 +178,7 @@ EXPERIMENTS = {
             "table4",
             "Table 4: where the singular values start",
             "Do the starts DuDe-A and DuDe-B (Eq. 10, 11) do better than DuDe's?",
-            ("variants-gsm", "variants-mmlu"),
+            ("variants-metamath", "variants-gsm", "variants-mmlu"),
             ("best", "variants"),
         ),
         Experiment(
@@ -189,7 +201,7 @@ EXPERIMENTS = {
             "figure4",
             "Figure 4: accuracy with each seed",
             "The section on seeds as a picture.",
-            ("seeds",),
+            ("seeds-metamath", "seeds-gsm"),
             (),
             "seeds",
         ),
@@ -197,7 +209,7 @@ EXPERIMENTS = {
             "seeds",
             "Section 4.5: five seeds",
             "Does DuDe lead whatever the seed, and does it vary less?",
-            ("seeds",),
+            ("seeds-metamath", "seeds-gsm"),
             ("best", "worst_above_best", "steadier"),
         ),
         Experiment(
@@ -213,10 +225,11 @@ ALL = "all"
 
 
 def at(scale: Scale) -> tuple[Experiment, ...]:
-    """Every experiment that a scale has, in the paper's order."""
-    return tuple(
-        one for one in EXPERIMENTS.values() if all(scale in SELECTIONS[part].studies for part in one.selections)
-    )
+    """Every experiment that a scale has, in the paper's order, with the selections that it has there."""
+    here = {
+        one: tuple(part for part in one.selections if scale in SELECTIONS[part].studies) for one in EXPERIMENTS.values()
+    }
+    return tuple(replace(one, selections=parts) for one, parts in here.items() if parts)
 
 
 def chosen(name: str, scale: Scale) -> tuple[Experiment, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import leads
-from .catalogue import EXPERIMENTS, at
+from .catalogue import EXPERIMENTS, SELECTIONS, Scale, at
 from .recipe import load_recipe
 from .tables import markdown
 
@@ -158,14 +158,12 @@ def _commands(facts: dict[str, Any], written: dict[str, Any]) -> list[str]:
     return [one["command"] for one in written.values()]
 
 
-def _chosen(scale: str, written: dict[str, Any]) -> list[str]:
-    from .catalogue import SELECTIONS
-
+def _chosen(scale: Scale, written: dict[str, Any]) -> list[str]:
     studies = dict.fromkeys(
-        SELECTIONS[selection].studies[scale] for name in written for selection in EXPERIMENTS[name].selections
+        SELECTIONS[selection].studies[scale] for one in at(scale) if one.name in written for selection in one.selections
     )
     lines = []
     for study in studies:
-        recipe = load_recipe(scale, study)  # type: ignore[arg-type]
+        recipe = load_recipe(scale, study)
         lines += [f"- {recipe.title}", *(f"  - {text}" for text in recipe.chosen)]
     return lines
