@@ -12,7 +12,7 @@ from test_cli_train import dude
 from dude_peft.experiments.grid import Grid
 from dude_peft.reproduction import published
 from dude_peft.reproduction.budget import cost
-from dude_peft.reproduction.catalogue import EXPERIMENTS, SELECTIONS, at, chosen
+from dude_peft.reproduction.catalogue import SELECTIONS, Experiment, at, chosen
 from dude_peft.reproduction.recipe import Part, parts_of
 from dude_peft.reproduction.shapes import shapes
 
@@ -52,11 +52,11 @@ def test_a_dry_run_of_everything_needs_no_network_and_writes_nothing(
     assert "3,086" in said.stdout if scale == "paper" else "core-hours" in said.stdout
 
 
-@pytest.mark.parametrize("name", [one.name for one in at("paper")])
-def test_each_experiment_has_a_dry_run_of_its_own(name: str) -> None:
-    said = dude("reproduce", name, "--scale", "paper", "--dry-run")
+@pytest.mark.parametrize("experiment", at("paper"), ids=lambda one: one.name)
+def test_each_experiment_has_a_dry_run_of_its_own(experiment: Experiment) -> None:
+    said = dude("reproduce", experiment.name, "--scale", "paper", "--dry-run")
     assert said.exit_code == 0, said.output
-    for selection in EXPERIMENTS[name].selections:
+    for selection in experiment.selections:
         assert selection in said.stdout
 
 
