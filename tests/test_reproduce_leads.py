@@ -37,6 +37,8 @@ def test_the_table_has_a_row_for_each_rank_or_part_and_bold_where_decided() -> N
         "| Table 4, gsm; Table 4, mmlu | **+1.0 [+0.0, +2.0]** | - |",
     ]
     assert "4 comparisons of accuracy, DuDe wins 2 and loses 1; 1 cannot be told apart" in leads.sentence(found)
+    assert leads.trained_on(found) == " gsm, mmlu: what was fine-tuned on."
+    assert leads.trained_on([one for one in found if one.where == "Table 2"]) == ""
 
 
 def test_what_is_missing_is_left_out() -> None:

@@ -65,6 +65,12 @@ def sentence(found: list[Lead]) -> str:
     )
 
 
+def trained_on(found: list[Lead]) -> str:
+    """What the short names of parts mean, where some stand in the table."""
+    names = [name for name in ("metamath", "gsm", "mmlu") if any(f", {name}" in one.where for one in found)]
+    return f" {', '.join(names)}: what was fine-tuned on." if names else ""
+
+
 def markdown(found: list[Lead]) -> str:
     """A row for each place, a column for each other method; bold where decided."""
     others = list(dict.fromkeys(one.other for one in found))

@@ -97,7 +97,13 @@ def readme(facts: dict[str, Any], written: dict[str, Any], found: list[leads.Lea
     ]
     if found:
         lines += [leads.sentence(found), "", "![DuDe's lead in each experiment](leads.png)", ""]
-        lines += [leads.markdown(found), "", "Bold: beyond chance after Holm's correction. The paper's claims:", ""]
+        lines += [
+            leads.markdown(found),
+            "",
+            f"Bold: beyond chance after Holm's correction.{leads.trained_on(found)}",
+            "",
+        ]
+        lines += ["The paper's claims:", ""]
     lines += ["| experiment | claim | here |", "|---|---|---|"]
     for name, one in written.items():
         for claim in one["claims"]:
