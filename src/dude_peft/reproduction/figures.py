@@ -157,5 +157,5 @@ def _seeds(figure: Figure, part: PartResult) -> None:
         axes.axhline(mean, color=look["color"], linewidth=0.9, linestyle=(0, (4, 3)), alpha=0.8)
     axes.set_xticks(range(len(seeds)), [str(seed) for seed in seeds])
     axes.set_xlabel("seed (dashed: mean over the seeds)")
-    axes.set_title(f"Accuracy on {part.results.headline} (%)", loc="left", fontsize=10)
+    axes.set_title(f"Accuracy on {part.results.headline} after {part.trained_on} (%)", loc="left", fontsize=10)
     axes.legend(frameon=False, fontsize=8.5, loc="center left", bbox_to_anchor=(1.01, 0.5))

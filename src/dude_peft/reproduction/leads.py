@@ -105,6 +105,16 @@ def _reach(found: list[Lead]) -> tuple[float, bool]:
     return 100 * reach, reach < ends[-1]
 
 
+def _folded(place: str, width: int = 34) -> str:
+    """In lines of whole names."""
+    lines = [""]
+    for name in place.split("; "):
+        if lines[-1] and len(lines[-1]) + len(name) > width:
+            lines.append("")
+        lines[-1] += f"; {name}" if lines[-1] else name
+    return ";\n".join(lines)
+
+
 def draw(found: list[Lead], *paths: Path) -> None:
     """The table as a picture, into files of the kinds that their names say: filled where decided."""
     from matplotlib import rc_context
@@ -125,7 +135,7 @@ def draw(found: list[Lead], *paths: Path) -> None:
                 look = {"color": COLORS[k], "mfc": COLORS[k] if one.word in DECIDED else "white"}
                 axes.errorbar([mid], [y], xerr=[[mid - low], [high - mid]], fmt="o", elinewidth=1.2, **look)
             axes.set_title(f"over {other}", loc="left", fontsize=10)
-            axes.set_yticks(range(len(places)), list(places))
+            axes.set_yticks(range(len(places)), [_folded(place) for place in places])
             axes.set_ylim(len(places) - 0.4, -0.6)
             axes.set_xlim(-reach, reach)
         told = "DuDe's lead in points, 95% interval of each by itself; filled: beyond chance after Holm's correction"

@@ -33,7 +33,7 @@ def experiment_page(made: dict[str, Any], *, level: int = 1) -> str:
     if not made["tables"]:
         lines += ["Not run yet.", ""]
     for table in made["tables"]:
-        lines += [f"Model `{table['model']}`:" if len(made["tables"]) > 1 else f"Model `{table['model']}`, {_unit}", ""]
+        lines += [f"Model `{table['model']}` fine-tuned on `{table['trained_on']}`, {_unit}", ""]
         lines += [markdown(table)]
     lines += ["Again, whole or a row of it:", "", "```", made["command"]]
     lines += list(dict.fromkeys(row["command"] for table in made["tables"] for row in table["rows"]))
@@ -55,10 +55,10 @@ def _claims(claims: list[dict[str, Any]]) -> list[str]:
 
 
 def _word(claim: dict[str, Any]) -> str:
-    """Of the whole, or of each part where it has several; and how many comparisons came to something else."""
+    """Of the whole, or of each part where they differ; and how many comparisons came to something else."""
     words = {part: [one["word"] for one in claim["compared"] if one["part"] == part] for part in claim["by_part"]}
     parts = {part: WORDS.get(word, word) + _mixed(word, words[part]) for part, word in claim["by_part"].items()}
-    if len(parts) < 2:
+    if len(set(parts.values())) < 2:
         return next(iter(parts.values()), WORDS.get(claim["word"], claim["word"]))
     return "; ".join(f"{part}: {word}" for part, word in parts.items())
 

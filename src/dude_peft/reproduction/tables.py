@@ -29,6 +29,7 @@ class PartResult:
         paper: how the paper calls it; None for a model that is not the paper's.
         prefix: of the names of its tasks: `mini_`, or nothing.
         overrides: what was changed of the recipe.
+        trained_on: name of the data, or the file.
         results: rows and base.
     """
 
@@ -38,6 +39,7 @@ class PartResult:
     paper: str | None
     prefix: str
     overrides: tuple[str, ...]
+    trained_on: str
     results: Results
 
     def row(self, method: str, r: int | None) -> RowResult | None:
@@ -51,6 +53,7 @@ def results_of(root: Root, experiment: Experiment) -> list[PartResult]:
 
 
 def _result(selection: Selection, facts: dict[str, Any], folder: PartFolder) -> PartResult:
+    data = folder.grid().settings.run["data"]
     return PartResult(
         folder.name,
         selection,
@@ -58,6 +61,7 @@ def _result(selection: Selection, facts: dict[str, Any], folder: PartFolder) -> 
         facts["paper"],
         facts["prefix"],
         tuple(facts["overrides"]),
+        str(data.get("name") or data.get("train")),
         collect(folder),
     )
 
@@ -76,6 +80,7 @@ def make_table(part: PartResult, experiment: Experiment, scale: str) -> dict[str
         "part": part.name,
         "model": part.model,
         "paper_model": part.paper,
+        "trained_on": part.trained_on,
         "columns": [
             {"key": column.key, "title": column.title} | ({} if column.chance is None else {"chance": column.chance})
             for column in selection.columns
