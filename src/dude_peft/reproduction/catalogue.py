@@ -120,6 +120,8 @@ SELECTIONS = {
             (Column("accuracy", "GSM8K, last step"),),
             None,
         ),
+        Selection("above-gpqa", {"mini": "gpqa_above"}, FOUR, (Column("score", "GPQA"),), None),
+        Selection("above-mmlu", {"mini": "mmlu_above"}, FOUR, (Column("avg", "Average"),), None),
         _calibration("gsm_direct", Column("accuracy", "mini_gsm", chance=0.0)),
         _calibration("csqa", Column("score", "mini_csqa", chance=1 / 5)),
         _calibration(
@@ -144,6 +146,7 @@ class Experiment:
         selections: names of the runs that it is made of.
         figure: which drawing, for `figures.draw`; None for a table alone.
         claims: names in `claims.CLAIMS`.
+        scales: that have it, if they have its selections.
     """
 
     name: str
@@ -151,7 +154,8 @@ class Experiment:
     question: str
     selections: tuple[str, ...]
     claims: tuple[str, ...]
-    figure: Literal["curves", "ranks", "seeds"] | None = None
+    figure: Literal["curves", "ranks", "seeds", "rates"] | None = None
+    scales: tuple[Scale, ...] = ("mini", "paper")
 
 
 EXPERIMENTS = {
@@ -219,6 +223,16 @@ EXPERIMENTS = {
             ("calibration-csqa", "calibration-commonsense", "calibration-gpqa", "calibration-mmlu", "calibration-gsm"),
             ("ladder",),
         ),
+        Experiment(
+            "rates",
+            "Learning rates: what a wrong one costs",
+            "Not of the paper: how much does a method lose with a rate that is not its best? By the searches (one seed, on "
+            "validation), and by whole runs with the next rate above the best (five seeds).",
+            ("commonsense", "gpqa", "ranks", "above-gpqa", "above-mmlu"),
+            ("forgiving", "keeps_more"),
+            "rates",
+            ("mini",),
+        ),
     )
 }
 ALL = "all"
@@ -227,7 +241,9 @@ ALL = "all"
 def at(scale: Scale) -> tuple[Experiment, ...]:
     """Every experiment that a scale has, in the paper's order, with the selections that it has there."""
     here = {
-        one: tuple(part for part in one.selections if scale in SELECTIONS[part].studies) for one in EXPERIMENTS.values()
+        one: tuple(part for part in one.selections if scale in SELECTIONS[part].studies)
+        for one in EXPERIMENTS.values()
+        if scale in one.scales
     }
     return tuple(replace(one, selections=parts) for one, parts in here.items() if parts)
 

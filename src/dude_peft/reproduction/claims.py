@@ -14,6 +14,7 @@ from ..experiments.results import RowResult, Run, curves, differences
 from ..experiments.statistics import Interval
 from ..training.picture import smooth
 from .catalogue import RIVALS, Experiment
+from .rates import PAIRS, forgiving
 from .tables import PartResult
 from .verdict import Compared, Verdict, Word
 
@@ -74,6 +75,12 @@ def _best(part: PartResult) -> list[Compared]:
         Compared(part.name, _against(one, other), lead(one, other), other=other.label, r=one.r)
         for one, other in _pairs(part)
     ]
+
+
+def _keeps_more(part: PartResult) -> list[Compared]:
+    """Where the rate is given, not searched for: with the magnitude against without it."""
+    pairs = [one for mine, theirs in PAIRS for one in _pairs(part, (mine,), (theirs,))] if not part.choices else []
+    return [Compared(part.name, _against(one, other), lead(one, other)) for one, other in pairs]
 
 
 def _variants(part: PartResult) -> list[Compared]:
@@ -241,6 +248,12 @@ CLAIMS = {
     "near_full": Claim("DuDe's loss runs nearer to full fine-tuning's", _near_full),
     "ladder": Claim(
         "Guessing < untrained < LoRA r=2 < full fine-tuning", _ladder, words={"wins": "holds", "loses": "does not hold"}
+    ),
+    "forgiving": Claim(
+        "Too large a rate costs less with a magnitude: DuDe than PiSSA, DoRA than LoRA", forgiving, plain=True
+    ),
+    "keeps_more": Claim(
+        "With three times the best rate DuDe has more right than PiSSA, and DoRA than LoRA", _keeps_more
     ),
     "ahead_throughout": Claim("DuDe's accuracy leads all along the training", _throughout),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import leads
+from . import leads, rates
 from .catalogue import EXPERIMENTS, SELECTIONS, Scale, at
 from .recipe import load_recipe
 from .tables import markdown
@@ -33,8 +33,10 @@ def experiment_page(made: dict[str, Any], *, level: int = 1) -> str:
     if not made["tables"]:
         lines += ["Not run yet.", ""]
     for table in made["tables"]:
-        lines += [f"Model `{table['model']}` fine-tuned on `{table['trained_on']}`, {_unit}", ""]
-        lines += [markdown(table)]
+        searched = any("rates" in row for row in table["rows"])
+        unit = "per cent right on validation, the chosen rate in bold:" if searched else _unit
+        lines += [f"Model `{table['model']}` fine-tuned on `{table['trained_on']}`, {unit}", ""]
+        lines += [rates.markdown(table) if searched else markdown(table)]
     lines += ["Again, whole or a row of it:", "", "```", made["command"]]
     lines += list(dict.fromkeys(row["command"] for table in made["tables"] for row in table["rows"]))
     return "\n".join([*lines, "```"]) + "\n"

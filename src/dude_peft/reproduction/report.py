@@ -8,7 +8,7 @@ from typing import Any
 from ..experiments.folder import read
 from ..experiments.report import finite
 from ..training.run_folder import write_json, write_text
-from . import figures, leads, tables
+from . import figures, leads, rates, tables
 from .catalogue import Experiment
 from .claims import verdicts
 from .folder import Root
@@ -42,7 +42,7 @@ def _write(root: Root, experiment: Experiment, scale: str) -> dict[str, Any]:
         "experiment": experiment.name,
         "title": experiment.title,
         "question": experiment.question,
-        "tables": [tables.make_table(part, experiment, scale) for part in parts],
+        "tables": [_table(part, experiment, scale) for part in parts],
         "claims": [_claim(one) for one in verdicts(experiment, parts)],
         "figures": _figures(root, experiment, parts),
         "command": tables.command(experiment.name, scale, parts[0].overrides if parts else ()),
@@ -53,8 +53,16 @@ def _write(root: Root, experiment: Experiment, scale: str) -> dict[str, Any]:
     return made
 
 
+def _table(part: tables.PartResult, experiment: Experiment, scale: str) -> dict[str, Any]:
+    made = tables.make_table(part, experiment, scale)
+    return rates.table(made, part) if part.choices else made
+
+
 def _figures(root: Root, experiment: Experiment, parts: list[tables.PartResult]) -> list[str]:
     names = []
+    if experiment.figure == "rates":
+        drawn = rates.draw(parts, *(root.path / f"{experiment.name}.{kind}" for kind in ("png", "svg")))
+        return [experiment.name] if drawn else []
     for part in parts if experiment.figure else []:
         stem = experiment.name if len(parts) == 1 else f"{experiment.name}-{part.name}"
         files = [root.path / f"{stem}.{kind}" for kind in ("png", "svg")]

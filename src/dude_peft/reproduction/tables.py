@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from statistics import stdev
 from typing import Any
 
 from ..experiments.outcome import accuracy
 from ..experiments.results import Results, RowResult, Run, collect
 from ..experiments.rows import slug
+from ..experiments.search import Choice, choose
 from ..experiments.statistics import Interval
 from . import published
 from .catalogue import Column, Experiment, Selection
@@ -31,6 +33,7 @@ class PartResult:
         overrides: what was changed of the recipe.
         trained_on: name of the data, or the file.
         results: rows and base.
+        choices: (method, rank) -> the search of its learning rate; empty unless they were asked for.
     """
 
     name: str
@@ -41,6 +44,7 @@ class PartResult:
     overrides: tuple[str, ...]
     trained_on: str
     results: Results
+    choices: Mapping[tuple[str, int | None], Choice] = field(default_factory=dict)
 
     def row(self, method: str, r: int | None) -> RowResult | None:
         """The row of a method at a rank."""
@@ -48,12 +52,16 @@ class PartResult:
 
 
 def results_of(root: Root, experiment: Experiment) -> list[PartResult]:
-    """Every part of an experiment that has been begun, from the folder alone."""
-    return [_result(selection, facts, folder) for selection, facts, folder in root.parts(experiment)]
+    """Every part of an experiment that has been begun, from the folder alone; with searches where they are drawn."""
+    searched = experiment.figure == "rates"
+    return [_result(selection, facts, folder, searched) for selection, facts, folder in root.parts(experiment)]
 
 
-def _result(selection: Selection, facts: dict[str, Any], folder: PartFolder) -> PartResult:
-    data = folder.grid().settings.run["data"]
+def _result(selection: Selection, facts: dict[str, Any], folder: PartFolder, searched: bool) -> PartResult:
+    grid = folder.grid()
+    data = grid.settings.run["data"]
+    rows = [row for row in grid.rows if searched and len(row.learning_rates) > 1]
+    choices = {(row.method.name, row.r): found for row in rows if (found := choose(grid, row, folder)) is not None}
     return PartResult(
         folder.name,
         selection,
@@ -63,6 +71,7 @@ def _result(selection: Selection, facts: dict[str, Any], folder: PartFolder) -> 
         tuple(facts["overrides"]),
         str(data.get("name") or data.get("train")),
         collect(folder),
+        choices,
     )
 
 
@@ -152,20 +161,20 @@ def markdown(table: dict[str, Any]) -> str:
     heads += [f"paper: {model}" for model in papers] + ["n", "seeds", "missing"]
     lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * (len(heads) - 1)]
     if any("chance" in column for column in columns):
-        cells = ["guessing", "", ""] + [_text(_hundred(column.get("chance")), "{:.1f}") for column in columns]
+        cells = ["guessing", "", ""] + [text(_hundred(column.get("chance")), "{:.1f}") for column in columns]
         lines.append("| " + " | ".join(cells + [""] * (len(heads) - len(cells))) + " |")
     if table["base"] is not None:
         cells = ["untrained", "", ""] + [_share(table["base"][column["key"]], column is last) for column in columns]
         lines.append("| " + " | ".join(cells + [""] * (len(heads) - len(cells))) + " |")
     for row in table["rows"]:
-        cells = [row["label"], _text(row["r"]), _text(row["learning_rate"], "{:g}") + ("*" if row["at_end"] else "")]
+        cells = [row["label"], text(row["r"]), text(row["learning_rate"], "{:g}") + ("*" if row["at_end"] else "")]
         cells += [_share(row["values"][column["key"]], column is last) for column in columns]
         if show_seeds:
-            cells += [_text(_hundred(row["seeds"].get(seed)), "{:.1f}") for seed in seeds]
-            cells += [_text(_hundred(row["std"]), "{:.2f}")]
-        cells += [_text(row["paper"].get(model, {}).get(last["key"]), "{:.2f}") for model in papers]
+            cells += [text(_hundred(row["seeds"].get(seed)), "{:.1f}") for seed in seeds]
+            cells += [text(_hundred(row["std"]), "{:.2f}")]
+        cells += [text(row["paper"].get(model, {}).get(last["key"]), "{:.2f}") for model in papers]
         left = ", ".join(f"{row[key]} {key}" for key in ("failed", "missing") if row[key])
-        cells += [_text(row["n"], "{:,}"), str(len(row["seeds"])), left]
+        cells += [text(row["n"], "{:,}"), str(len(row["seeds"])), left]
         lines.append("| " + " | ".join(cells) + " |")
     if any(row["at_end"] for row in table["rows"]):
         lines += ["", "\\* the smallest or largest of those tried: a better one may lie beyond."]
@@ -191,12 +200,13 @@ def _paper_rows(table: dict[str, Any]) -> str:
     for model in table["paper_models"]:
         for row in table["rows"]:
             values = row["paper"].get(model, {})
-            cells = [_text(values.get(column["key"]), "{:.2f}") for column in columns]
-            lines.append(f"| {model} | {row['label']} | {_text(row['r'])} | " + " | ".join(cells) + " |")
+            cells = [text(values.get(column["key"]), "{:.2f}") for column in columns]
+            lines.append(f"| {model} | {row['label']} | {text(row['r'])} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _text(value: Any, form: str = "{}") -> str:
+def text(value: Any, form: str = "{}") -> str:
+    """A cell; `MISSING` for None."""
     return MISSING if value is None else form.format(value)
 
 
