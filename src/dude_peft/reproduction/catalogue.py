@@ -226,8 +226,8 @@ EXPERIMENTS = {
         Experiment(
             "rates",
             "Learning rates: what a wrong one costs",
-            "Not of the paper: how much does a method lose with a rate that is not its best? By the searches (one seed, "
-            "on validation), and by whole runs with the next rate above the best (five seeds).",
+            "Not of the paper: how much does a method lose with a rate that is not its best? By the searches (seed 0, "
+            "validation), and by whole runs with the next rate above the best (five seeds).",
             ("commonsense", "gpqa", "ranks", "above-gpqa", "above-mmlu"),
             ("forgiving", "keeps_more"),
             "rates",
