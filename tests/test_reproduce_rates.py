@@ -53,6 +53,12 @@ def test_the_searches_are_a_table_a_picture_and_a_claim(tmp_path: Path) -> None:
     assert "mini_gpqa, r=16" in picture and "mini_csqa" not in picture and (tmp_path / "rates.png").is_file()
 
 
+def test_a_method_alone_is_compared_with_nothing(tmp_path: Path) -> None:
+    search(started(tmp_path, "rates", "methods=[dude]", *SMALL)["gpqa"], "mini_gpqa")
+    made = write_report(tmp_path)["rates"]
+    assert [claim["compared"] for claim in made["claims"]] == [[], []] and made["figures"] == ["rates"]
+
+
 def test_whole_runs_with_the_next_rate_are_judged_by_pairs(tmp_path: Path) -> None:
     folder = started(tmp_path, "rates")["above-gpqa"]
     assert {cell.settings.method.name: cell.settings.train.learning_rate for cell in cells(folder)} == {

@@ -60,11 +60,11 @@ def forgiving(part: PartResult) -> list[Compared]:
     if not part.choices:
         return out
     for with_magnitude, without in PAIRS:
-        gaps = list(_gaps(part, with_magnitude, without))
-        labels = [row.label for name in (with_magnitude, without) for row in part.results.rows if row.method == name]
-        if not labels:
+        labels = {row.method: row.label for row in part.results.rows}
+        if not {with_magnitude, without} <= set(labels):
             continue
-        what = f"{labels[0]} against {labels[-1]} at rates above the best of both"
+        gaps = list(_gaps(part, with_magnitude, without))
+        what = f"{labels[with_magnitude]} against {labels[without]} at rates above the best of both"
         if not gaps:
             out.append(Compared(part.name, what, None))
             continue
