@@ -16,6 +16,7 @@ from .series import seed_series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, the yellow left out (too pale on white), and a grey.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8A8A8A")
@@ -53,9 +54,13 @@ def draw(results: Results, *paths: Path) -> None:
         else:
             left = figure.subplots()
         _losses(left, rows)
-        for path in paths:
-            metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
-            figure.savefig(path, dpi=150, metadata=metadata)
+        save(figure, *paths)
+
+
+def save(figure: Figure, *paths: Path) -> None:
+    """Into files of the kinds that their names say; the same picture is the same file (under `STYLE`)."""
+    for path in paths:
+        figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else {"Software": None})
 
 
 def looks(rows: Sequence[RowResult]) -> dict[str, Look]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..experiments.figure import COLORS, STYLE
+from ..experiments.figure import COLORS, STYLE, save
 from ..experiments.results import RowResult, Run, curves
 from .catalogue import Column
 from .claims import losses
@@ -32,9 +32,7 @@ def draw(kind: str, part: PartResult, *paths: Path) -> bool:
     with rc_context(STYLE):
         figure = Figure(layout="constrained")
         {"curves": _curves, "ranks": _ranks, "seeds": _seeds}[kind](figure, part)
-        for path in paths:
-            dated = {"Date": None} if path.suffix == ".svg" else {"Software": None}
-            figure.savefig(path, dpi=150, metadata=dated)
+        save(figure, *paths)
     return True
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..experiments.figure import COLORS, STYLE
+from ..experiments.figure import COLORS, STYLE, save
 from .catalogue import EXPERIMENTS
 
 DECIDED = ("wins", "loses")
@@ -140,6 +140,4 @@ def draw(found: list[Lead], *paths: Path) -> None:
             axes.set_xlim(-reach, reach)
         told = "DuDe's lead in points, 95% interval of each by itself; filled: beyond chance after Holm's correction"
         figure.supxlabel(told + (";\nwide intervals go on beyond the edge" if cut else ""), fontsize=9.5)
-        for path in paths:
-            metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
-            figure.savefig(path, dpi=150, metadata=metadata)
+        save(figure, *paths)

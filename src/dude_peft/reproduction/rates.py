@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..experiments.figure import COLORS, STYLE
+from ..experiments.figure import COLORS, STYLE, save
 from ..experiments.results import RowResult
 from ..experiments.statistics import Interval
 from .catalogue import FOUR
@@ -110,9 +110,7 @@ def draw(parts: Sequence[PartResult], *paths: Path) -> bool:
             axes.axis("on" if k < len(panels) else "off")
         figure.supxlabel("learning rate", fontsize=10)
         figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(FOUR), frameon=False)
-        for path in paths:
-            metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
-            figure.savefig(path, dpi=150, metadata=metadata)
+        save(figure, *paths)
     return True
 
 
