@@ -82,6 +82,7 @@ class RowResult:
         missing: how many are neither finished nor failed.
         tried: among how many learning rates this one was chosen.
         at_end: whether it is the smallest or largest of these.
+        candidates: what the search measured at each of them (`search.Choice`); empty without a finished search.
     """
 
     label: str
@@ -93,6 +94,7 @@ class RowResult:
     missing: int = 0
     tried: int = 1
     at_end: bool = False
+    candidates: tuple[dict[str, Any], ...] = ()
 
     @property
     def name(self) -> str:
@@ -168,6 +170,7 @@ def _row(grid: Grid, row: Row, folder: ComparisonFolder) -> RowResult:
         choice = choose(grid, row, folder)
         if choice is None:
             return replace(made, missing=len(grid.settings.seeds))
+        made = replace(made, candidates=choice.candidates)
         if choice.learning_rate is None:
             return replace(made, failed=len(grid.settings.seeds))
         rate, at_end = choice.learning_rate, choice.at_end

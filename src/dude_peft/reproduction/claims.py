@@ -79,7 +79,7 @@ def _best(part: PartResult) -> list[Compared]:
 
 def _keeps_more(part: PartResult) -> list[Compared]:
     """Where the rate is given, not searched for: with the magnitude against without it."""
-    pairs = [one for mine, theirs in PAIRS for one in _pairs(part, (mine,), (theirs,))] if not part.choices else []
+    pairs = [one for mine, theirs in PAIRS for one in _pairs(part, (mine,), (theirs,))] if not part.searched else []
     return [Compared(part.name, _against(one, other), lead(one, other)) for one, other in pairs]
 
 

@@ -23,20 +23,17 @@ MARKERS = ("s", "^", "D", "v")
 COLUMNS = 4
 
 
-def measured(part: PartResult, row: RowResult) -> dict[float, float]:
+def measured(row: RowResult) -> dict[float, float]:
     """Rate -> validation accuracy, of the row's search; empty where none was made or none asked anything."""
-    choice = part.choices.get((row.method, row.r))
-    found = choice.candidates if choice is not None else ()
-    return {one["learning_rate"]: one["accuracy"] for one in found if one.get("accuracy") is not None}
+    return {one["learning_rate"]: one["accuracy"] for one in row.candidates if one.get("accuracy") is not None}
 
 
 def table(made: dict[str, Any], part: PartResult) -> dict[str, Any]:
     """The part's table with the searches in place of the runs: every row has `rates`, rate -> share, and `asked`."""
     rows = []
     for one, row in zip(made["rows"], part.results.rows, strict=True):
-        choice = part.choices.get((row.method, row.r))
-        asked = next((found["n"] for found in choice.candidates if found.get("n")), None) if choice else None
-        rates = {f"{rate:g}": value for rate, value in measured(part, row).items()}
+        asked = next((found["n"] for found in row.candidates if found.get("n")), None)
+        rates = {f"{rate:g}": value for rate, value in measured(row).items()}
         rows.append({**one, "rates": rates, "asked": asked})
     return {**made, "rows": rows}
 
@@ -57,7 +54,7 @@ def markdown(made: dict[str, Any]) -> str:
 def forgiving(part: PartResult) -> list[Compared]:
     """Of searches at rates above the best of both: the mean difference over ranks and rates, how often it is a gain."""
     out: list[Compared] = []
-    if not part.choices:
+    if not part.searched:
         return out
     for with_magnitude, without in PAIRS:
         labels = {row.method: row.label for row in part.results.rows}
@@ -80,7 +77,7 @@ def _gaps(part: PartResult, with_magnitude: str, without: str) -> Iterator[float
         one, other = part.row(with_magnitude, r), part.row(without, r)
         if one is None or other is None or one.learning_rate is None or other.learning_rate is None:
             continue
-        mine, theirs = measured(part, one), measured(part, other)
+        mine, theirs = measured(one), measured(other)
         best = max(one.learning_rate, other.learning_rate)
         yield from (mine[rate] - theirs[rate] for rate in mine if rate > best and rate in theirs)
 
@@ -94,7 +91,7 @@ def draw(parts: Sequence[PartResult], *paths: Path) -> bool:
         (part, r)
         for part in parts
         for r in dict.fromkeys(row.r for row in part.results.rows)
-        if any(measured(part, row) for row in part.results.rows if row.r == r)
+        if any(measured(row) for row in part.results.rows if row.r == r)
     ]
     if not panels:
         return False
@@ -116,7 +113,7 @@ def draw(parts: Sequence[PartResult], *paths: Path) -> bool:
 
 def _panel(axes: Axes, part: PartResult, r: int | None) -> None:
     for row in part.results.rows:
-        if row.r == r and row.method in FOUR and (found := measured(part, row)):
+        if row.r == r and row.method in FOUR and (found := measured(row)):
             place = FOUR.index(row.method)
             values = [100 * value for value in found.values()]
             axes.plot(

@@ -55,7 +55,7 @@ def _write(root: Root, experiment: Experiment, scale: str) -> dict[str, Any]:
 
 def _table(part: tables.PartResult, experiment: Experiment, scale: str) -> dict[str, Any]:
     made = tables.make_table(part, experiment, scale)
-    return rates.table(made, part) if part.choices else made
+    return rates.table(made, part) if experiment.figure == "rates" and part.searched else made
 
 
 def _figures(root: Root, experiment: Experiment, parts: list[tables.PartResult]) -> list[str]:

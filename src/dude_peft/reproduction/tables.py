@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import stdev
 from typing import Any
 
 from ..experiments.outcome import accuracy
 from ..experiments.results import Results, RowResult, Run, collect
 from ..experiments.rows import slug
-from ..experiments.search import Choice, choose
 from ..experiments.statistics import Interval
 from . import published
 from .catalogue import Column, Experiment, Selection
@@ -33,7 +31,6 @@ class PartResult:
         overrides: what was changed of the recipe.
         trained_on: name of the data, or the file.
         results: rows and base.
-        choices: (method, rank) -> the search of its learning rate; empty unless they were asked for.
     """
 
     name: str
@@ -44,7 +41,11 @@ class PartResult:
     overrides: tuple[str, ...]
     trained_on: str
     results: Results
-    choices: Mapping[tuple[str, int | None], Choice] = field(default_factory=dict)
+
+    @property
+    def searched(self) -> bool:
+        """Whether learning rates were searched for, not given."""
+        return any(row.candidates for row in self.results.rows)
 
     def row(self, method: str, r: int | None) -> RowResult | None:
         """The row of a method at a rank."""
@@ -52,16 +53,12 @@ class PartResult:
 
 
 def results_of(root: Root, experiment: Experiment) -> list[PartResult]:
-    """Every part of an experiment that has been begun, from the folder alone; with searches where they are drawn."""
-    searched = experiment.figure == "rates"
-    return [_result(selection, facts, folder, searched) for selection, facts, folder in root.parts(experiment)]
+    """Every part of an experiment that has been begun, from the folder alone."""
+    return [_result(selection, facts, folder) for selection, facts, folder in root.parts(experiment)]
 
 
-def _result(selection: Selection, facts: dict[str, Any], folder: PartFolder, searched: bool) -> PartResult:
-    grid = folder.grid()
-    data = grid.settings.run["data"]
-    rows = [row for row in grid.rows if searched and len(row.learning_rates) > 1]
-    choices = {(row.method.name, row.r): found for row in rows if (found := choose(grid, row, folder)) is not None}
+def _result(selection: Selection, facts: dict[str, Any], folder: PartFolder) -> PartResult:
+    data = folder.grid().settings.run["data"]
     return PartResult(
         folder.name,
         selection,
@@ -71,7 +68,6 @@ def _result(selection: Selection, facts: dict[str, Any], folder: PartFolder, sea
         tuple(facts["overrides"]),
         str(data.get("name") or data.get("train")),
         collect(folder),
-        choices,
     )
 
 
