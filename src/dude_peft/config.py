@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from peft import LoraConfig
 from .compose import MagnitudeAxis
 from .decompose import A_EXPONENT, SvdMethod, Variant
 from .errors import DudeError, did_you_mean
+from .files import sha256
 
 CONFIG_NAME = "dude_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
@@ -135,7 +135,7 @@ class DudeConfig(LoraConfig):
             stock_file.write_text(json.dumps({**json.loads(stock_file.read_text()), "peft_type": "DUDE_IN"}, indent=2))
         own = self.to_dude_dict()
         if (folder / WEIGHTS_NAME).is_file():  # PEFT writes the weights first
-            own["weights_sha256"] = file_hash(folder / WEIGHTS_NAME)
+            own["weights_sha256"] = sha256(folder / WEIGHTS_NAME)
         (folder / CONFIG_NAME).write_text(json.dumps(own, indent=2, sort_keys=True) + "\n")
 
     @classmethod
@@ -192,15 +192,6 @@ def find_adapter_file(model_id: str, name: str, subfolder: str | None = None, **
         return Path(hf_hub_download(str(model_id), name, subfolder=subfolder, **hub))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise DudeError(f"{model_id}: no such folder, and {name} could not be had from the hub ({error})") from None
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _check_choice(name: str, value: Any, choices: Any) -> None:

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from . import stored
 from .adapter import plan
-from .config import WEIGHTS_NAME, DudeConfig, file_hash, find_adapter_file
+from .config import WEIGHTS_NAME, DudeConfig, find_adapter_file
 from .errors import DudeError
+from .files import sha256
 
 
 def load_adapter(
@@ -75,7 +76,7 @@ def _read(path: Path, expected_hash: str | None) -> dict[str, Tensor]:
         state = load_file(path)
     except (SafetensorError, OSError) as error:
         raise DudeError(f"{path}: not a readable safetensors file ({error}): fetch or save the adapter again") from None
-    if expected_hash is not None and file_hash(path) != expected_hash:
+    if expected_hash is not None and sha256(path) != expected_hash:
         raise DudeError(
             f"{path}: the file is not the one that dude_config.json was written with (its SHA-256 differs). Fetch the "
             "adapter again; if you changed it on purpose, remove weights_sha256 from dude_config.json"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from ..errors import DudeError
 from ..evaluation import EvalSettings
+from ..files import write_json
 from ..training.finished import is_run, load_any, open_run
 from ..training.quiet import quiet
-from ..training.run_folder import write_json
 from .console import CHECKED, console
 from .progress import make_reporter
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..files import folder_bytes
 from ..training.merging import check_output, merge
 from ..training.quiet import quiet
-from ..training.run_folder import folder_bytes
 from .console import CHECKED, console, size
 from .progress import make_reporter
 

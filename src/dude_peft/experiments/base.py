@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from ..files import write_json
 from ..training.base_model import find_base, identity, load_base
 from ..training.provenance import git_state, hardware, peak_memory, versions
 from ..training.reporter import Reporter
-from ..training.run_folder import SCHEMA, RunFolder, write_json
+from ..training.run_folder import SCHEMA, RunFolder
 from ..training.settings import RunSettings
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 
 from ..errors import DudeError
+from ..files import write_json, write_text
 from ..training.config_file import read_yaml
-from ..training.run_folder import write_json, write_text
 from .grid import Cell, Grid
 from .settings import ComparisonSettings, parse_comparison
 

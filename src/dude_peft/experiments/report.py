@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from ..training.run_folder import write_json, write_text
+from ..files import write_json, write_text
 from .figure import draw
 from .folder import ComparisonFolder
 from .results import Results, collect

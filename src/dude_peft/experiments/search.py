@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..training.run_folder import write_json
+from ..files import write_json
 from .folder import SCHEMA, ComparisonFolder
 from .grid import Cell, Grid
 from .rows import Row

@@ -19,10 +19,11 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..files import write_json
 from ..training.config_file import parse_run
 from ..training.reporter import Reporter
 from ..training.run import Interrupted, train
-from ..training.run_folder import RunFolder, write_json
+from ..training.run_folder import RunFolder
 from ..training.settings import RunSettings
 from .folder import ComparisonFolder, claim
 

@@ -15,8 +15,8 @@ from ..experiments.folder import ComparisonFolder
 from ..experiments.report import finite
 from ..experiments.results import Results, collect, collect_runs
 from ..experiments.table import columns, make_table
+from ..files import write_text
 from ..reproduction.folder import find_comparison
-from ..training.run_folder import write_text
 from .answers import make_answers
 from .configs import failures, run_cards, searches
 from .payload import make_payload

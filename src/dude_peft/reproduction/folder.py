@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import DudeError
 from ..experiments.folder import ComparisonFolder, read
-from ..training.run_folder import write_json
+from ..files import write_json
 from .catalogue import EXPERIMENTS, SELECTIONS, Experiment, Scale, Selection
 
 SCHEMA = 1

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..experiments.folder import read
 from ..experiments.report import finite
-from ..training.run_folder import write_json, write_text
+from ..files import write_json, write_text
 from . import figures, leads, rates, tables
 from .catalogue import Experiment
 from .claims import verdicts

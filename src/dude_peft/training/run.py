@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DudeError
+from ..files import folder_bytes, write_json
 from ..methods import METHODS
 from ..progress import on_start
 from .base_model import identity, load_base
@@ -19,7 +20,7 @@ from .memory import out_of_memory
 from .plan import Plan, make_plan
 from .record import make_record, summary_of
 from .reporter import Reporter
-from .run_folder import RunFolder, folder_bytes, read_manifest, step_of, write_json
+from .run_folder import RunFolder, read_manifest, step_of
 from .settings import RunSettings
 
 if TYPE_CHECKING:

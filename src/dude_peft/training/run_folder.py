@@ -8,13 +8,12 @@ eval/          metrics and per-item samples: `before/`, `after/`, and one folder
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from ..errors import DudeError
+from ..files import sync, write_json, write_text
 from .config_file import differences, read_yaml, to_yaml
 from .settings import RunSettings
 
@@ -120,7 +119,7 @@ def seal(checkpoint: Path, extra: dict[str, Any]) -> None:
     """Mark a checkpoint as whole: the list of its files with their sizes, written after all of them are on disk."""
     files = {p.name: p.stat().st_size for p in sorted(checkpoint.iterdir()) if p.is_file() and p.name != MANIFEST}
     for name in files:
-        _sync(checkpoint / name)
+        sync(checkpoint / name)
     write_json(checkpoint / MANIFEST, {"files": files, **extra})
 
 
@@ -136,35 +135,3 @@ def is_complete(checkpoint: Path) -> bool:
     except (OSError, ValueError, KeyError):
         return False
     return all((checkpoint / n).is_file() and (checkpoint / n).stat().st_size == size for n, size in files.items())
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that a kill leaves the old one or the new one, never a half."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    _sync(part)
-    os.replace(part, path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """`write_text` of JSON that any reader takes: no NaN, no infinity."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def folder_bytes(path: Path) -> int:
-    """Size of all files below a folder."""
-    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
