@@ -140,17 +140,30 @@ def test_a_named_checkpoint(tiny: Tiny) -> None:  # noqa: F811
 
 
 def test_nothing_to_resume(tiny: Tiny) -> None:  # noqa: F811
-    with pytest.raises(DudeError, match="holds no run"):
-        train(tiny.settings(), resume="auto")
+    with pytest.raises(DudeError, match=r"--resume must: .*: no run there"):
+        train(tiny.settings(), resume="must")
     assert not tiny.output.exists()
     with pytest.raises(Killed):
         train(tiny.settings(), reporter=At(1, kill))
     with pytest.raises(DudeError, match="no complete checkpoint"):
-        train(tiny.settings(), resume="auto")
+        train(tiny.settings(), resume="must")
     with pytest.raises(DudeError, match="no such folder"):
         train(tiny.settings(), resume=str(tiny.output / "checkpoints" / "checkpoint-9"))
     train(tiny.settings())  # nothing is lost by beginning again
     assert len(steps(tiny.output)) == 6
+
+
+def test_resume_auto_is_one_command_for_every_start(tiny: Tiny) -> None:  # noqa: F811
+    """Of a script that is queued again: it begins, begins again, resumes, and finds the run finished."""
+    tiny.output.mkdir()
+    for step in (1, 3):  # before and after the first checkpoint
+        with pytest.raises(Killed):
+            train(tiny.settings(), resume="auto", reporter=At(step, kill))
+    train(tiny.settings(), resume="must")
+    assert train(tiny.settings(), resume="auto").already
+    train(tiny.settings(f"output={tiny.folder / 'whole'}"))
+    assert result(tiny.output) == result(tiny.folder / "whole")
+    assert steps(tiny.output) == steps(tiny.folder / "whole")
 
 
 def test_a_checkpoint_of_another_run(tiny: Tiny) -> None:  # noqa: F811

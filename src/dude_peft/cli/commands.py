@@ -74,7 +74,11 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show the plan, write nothing.")] = False,
     resume: Annotated[
         str | None,
-        typer.Option(help="Go on from a checkpoint: `auto` for the newest, or its path.", metavar="auto|PATH"),
+        typer.Option(
+            help="Resume from a checkpoint: `auto` for the newest, or to begin where there is none; "
+            "`must` for the newest; or its path.",
+            metavar="auto|must|PATH",
+        ),
     ] = None,
 ) -> None:
     """Train a model as a YAML file says."""

@@ -131,9 +131,8 @@ def _work(spec: dict[str, Any], settings: RunSettings, status: Status) -> None:
 
         evaluate_base(settings, status)
         return
-    resume = "auto" if RunFolder(settings.output).complete_checkpoints() else None
     # The base is evaluated once, in a cell of its own.
-    train(settings, resume=resume, reporter=status, evaluate_start=False)
+    train(settings, resume="auto", reporter=status, evaluate_start=False)
     shutil.rmtree(RunFolder(settings.output).checkpoints, ignore_errors=True)  # of many runs they would fill the disk
 
 

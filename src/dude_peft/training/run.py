@@ -16,6 +16,7 @@ from ..methods import METHODS
 from ..progress import on_start
 from .base_model import identity, load_base
 from .config_file import fingerprint
+from .lock import OWNER, FolderLock
 from .memory import out_of_memory
 from .plan import Plan, make_plan
 from .record import make_record, summary_of
@@ -58,7 +59,8 @@ def train(
 
     Args:
         settings: the run.
-        resume: None to begin, `auto` to go on from the newest complete checkpoint, or the path of a checkpoint.
+        resume: None to begin, `auto` to resume from the newest complete checkpoint or begin where there is none, `must`
+            to fail where there is none, or the path of a checkpoint.
         reporter: told about everything that happens.
         evaluate_start: evaluate before the first step as well; a comparison does that once, for all its runs.
 
@@ -66,8 +68,8 @@ def train(
         The record; with `resume`, that of a finished run without doing anything.
 
     Raises:
-        DudeError: anything the user can mend; before the first weight is loaded wherever it can be known by then, and
-            before anything is written.
+        DudeError: anything the user can mend, another process that writes the folder included; before the first weight
+            is loaded wherever it can be known by then, and before anything is written.
         Interrupted: stopped by Ctrl-C or SIGTERM; a checkpoint was written.
     """
     reporter = reporter or Reporter()
@@ -75,17 +77,23 @@ def train(
     folder.check(settings, resume=resume is not None)
     if resume is not None and folder.record.is_file():
         return RunResult(folder, json.loads(folder.record.read_text(encoding="utf-8")), already=True)
-    checkpoint = folder.find_checkpoint(resume) if resume is not None else None
-    if checkpoint is not None and read_manifest(checkpoint).get("config") != fingerprint(settings):
-        raise DudeError(f"--resume: {checkpoint} was written under another config than {folder.config}.")
-
-    with reporter.stage("checking"):
-        plan = make_plan(settings, reporter.check)
-    if checkpoint is not None and read_manifest(checkpoint).get("data") != plan.data.sha256:
-        raise DudeError(f"--resume: the training data ({plan.data.source}) is not what {checkpoint} was trained on.")
-    for text in plan.notes:
-        reporter.note(text)
-    return _Run(plan, folder, reporter, evaluate_start).go(checkpoint)
+    with FolderLock(folder.path) as lock:
+        if not lock.flock:
+            reporter.note(f"{folder.path}: this file system has no flock; {OWNER} alone says that the folder is in use")
+        folder.check(settings, resume=resume is not None)  # again: another process may have ended in between
+        checkpoint = folder.find_checkpoint(resume) if resume is not None else None
+        manifest = read_manifest(checkpoint) if checkpoint is not None else {}
+        if checkpoint is not None and manifest.get("config") != fingerprint(settings):
+            raise DudeError(f"--resume: {checkpoint} was written under another config than {folder.config}.")
+        with reporter.stage("checking"):
+            plan = make_plan(settings, reporter.check)
+        if checkpoint is not None and manifest.get("data") != plan.data.sha256:
+            raise DudeError(
+                f"--resume: the training data ({plan.data.source}) is not what {checkpoint} was trained on."
+            )
+        for text in plan.notes:
+            reporter.note(text)
+        return _Run(plan, folder, reporter, evaluate_start).go(checkpoint)
 
 
 class _Run:

@@ -15,6 +15,7 @@ from typing import Any
 from ..errors import DudeError
 from ..files import sync, write_json, write_text
 from .config_file import differences, read_yaml, to_yaml
+from .lock import LOCK, OWNER
 from .settings import RunSettings
 
 SCHEMA = 1  # of run.json; raised when a field changes its meaning
@@ -44,10 +45,9 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise DudeError(f"output: {self.path} is a file. Choose another folder.")
-        held = sorted(p.name for p in self.path.iterdir()) if self.path.is_dir() else []
+        ours = {LOCK, OWNER, f".{self.config.name}.part"}  # of a process that was killed before it began the run
+        held = sorted({p.name for p in self.path.iterdir()} - ours) if self.path.is_dir() else []
         if not held:
-            if resume:
-                raise DudeError(f"--resume: {self.path} holds no run. Leave --resume out to begin one.")
             return
         if not self.config.is_file():
             raise DudeError(
@@ -82,20 +82,24 @@ class RunFolder:
         found = [p for p in self.checkpoints.glob(f"{PREFIX}*") if p.name.removeprefix(PREFIX).isdigit()]
         return sorted((p for p in found if is_complete(p)), key=step_of)
 
-    def find_checkpoint(self, resume: str) -> Path:
-        """The checkpoint that `--resume auto` or `--resume PATH` means.
+    def find_checkpoint(self, resume: str) -> Path | None:
+        """The checkpoint that `--resume auto`, `--resume must` or `--resume PATH` means.
+
+        Returns:
+            None for `auto` where there is none: the run begins.
 
         Raises:
-            DudeError: there is none, or the one named is not whole or belongs to another run.
+            DudeError: `must` and there is none, or the one named is not whole or belongs to another run.
         """
-        if resume == "auto":
+        if resume in ("auto", "must"):
             whole = self.complete_checkpoints()
-            if not whole:
+            if not whole and resume == "must":
+                what = f"no complete checkpoint in {self.checkpoints}" if self.config.is_file() else "no run there"
                 raise DudeError(
-                    f"--resume auto: no complete checkpoint in {self.checkpoints}. "
-                    "Leave --resume out: the run begins again."
+                    f"--resume must: {self.path}: {what}. Write --resume auto to begin the run where there is nothing "
+                    "to resume."
                 )
-            return whole[-1]
+            return whole[-1] if whole else None
         path = Path(resume)
         if not path.is_dir():
             raise DudeError(f"--resume: {path}: no such folder. Write --resume auto for the newest checkpoint.")
