@@ -23,3 +23,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`" Did you mean 'a' or 'b'?"`, or the empty string: made to be appended to a message."""
     near = nearest(name, known)
     return f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+
+
+def shorten(value: object, limit: int = 120) -> str:
+    """A value as a message quotes it: on one line, at most `limit` characters, the middle left out with its length."""
+    text = " ".join(str(value).split())
+    if len(text) <= limit:
+        return text
+    half = (limit - 30) // 2
+    return f"{text[:half]} ... ({len(text):,} characters) ... {text[-half:]}"

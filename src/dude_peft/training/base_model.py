@@ -6,13 +6,13 @@ Everything that can go wrong with a name, a folder or a tokenizer is told by `fi
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DudeError, did_you_mean
 from .settings import ModelSettings
+from .weights import check_weights, load_weights, weight_files
 
 if TYPE_CHECKING:
     import torch
@@ -132,20 +132,22 @@ def load_base(base: Base) -> PreTrainedModel:
     """Load the weights, in `base.dtype`, on `base.device`.
 
     Raises:
-        DudeError: the weights cannot be read (truncated file, shapes that differ from the config, no safetensors).
+        DudeError: the weights cannot be read (truncated file, no safetensors), or tensors are missing, left over or of
+            another shape than the config says.
     """
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
 
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model = load_weights(
             base.source,
             revision=base.settings.revision,
             trust_remote_code=base.settings.trust_remote_code,
             dtype=base.dtype,
-            use_safetensors=True,
         )
+    except DudeError as error:
+        raise DudeError(f"model '{base.name}': {error}") from None
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        check_base(base)  # names what is wrong where it can
         raise DudeError(_unreadable(base.settings, base.source, "weights", error)) from None
     return model.to(device=base.device)  # type: ignore[arg-type]
 
@@ -159,6 +161,20 @@ def meta_model(base: Base) -> PreTrainedModel:
         return AutoModelForCausalLM.from_config(
             base.config, dtype=base.dtype, trust_remote_code=base.settings.trust_remote_code
         )
+
+
+def check_base(base: Base) -> None:
+    """Compare a local model's weight files with its architecture, by their headers; nothing for one of the hub.
+
+    Raises:
+        DudeError: tensors that are missing, left over or of another shape, or a file that is damaged.
+    """
+    if base.folder is None:
+        return
+    try:
+        check_weights(base.folder, base.config, type(meta_model(base)), base.dtype)
+    except DudeError as error:
+        raise DudeError(f"model '{base.name}': {error}") from None
 
 
 def identity(base: Base) -> dict[str, Any]:
@@ -198,14 +214,7 @@ def _checked_folder(path: Path, name: str) -> Path:
                 f"model '{name}': this folder holds an adapter. Name the base model that it was trained on."
             )
         raise DudeError(f"model '{name}': no config.json in {path}. Give the folder that `save_pretrained` wrote.")
-    index = path / "model.safetensors.index.json"
-    if index.is_file():
-        parts = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        if lost := [part for part in parts if not (path / part).is_file()]:
-            raise DudeError(
-                f"model '{name}': {index.name} names {len(lost)} files that are missing: {', '.join(lost)}."
-            )
-    elif not (path / "model.safetensors").is_file():
+    if not weight_files(path):
         pickled = sorted(p.name for p in path.glob("*.bin"))
         why = f" It has {', '.join(pickled)}, which can run code when opened." if pickled else ""
         raise DudeError(

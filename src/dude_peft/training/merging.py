@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import DudeError
 from .base_model import Base
 from .finished import load_run
+from .weights import load_weights
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +60,6 @@ def merge(run: Path, output: Path, dtype: str = "auto") -> Merged:
         DudeError: no finished run, a folder in the way, or a merged model that differs from the unmerged one.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
     check_output(output)
     base, model = load_run(run, dtype=dtype, device="cpu")
@@ -73,7 +73,7 @@ def merge(run: Path, output: Path, dtype: str = "auto") -> Merged:
     try:
         plain.save_pretrained(part)  # type: ignore[union-attr, operator]
         base.tokenizer.save_pretrained(part)
-        again = AutoModelForCausalLM.from_pretrained(part, dtype=base.dtype, use_safetensors=True).eval()
+        again = load_weights(part, dtype=base.dtype).eval()
         given = _logits(again, base)
         difference, scale = float((given - wanted).abs().max()), float(wanted.abs().max())
         name = str(base.dtype).removeprefix("torch.")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DudeError
 from ..methods import FullSettings
-from .base_model import Base, find_base, meta_model
+from .base_model import Base, check_base, find_base, meta_model
 from .examples import Examples, length_limit, tokenize
 from .memory import MemoryEstimate, estimate
 from .settings import RunSettings
@@ -88,6 +88,7 @@ def make_plan(settings: RunSettings, report: Report | None = None, *, keep_going
 def _model(plan: Plan) -> str:
     settings = plan.settings
     plan.base = find_base(settings.model, device=settings.train.device, full=plan.full)
+    check_base(plan.base)
     if plan.full and settings.model.dtype in ("bfloat16", "float16"):
         plan.notes.append(
             f"full fine-tuning in {settings.model.dtype}: steps below its spacing are lost; float32 is safer"
