@@ -15,18 +15,19 @@ from peft.tuners.lora import LoraModel
 from peft.tuners.lora.layer import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer, _maybe_include_all_linear_layers, check_target_module_exists
 from peft.utils import PeftType
-from peft.utils.other import get_pattern_key
+from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper, get_pattern_key
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from . import stored
 from .config import DudeConfig
-from .errors import DudeError
+from .errors import DudeError, quote
 from .layers import Start, decompose_start, dense_weight, start_from
 from .progress import say_start, starting
 from .targets import Target, check_names, check_rank
 from .variant import DudeVariant
 
+CONTAINERS = (nn.ModuleDict, nn.ModuleList, nn.ParameterDict, nn.ParameterList)
 OVERWRITING_STARTS = ("pissa", "olora", "corda", "lora_ga", "loftq", "mica")
 
 
@@ -51,11 +52,16 @@ def plan(model: nn.Module, config: Any) -> list[Target]:
     names = [name for name in layers if not (inside and name.startswith(inside))]
     patterns = {"rank_pattern": config.rank_pattern or (), "alpha_pattern": config.alpha_pattern or ()}
     check_names(names, wanted, config.modules_to_save or (), patterns)
+    saved = saved_modules(model, config)
     matched = [name for name in names if check_target_module_exists(config, name)]
     if not matched:
-        limits = {key: getattr(config, key) for key in ("layers_to_transform", "layers_pattern", "exclude_modules")}
-        told = ", ".join(f"{key}={value!r}" for key, value in limits.items() if value is not None)
-        raise DudeError(f"target_modules {wanted!r} with {told} matches no module of the model.")
+        names_of_limits = ("layers_to_transform", "layers_pattern", "exclude_modules", "modules_to_save")
+        limits = {key: getattr(config, key) for key in names_of_limits}
+        told = ", ".join(f"{key}={quote(value)}" for key, value in limits.items() if value is not None)
+        raise DudeError(f"target_modules {quote(wanted)} with {told} matches no module of the model.")
+    for name in matched:
+        if name in saved:
+            raise DudeError(f"modules_to_save: '{name}' is named by target_modules too: leave it out of one of them")
     targets = []
     for name in matched:
         module = layers[name]
@@ -66,6 +72,33 @@ def plan(model: nn.Module, config: Any) -> list[Target]:
         check_rank(name, (d, k), r)
         targets.append(Target(name, (d, k), r, alpha / r**0.5 if config.use_rslora else alpha / r))
     return targets
+
+
+def saved_modules(model: nn.Module, config: Any) -> dict[str, nn.Module]:
+    """The modules that PEFT copies and trains whole for `modules_to_save` of `config`, by name.
+
+    Of a module that another adapter's copies wrap already, the original.
+
+    Raises:
+        DudeError: one that PEFT cannot copy (a container or an adapted layer).
+    """
+    wanted = tuple(config.modules_to_save or ())
+    inside: tuple[str, ...] = ()
+    found: dict[str, nn.Module] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if inside and name.startswith(inside):
+            continue
+        if isinstance(module, BaseTunerLayer | ModulesToSaveWrapper):
+            inside += (f"{name}.",)
+        if not (wanted and name.endswith(wanted)):
+            continue
+        if isinstance(module, ModulesToSaveWrapper):
+            module = module.original_module
+        if isinstance(module, (BaseTunerLayer, *CONTAINERS)):
+            kind = "an adapted layer" if isinstance(module, BaseTunerLayer) else f"a {type(module).__name__}"
+            raise DudeError(f"modules_to_save: '{name}' is {kind}, which has no copy to train: name modules inside it")
+        found[name] = module
+    return found
 
 
 class DudeModel(LoraModel):
@@ -88,6 +121,11 @@ class DudeModel(LoraModel):
             super().inject_adapter(model, adapter_name, *args, **kwargs)
             return
         try:
+            if not adapter_name or "." in adapter_name or hasattr(nn.ModuleDict(), adapter_name):
+                raise DudeError(
+                    f"adapter_name {quote(adapter_name)} cannot name a module in PyTorch: give a word without dots "
+                    "that is no method of nn.ModuleDict, for instance 'default'"
+                )
             self._check_new_adapter_config(config)
             targets = plan(model, config)
             self._starts = {}
@@ -172,7 +210,13 @@ class DudeModel(LoraModel):
                 for name, module in model.named_modules()
                 if isinstance(module, LoraLayer) and adapter_name in getattr(module, "lora_dude", {})
             }
-            state_dict = stored.from_stored(state_dict, layers, config, adapter_name)
+            saved = {
+                f"{name}.{key}"
+                for name, module in model.named_modules()
+                if isinstance(module, AuxiliaryTrainingWrapper)
+                for key in module.adapter_state_dict_load_map(adapter_name).values()
+            }
+            state_dict = stored.from_stored(state_dict, layers, config, adapter_name, saved)
         return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
 
 

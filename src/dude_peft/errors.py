@@ -32,3 +32,11 @@ def shorten(value: object, limit: int = 120) -> str:
         return text
     half = (limit - 30) // 2
     return f"{text[:half]} ... ({len(text):,} characters) ... {text[-half:]}"
+
+
+def quote(value: object, limit: int = 120) -> str:
+    """`repr(value)`, shortened; also of what has none: an integer of over 4300 digits, a list nested too deeply."""
+    try:
+        return shorten(repr(value), limit)
+    except (ValueError, RecursionError):
+        return f"a value of type {type(value).__name__} too large to print"

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from . import stored
-from .adapter import plan
+from .adapter import plan, saved_modules
 from .config import WEIGHTS_NAME, DudeConfig, find_adapter_file
-from .errors import DudeError
+from .errors import DudeError, shorten
 from .files import sha256
 
 
@@ -87,7 +87,7 @@ def _read(path: Path, expected_hash: str | None) -> dict[str, Tensor]:
 def _factors_by_module(
     model: nn.Module, state: dict[str, Tensor], config: DudeConfig
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """A0 and B0 for each module that the config targets, checked against the base before anything is changed."""
+    """A0 and B0 for each module that the config targets; every entry is checked before anything is changed."""
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     axis = config.magnitude_axis
     targets = plan(base, config)
@@ -95,11 +95,35 @@ def _factors_by_module(
     for key in stored.stored_layers(state):
         if key not in known:
             raise DudeError(
-                f"its entry '{key}' belongs to no module of the base model: load the base it was trained on"
+                f"its entry '{shorten(key)}' belongs to no module of the base model: load the base it was trained on"
             )
-    factors = {}
+    factors: dict[str, tuple[Tensor, Tensor]] = {}
+    allowed: set[str] = set()
     for target in targets:
-        parts = stored.split(state, stored.PEFT_PREFIX + target.name, axis)
+        key = stored.PEFT_PREFIX + target.name
+        parts = stored.split(state, key, axis)
         stored.check_shapes(parts, target.name, torch.empty(target.shape, device="meta"), target.r, axis)
         factors[target.name] = (parts[stored.A0], parts[stored.B0])
+        allowed.update(stored.entry_names(state, key, axis).values())
+    for name, module in saved_modules(base, config).items():
+        for entry, tensor in module.state_dict().items():
+            key = f"{stored.PEFT_PREFIX}{name}.{entry}"
+            _check_saved(state, key, tensor)
+            allowed.add(key)
+    stored.refuse_foreign(state, allowed)
     return factors
+
+
+def _check_saved(state: dict[str, Tensor], key: str, tensor: Tensor) -> None:
+    """Check the entry `key` of a module to save against the base model's own `tensor`."""
+    if key not in state:
+        raise DudeError(f"the adapter has no entry '{key}', which modules_to_save names: it is truncated")
+    if state[key].shape != tensor.shape:
+        raise DudeError(
+            f"the adapter does not fit the base model: its entry '{key}' is {tuple(state[key].shape)}, the module's is "
+            f"{tuple(tensor.shape)}. Load the base model that the adapter was trained on"
+        )
+    if tensor.is_floating_point():
+        stored.check_entry(key, state[key])
+    elif state[key].dtype != tensor.dtype:
+        raise DudeError(f"the adapter's entry '{key}' is of type {state[key].dtype}, the module's is {tensor.dtype}")

@@ -8,7 +8,7 @@ stock layer computes, the parts are written one by one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from .compose import MagnitudeAxis, factors
 from .decompose import recover_start
-from .errors import DudeError
-from .layers import dense_weight, start_from
+from .errors import DudeError, shorten
+from .layers import FLOATS, dense_weight, start_from
 
 A, B, M = "lora_A{}.weight", "lora_B{}.weight", "lora_magnitude_vector{}.weight"
 A0, B0, P0 = "lora_dude{}.lora_A0", "lora_dude{}.lora_B0", "lora_dude{}.lora_P0"
@@ -44,25 +44,65 @@ def to_stored(state: Mapping[str, Tensor], axis: MagnitudeAxis, infix: str = "")
     return result
 
 
+def entry_names(state: Mapping[str, Tensor], layer: str, axis: MagnitudeAxis) -> dict[str, str]:
+    """The names of the entries of `layer` in a file, by part. The magnitude's may lack `.weight`, as PEFT writes it."""
+    names = {part: f"{layer}.{part.format('')}" for part in ((A, B, M) if axis == "out" else (A, B, M, A0, B0))}
+    if names[M] not in state and names[M].removesuffix(".weight") in state:
+        names[M] = names[M].removesuffix(".weight")
+    return names
+
+
+def refuse_foreign(state: Iterable[str], allowed: Iterable[str]) -> None:
+    """Refuse entries that belong to no part of the adapter: PEFT would copy them over the base model's parameters.
+
+    Raises:
+        DudeError: names them.
+    """
+    foreign = sorted(set(state) - set(allowed))
+    if foreign:
+        shown = ", ".join(f"'{shorten(key)}'" for key in foreign[:3])
+        more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
+        raise DudeError(
+            f"the adapter's entries {shown}{more} belong to no module that target_modules or modules_to_save of its "
+            "config name: they would overwrite the base model. Save the adapter again without them "
+            "(save_embedding_layers=False), or name their modules in modules_to_save"
+        )
+
+
+def check_entry(name: str, tensor: Tensor) -> None:
+    """Refuse a tensor that is not of a floating type or has values that are not finite.
+
+    Raises:
+        DudeError: names the entry.
+    """
+    if tensor.dtype not in FLOATS:
+        raise DudeError(
+            f"the adapter's entry '{name}' is of type {tensor.dtype}, not one of {', '.join(map(str, FLOATS))}: save "
+            "the adapter again in one of them"
+        )
+    if not torch.isfinite(tensor).all():
+        raise DudeError(f"the adapter's entry '{name}' has values that are not finite: the file is damaged")
+
+
 def split(state: Mapping[str, Tensor], layer: str, axis: MagnitudeAxis) -> dict[str, Tensor]:
     """The parts A, B (the differences), M, A0, B0 of `layer` out of a file's entries: the inverse of `to_stored`.
 
     Raises:
-        DudeError: an entry is missing, has an odd shape or values that are not finite.
+        DudeError: an entry is missing, has an odd shape or type, or values that are not finite.
     """
     found = {}
-    for part in (A, B, M) if axis == "out" else (A, B, M, A0, B0):
-        name = f"{layer}.{part.format('')}"
-        tensor = state.get(name, state.get(name.removesuffix(".weight")) if part == M else None)
-        if tensor is None:
+    for part, name in entry_names(state, layer, axis).items():
+        if name not in state:
             raise DudeError(f"the adapter has no entry '{name}': it is truncated, or made for other modules")
-        if not torch.isfinite(tensor).all():
-            raise DudeError(f"the adapter's entry '{name}' has values that are not finite: the file is damaged")
-        found[part] = tensor
+        check_entry(name, state[name])
+        found[part] = state[name]
     if axis == "in":
         return found
+    if found[A].ndim != 2 or found[B].ndim != 2:
+        shapes = f"{tuple(found[A].shape)} and {tuple(found[B].shape)}"
+        raise DudeError(f"the adapter's factors of '{layer}' have shapes {shapes}: not (2r, k) and (d, 2r)")
     rank2 = found[A].shape[0]
-    if rank2 % 2 or found[B].ndim != 2 or found[B].shape[1] != rank2:
+    if rank2 % 2 or found[B].shape[1] != rank2:
         shapes = f"{tuple(found[A].shape)} and {tuple(found[B].shape)}"
         raise DudeError(f"the adapter's factors of '{layer}' have shapes {shapes}: not (2r, k) and (d, 2r)")
     dA, start_A = found[A].float().chunk(2) if found[A].dtype != torch.float64 else found[A].chunk(2)
@@ -101,9 +141,14 @@ def check_same_base(start: Any, layer: str, scaling: float, axis: MagnitudeAxis)
     Raises:
         DudeError: the directions have nothing to do with the weight.
     """
+    if not all(bool(torch.isfinite(t).all()) for t in start):
+        raise DudeError(
+            f"the start of '{layer}' has values that are not finite: the weight of the base model holds NaN or "
+            f"infinity, or the adapter's factors are out of range for it. Check the base model's file"
+        )
     S0 = scaling * ((start.A0 @ start.A0.T) @ start.B0.T if axis == "out" else (start.B0.T @ start.B0) @ start.A0)
     error = float((start.P0 - S0).norm() / S0.norm().clamp_min(torch.finfo(S0.dtype).tiny))
-    if error > 0.5:
+    if not error <= 0.5:  # NaN is no agreement
         raise DudeError(
             f"the adapter was made for another base model: the start of '{layer}' is {error:.0%} away from its "
             "weight's singular directions (0% for its own base, a few for a quantised one). Load the base model that "
@@ -112,7 +157,11 @@ def check_same_base(start: Any, layer: str, scaling: float, axis: MagnitudeAxis)
 
 
 def from_stored(
-    state: Mapping[str, Tensor], layers: Mapping[str, Any], config: Any, adapter_name: str
+    state: Mapping[str, Tensor],
+    layers: Mapping[str, Any],
+    config: Any,
+    adapter_name: str,
+    others: Iterable[str] = (),
 ) -> dict[str, Tensor]:
     """A file's entries as the parameters of the layers that hold the adapter, every one checked.
 
@@ -121,11 +170,12 @@ def from_stored(
         layers: PEFT's LoRA layers that hold the adapter, by module name.
         config: the adapter's `DudeConfig`.
         adapter_name: its name in the layers.
+        others: the entries of `modules_to_save`, which are returned as they are.
 
     Raises:
-        DudeError: an entry is missing, does not fit, is not finite, or belongs to no layer.
+        DudeError: an entry is missing, does not fit, is not finite, or belongs neither to a layer nor to `others`.
     """
-    result = dict(state)
+    result, loaded = dict(state), dict[str, Tensor]()
     axis = config.magnitude_axis
     names = {key: name for name in layers for key in (name, PEFT_PREFIX + name)}
     for key in stored_layers(state):
@@ -140,14 +190,14 @@ def from_stored(
         same = torch.equal(parts[A0].to(held.lora_A0), held.lora_A0) and torch.equal(
             parts[B0].to(held.lora_B0), held.lora_B0
         )
-        for part in (A, B, M, A0, B0):
-            result.pop(f"{key}.{part.format('')}", None)
-        result.pop(f"{key}.{M.format('').removesuffix('.weight')}", None)
+        for entry in entry_names(state, key, axis).values():
+            del result[entry]
         if same:  # a checkpoint of this very adapter: its start is in place
             parts = {part: parts[part] for part in (A, B, M)}
         else:
             start = start_from(weight, parts[A0].to(held.lora_A0), parts[B0].to(held.lora_B0), axis)
             check_same_base(start, name, module.scaling[adapter_name], axis)
             parts[P0] = start.P0
-        result |= {f"{key}.{part.format('')}": tensor for part, tensor in parts.items()}
-    return result
+        loaded |= {f"{key}.{part.format('')}": tensor for part, tensor in parts.items()}
+    refuse_foreign(result, others)
+    return result | loaded
