@@ -9,44 +9,68 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from .errors import DudeError
 
 BLOCK = 1 << 22  # bytes read at a time
+CHECKSUM = "content_sha256"  # key of a JSON object that holds the SHA-256 of the others
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file atomically, with the mode that the process's umask gives."""
+    """Write a UTF-8 text file atomically, with the mode that the process's umask gives; it survives a power failure."""
     part = path.with_name(f".{path.name}.part")
     part.write_text(text, encoding="utf-8")
     sync(part)
     os.replace(part, path)
+    sync(path.parent)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write strict JSON atomically: NaN and infinity raise `ValueError`."""
+def write_json(path: Path, value: Any, *, checksum: bool = False) -> None:
+    """Write strict JSON atomically: NaN and infinity raise `ValueError`.
+
+    Args:
+        path: the file.
+        value: plain JSON values; a dict with string keys where `checksum` is set.
+        checksum: add the SHA-256 of the content as one more key, which `read_json` then verifies.
+    """
+    if checksum:
+        value = {**value, CHECKSUM: _content_sha256(value)}
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path, remedy: str) -> dict[str, Any]:
-    """Return the JSON object in a file.
+def read_json(path: Path, remedy: str, *, finite: bool = False) -> dict[str, Any]:
+    """Return the JSON object in a file, verified where it has a checksum.
 
     Args:
         path: the file.
         remedy: what the user can do if the file is damaged, as a sentence for the error message.
+        finite: refuse NaN and infinities, which Python reads although JSON has none.
 
     Raises:
-        DudeError: the file cannot be read, is not UTF-8, not JSON, nested too deeply, or not an object.
+        DudeError: the file cannot be read, is not UTF-8, not JSON, nested too deeply, not an object, or its content
+            does not have the SHA-256 that it names.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse if finite else None)
     except (OSError, ValueError, RecursionError) as error:  # ValueError: bad UTF-8, bad JSON, huge integers
         raise DudeError(f"{path}: cannot be read as JSON ({error}). {remedy}") from None
     if not isinstance(value, dict):
         raise DudeError(f"{path}: holds a {type(value).__name__}, not a JSON object. {remedy}")
+    if CHECKSUM in value and value[CHECKSUM] != _content_sha256(value):
+        raise DudeError(f"{path}: damaged: its content does not have the SHA-256 that it names. {remedy}")
     return value
+
+
+def _content_sha256(value: dict[str, Any]) -> str:
+    content = {key: item for key, item in value.items() if key != CHECKSUM}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not a JSON value")
 
 
 def sha256(path: Path) -> str:
@@ -58,8 +82,53 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def checksums(paths: Iterable[Path], root: Path) -> dict[str, str]:
+    """SHA-256 of files, and of all files below folders, by their path from `root`."""
+    files = [file for path in paths for file in ([path] if path.is_file() else sorted(path.rglob("*")))]
+    return {file.relative_to(root).as_posix(): sha256(file) for file in files if file.is_file()}
+
+
+def damage(root: Path, expected: dict[str, str], below: str = "") -> str | None:
+    """What is wrong with the first file that is not as `checksums` found it; None where all are as they were.
+
+    Args:
+        root: the folder from which the paths count.
+        expected: path -> SHA-256.
+        below: look only at this file, or at the files below this folder.
+    """
+    for name, digest in expected.items():
+        if below and name != below and not name.startswith(f"{below}/"):
+            continue
+        try:
+            if sha256(root / name) != digest:
+                return f"{name} is damaged (its SHA-256 is not the one recorded)"
+        except OSError as error:
+            return f"{name} cannot be read ({error.strerror or error})"
+    return None
+
+
+def sync_tree(folder: Path) -> None:
+    """Flush all files and folders below a folder, and the folder itself, to disk."""
+    for path in folder.rglob("*"):
+        sync(path)
+    sync(folder)
+
+
+def apply_umask(folder: Path) -> None:
+    """Give every file below a folder the mode that the umask gives a new one; safetensors writes them as 0600."""
+    probe = folder / ".mode"  # reading the umask would change it for all threads
+    probe.touch()
+    mode = probe.stat().st_mode & 0o777
+    probe.unlink()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
+
+
 def sync(path: Path) -> None:
-    """Flush a file, or the entries of a folder, to disk."""
+    """Flush a file, or the entries of a folder (which Windows does not open), to disk."""
+    if os.name == "nt" and path.is_dir():
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

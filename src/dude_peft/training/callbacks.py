@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import signal
 import threading
 import time
@@ -15,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..errors import DudeError
+from .checkpoint import PREFIX, is_complete, remove, seal, step_of
 from .curves import Curves
 from .reporter import Reporter
-from .run_folder import PREFIX, is_complete, seal, step_of
 
 if TYPE_CHECKING:
     from .trainer import RunTrainer
@@ -117,7 +116,11 @@ class EvaluateEvery(TrainerCallback):
 
 
 class SealCheckpoints(TrainerCallback):
-    """Marks each checkpoint as whole once all of it is on disk, and only then deletes the oldest ones."""
+    """Marks each checkpoint as complete once all of it is on disk, and only then deletes the oldest ones.
+
+    The newest was hashed a moment ago, so the older ones are only looked at for their sizes. Checkpoints of later
+    steps, which a resumed run passed over, do not count: none that is damaged takes the place of a good one.
+    """
 
     def __init__(self, keep: int, extra: Callable[[], dict[str, Any]]) -> None:
         self.keep, self.extra = keep, extra
@@ -125,10 +128,12 @@ class SealCheckpoints(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Seal the newest, delete the oldest."""
         folder = Path(args.output_dir or "")
-        seal(folder / f"{PREFIX}{state.global_step}", self.extra())
-        whole = sorted((p for p in folder.glob(f"{PREFIX}*") if is_complete(p)), key=step_of)
-        for old in whole[: -self.keep]:
-            shutil.rmtree(old)
+        newest = folder / f"{PREFIX}{state.global_step}"
+        seal(newest, self.extra())
+        numbered = (p for p in folder.glob(f"{PREFIX}*") if p.name.removeprefix(PREFIX).isdigit())
+        older = [p for p in numbered if step_of(p) < state.global_step and is_complete(p)]
+        for old in sorted([*older, newest], key=step_of)[: -self.keep]:
+            remove(old)
 
 
 class StopCleanly(TrainerCallback):

@@ -15,13 +15,14 @@ from ..files import folder_bytes, write_json
 from ..methods import METHODS
 from ..progress import on_start
 from .base_model import identity, load_base
+from .checkpoint import read_manifest, step_of
 from .config_file import fingerprint
 from .lock import OWNER, FolderLock
 from .memory import out_of_memory
 from .plan import Plan, make_plan
 from .record import make_record, summary_of
 from .reporter import Reporter
-from .run_folder import RunFolder, read_manifest, step_of
+from .run_folder import RunFolder
 from .settings import RunSettings
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def train(
         if not lock.flock:
             reporter.note(f"{folder.path}: this file system has no flock; {OWNER} alone says that the folder is in use")
         folder.check(settings, resume=resume is not None)  # again: another process may have ended in between
-        checkpoint = folder.find_checkpoint(resume) if resume is not None else None
+        checkpoint = folder.find_checkpoint(resume, reporter.note) if resume is not None else None
         manifest = read_manifest(checkpoint) if checkpoint is not None else {}
         if checkpoint is not None and manifest.get("config") != fingerprint(settings):
             raise DudeError(f"--resume: {checkpoint} was written under another config than {folder.config}.")

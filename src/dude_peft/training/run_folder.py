@@ -8,19 +8,17 @@ eval/          metrics and per-item samples: `before/`, `after/`, and one folder
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from ..errors import DudeError
-from ..files import sync, write_json, write_text
+from ..files import write_text
+from .checkpoint import PREFIX, fault, is_complete, is_sealed, step_of
 from .config_file import differences, read_yaml, to_yaml
 from .lock import LOCK, OWNER
 from .settings import RunSettings
 
 SCHEMA = 1  # of run.json; raised when a field changes its meaning
-MANIFEST = "manifest.json"
-PREFIX = "checkpoint-"
 
 
 class RunFolder:
@@ -79,31 +77,43 @@ class RunFolder:
 
     def complete_checkpoints(self) -> list[Path]:
         """Checkpoints that were written to their end, oldest first; one that a kill cut short is not among them."""
-        found = [p for p in self.checkpoints.glob(f"{PREFIX}*") if p.name.removeprefix(PREFIX).isdigit()]
-        return sorted((p for p in found if is_complete(p)), key=step_of)
+        return [p for p in self._checkpoints() if is_complete(p)]
 
-    def find_checkpoint(self, resume: str) -> Path | None:
+    def _checkpoints(self) -> list[Path]:
+        found = [p for p in self.checkpoints.glob(f"{PREFIX}*") if p.name.removeprefix(PREFIX).isdigit()]
+        return sorted(found, key=step_of)
+
+    def find_checkpoint(self, resume: str, note: Callable[[str], None] = lambda text: None) -> Path | None:
         """The checkpoint that `--resume auto`, `--resume must` or `--resume PATH` means.
 
+        With the first two, a damaged one is passed over for the one before it.
+
+        Args:
+            resume: `auto`, `must`, or the path of a checkpoint.
+            note: told which checkpoint is passed over, why, and what is used instead.
+
         Returns:
-            None for `auto` where there is none: the run begins.
+            None for `auto` where there is none that can be used: the run begins.
 
         Raises:
-            DudeError: `must` and there is none, or the one named is not whole or belongs to another run.
+            DudeError: `must` and there is none, or the one named is incomplete, damaged or of another run.
         """
         if resume in ("auto", "must"):
-            whole = self.complete_checkpoints()
-            if not whole and resume == "must":
-                what = f"no complete checkpoint in {self.checkpoints}" if self.config.is_file() else "no run there"
+            checkpoint, faults = self._newest_intact()
+            if checkpoint is None and resume == "must":
+                lack = f"no complete checkpoint in {self.checkpoints}" if self.config.is_file() else "no run there"
                 raise DudeError(
-                    f"--resume must: {self.path}: {what}. Write --resume auto to begin the run where there is nothing "
-                    "to resume."
+                    f"--resume must: {self.path}: {'; '.join([lack, *faults])}. Write --resume auto to begin the run "
+                    "where there is nothing to resume."
                 )
-            return whole[-1] if whole else None
+            then = "training begins again" if checkpoint is None else f"going on from {checkpoint.name} instead"
+            for found in faults:
+                note(f"{found}; {then}")
+            return checkpoint
         path = Path(resume)
         if not path.is_dir():
             raise DudeError(f"--resume: {path}: no such folder. Write --resume auto for the newest checkpoint.")
-        if not is_complete(path):
+        if not is_sealed(path):
             raise DudeError(
                 f"--resume: {path} is not a complete checkpoint. Write --resume auto for the newest that is."
             )
@@ -111,31 +121,18 @@ class RunFolder:
             raise DudeError(
                 f"--resume: {path} is not a checkpoint of {self.path}. Set output to the run that it belongs to."
             )
+        if wrong := fault(path):
+            raise DudeError(
+                f"--resume: {path} is not a complete checkpoint: {wrong.rstrip('.')}. "
+                "Write --resume auto for the newest that is."
+            )
         return path
 
-
-def step_of(checkpoint: Path) -> int:
-    """The optimizer step after which a checkpoint was written."""
-    return int(checkpoint.name.removeprefix(PREFIX))
-
-
-def seal(checkpoint: Path, extra: dict[str, Any]) -> None:
-    """Mark a checkpoint as whole: the list of its files with their sizes, written after all of them are on disk."""
-    files = {p.name: p.stat().st_size for p in sorted(checkpoint.iterdir()) if p.is_file() and p.name != MANIFEST}
-    for name in files:
-        sync(checkpoint / name)
-    write_json(checkpoint / MANIFEST, {"files": files, **extra})
-
-
-def read_manifest(checkpoint: Path) -> dict[str, Any]:
-    """What `seal` wrote."""
-    return json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
-
-
-def is_complete(checkpoint: Path) -> bool:
-    """Whether every file that `seal` listed is there with its size."""
-    try:
-        files = read_manifest(checkpoint)["files"]
-    except (OSError, ValueError, KeyError):
-        return False
-    return all((checkpoint / n).is_file() and (checkpoint / n).stat().st_size == size for n, size in files.items())
+    def _newest_intact(self) -> tuple[Path | None, list[str]]:
+        """The newest checkpoint whose files are as they were written, and what is wrong with those after it."""
+        faults: list[str] = []
+        for checkpoint in reversed([p for p in self._checkpoints() if is_sealed(p)]):
+            if (found := fault(checkpoint)) is None:
+                return checkpoint, faults
+            faults.append(f"{checkpoint}: {found.rstrip('.')}")
+        return None, faults

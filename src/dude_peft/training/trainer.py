@@ -16,6 +16,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from .batches import LengthGroupedSampler
+from .checkpoint import PREFIX, remove
 from .plan import Plan
 
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
@@ -62,6 +63,13 @@ class RunTrainer(SFTTrainer):
         data = self.train_dataset if train_dataset is None else train_dataset
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         return LengthGroupedSampler([len(ids) for ids in data["input_ids"]], self.args.train_batch_size, seed)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        """A new folder each time: what a resumed run passed over, damaged or not, is not mixed with what it writes."""
+        place = Path(self.args.output_dir or "") / f"{PREFIX}{self.state.global_step}"
+        if place.is_dir():
+            remove(place)
+        super()._save_checkpoint(model, trial)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """None: a run folder documents itself."""
