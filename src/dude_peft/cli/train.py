@@ -30,7 +30,10 @@ def run(settings: RunSettings, config: Path, overrides: list[str], resume: str |
         result = train(settings, resume=resume, reporter=reporter)
     except Interrupted as stopped:
         again = shlex.join(["dude", "train", str(config), *overrides, "--resume", "auto"])
-        out.print(f"{NOTE} stopped after step {stopped.step} of {stopped.steps}; a checkpoint is kept. Go on with")
+        kept = (
+            f"the checkpoint of step {stopped.step} is kept. Resume" if stopped.step else "no step is kept. Begin again"
+        )
+        out.print(f"{NOTE} {escape(str(stopped))}; {kept} with")
         out.print(Text(f"  {again}"), soft_wrap=True)
         return INTERRUPTED
     if result.already:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+<<<<<<< HEAD
 import signal
 import threading
+=======
+import shutil
+>>>>>>> 644d827 (SIGTERM and Ctrl-C are met in every phase of a run as in training)
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -17,6 +20,11 @@ from ..errors import DudeError
 from .checkpoint import PREFIX, is_complete, remove, seal, step_of
 from .curves import Curves
 from .reporter import Reporter
+<<<<<<< HEAD
+=======
+from .run_folder import PREFIX, is_complete, seal, step_of
+from .stop import StopRequest
+>>>>>>> 644d827 (SIGTERM and Ctrl-C are met in every phase of a run as in training)
 
 if TYPE_CHECKING:
     from .trainer import RunTrainer
@@ -102,16 +110,39 @@ class LogCurves(TrainerCallback):
 
 
 class EvaluateEvery(TrainerCallback):
-    """Runs an evaluation every so many steps, off the clock; the last step is left to the end of the run."""
+    """Runs an evaluation every so many steps, off the clock; the last step is left to the end of the run.
 
-    def __init__(self, every: int, clock: Clock, run: Callable[[int], None]) -> None:
-        self.every, self.clock, self.run = every, clock, run
+    A stop request ends an evaluation at once: a checkpoint is written, and the resumed run evaluates there first.
+    """
+
+    def __init__(self, every: int, clock: Clock, curves: Curves, stop: StopRequest, run: Callable[[int], None]) -> None:
+        self.every, self.clock, self.curves, self.stop, self.run = every, clock, curves, stop, run
+
+    def _due(self, state: TrainerState) -> bool:
+        return 0 < state.global_step < state.max_steps and state.global_step % self.every == 0
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Make up for the evaluation that a stop request cut short."""
+        step = state.global_step
+        if self._due(state) and not any(r["step"] == step and "loss" not in r for r in self.curves.read()):
+            self._evaluate(step, control)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Evaluate when it is time."""
-        if state.global_step % self.every == 0 and state.global_step < state.max_steps:
-            self.clock.stop()
-            self.run(state.global_step)
+        if self._due(state) and not self.stop.asked:
+            self._evaluate(state.global_step, control)
+
+    def _evaluate(self, step: int, control: TrainerControl) -> None:
+        self.clock.stop()
+        should_log = control.should_log
+        try:
+            with self.stop.at_once():
+                self.run(step)
+        except KeyboardInterrupt:
+            self.stop.reporter.note("the evaluation was stopped; it is repeated when the run is resumed")
+            control.should_save = control.should_training_stop = True
+        finally:
+            control.should_log = should_log  # the trainer logs a validation loss, and would leave out that of the step
             self.clock.start()
 
 
@@ -137,34 +168,13 @@ class SealCheckpoints(TrainerCallback):
 
 
 class StopCleanly(TrainerCallback):
-    """On Ctrl-C or SIGTERM: finish the step, write a checkpoint, stop. A second Ctrl-C stops at once.
+    """After a stop request: finishes the step, writes a checkpoint, stops."""
 
-    Use as a context manager around `train`; signals are only caught in the main thread.
-    """
-
-    def __init__(self, reporter: Reporter) -> None:
-        self.reporter = reporter
-        self.asked = False
-        self._old: dict[int, Any] = {}
-
-    def __enter__(self) -> StopCleanly:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._old[number] = signal.signal(number, self._ask)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-        self.reporter.note("stopping after this step, with a checkpoint; once more stops at once")
+    def __init__(self, stop: StopRequest) -> None:
+        self.stop = stop
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Stop where it was asked for."""
-        if self.asked:
+        if self.stop.asked:
             control.should_save = True
             control.should_training_stop = True

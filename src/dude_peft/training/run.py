@@ -6,6 +6,8 @@ import datetime
 import json
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,20 +26,30 @@ from .record import make_record, summary_of
 from .reporter import Reporter
 from .run_folder import RunFolder
 from .settings import RunSettings
+from .stop import StopRequest
 
 if TYPE_CHECKING:
     from .trainer import RunTrainer
 
 
 FACTORISED = ("svd", "qr")  # starts that take a weight apart, which lasts
+TRAINING = "training"
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error
-    """Training was stopped on request, with a checkpoint to go on from."""
+    """A run was stopped on request, by Ctrl-C or SIGTERM.
 
-    def __init__(self, folder: RunFolder, step: int, steps: int) -> None:
-        super().__init__(f"stopped after step {step} of {steps}")
-        self.folder, self.step, self.steps = folder, step, steps
+    Attributes:
+        step: the last step that a checkpoint holds; 0 where there is none.
+        steps: of the whole run; 0 where the run was still being checked.
+        stage: what it was doing.
+    """
+
+    def __init__(self, folder: RunFolder, step: int, steps: int, stage: str = TRAINING) -> None:
+        super().__init__(
+            f"stopped after step {step} of {steps}" if stage == TRAINING and step else f"stopped while {stage}"
+        )
+        self.folder, self.step, self.steps, self.stage = folder, step, steps, stage
 
 
 @dataclass(frozen=True)
@@ -71,12 +83,14 @@ def train(
     Raises:
         DudeError: anything the user can mend, another process that writes the folder included; before the first weight
             is loaded wherever it can be known by then, and before anything is written.
-        Interrupted: stopped by Ctrl-C or SIGTERM; a checkpoint was written.
+        Interrupted: stopped by Ctrl-C or SIGTERM: in training after the step, with a checkpoint; elsewhere at once.
+            While the result is being written the run is finished first. `resume="auto"` goes on from what is there.
     """
     reporter = reporter or Reporter()
     folder = RunFolder(settings.output)
     folder.check(settings, resume=resume is not None)
     if resume is not None and folder.record.is_file():
+<<<<<<< HEAD
         return RunResult(folder, json.loads(folder.record.read_text(encoding="utf-8")), already=True)
     with FolderLock(folder.path) as lock:
         if not lock.flock:
@@ -95,13 +109,54 @@ def train(
         for text in plan.notes:
             reporter.note(text)
         return _Run(plan, folder, reporter, evaluate_start).go(checkpoint)
+=======
+        return _finished(folder)
+    with StopRequest(reporter) as stop:
+        plan = Plan(settings)
+        try:
+            with FolderLock(folder.path) as lock:
+                if not lock.flock:
+                    reporter.note(
+                        f"{folder.path}: this file system has no flock; {OWNER} alone says that the folder is in use"
+                    )
+                folder.check(settings, resume=resume is not None)  # again: another process may have ended in between
+                if folder.record.is_file():
+                    return _finished(folder)
+                checkpoint = folder.find_checkpoint(resume) if resume is not None else None
+                with reporter.stage("checking"):
+                    plan = make_plan(settings, reporter.check)
+                if checkpoint is not None:
+                    _check_checkpoint(checkpoint, plan, folder)
+                for text in plan.notes:
+                    reporter.note(text)
+                return _Run(plan, folder, reporter, stop, evaluate_start).go(checkpoint)
+        except KeyboardInterrupt:
+            whole = folder.complete_checkpoints()
+            raise Interrupted(folder, step_of(whole[-1]) if whole else 0, plan.steps, stop.stage) from None
+
+
+def _finished(folder: RunFolder) -> RunResult:
+    return RunResult(folder, json.loads(folder.record.read_text(encoding="utf-8")), already=True)
+
+
+def _check_checkpoint(checkpoint: Path, plan: Plan, folder: RunFolder) -> None:
+    """Refuse a checkpoint of another config or other data."""
+    manifest = read_manifest(checkpoint)
+    if manifest.get("config") != fingerprint(plan.settings):
+        raise DudeError(f"--resume: {checkpoint} was written under another config than {folder.config}.")
+    if manifest.get("data") != plan.data.sha256:
+        raise DudeError(f"--resume: the training data ({plan.data.source}) is not what {checkpoint} was trained on.")
+>>>>>>> 644d827 (SIGTERM and Ctrl-C are met in every phase of a run as in training)
 
 
 class _Run:
     """The state of a run between its stages."""
 
-    def __init__(self, plan: Plan, folder: RunFolder, reporter: Reporter, evaluate_start: bool) -> None:
+    def __init__(
+        self, plan: Plan, folder: RunFolder, reporter: Reporter, stop: StopRequest, evaluate_start: bool
+    ) -> None:
         self.plan, self.folder, self.reporter, self.evaluate_start = plan, folder, reporter, evaluate_start
+        self.stop = stop
         self.eval_seconds = 0.0
         self.started = _now()
 
@@ -116,7 +171,7 @@ class _Run:
         self.clock = Clock(manifest.get("train_seconds", 0.0))
         self.curves = Curves(folder.curves)
 
-        with self.reporter.stage(f"loading {settings.model.name}"):
+        with self._stage(f"loading {settings.model.name}"):
             self.identity = identity(plan.base)
             base = load_base(plan.base)
         if manifest.get("model", self.identity) != self.identity:
@@ -124,7 +179,7 @@ class _Run:
                 f"--resume: the base model '{settings.model.name}' is not what {checkpoint} was trained on."
             )
         title = METHODS[settings.method.name].title
-        with self.reporter.stage(f"preparing {title}"):
+        with self._stage(f"preparing {title}"):
             begin = time.perf_counter()
             model = self._adapt(base)
             init_seconds = time.perf_counter() - begin
@@ -140,24 +195,34 @@ class _Run:
         self._train(trainer, checkpoint)
         after = self._evaluate(trainer, plan.steps, "after")
 
-        saved = self._save(trainer)
-        record = make_record(
-            plan,
-            model=self.identity,
-            curves=self.curves.read(),
-            started=self.started,
-            finished=_now(),
-            init_seconds=init_seconds,
-            train_seconds=self.clock.seconds,
-            eval_seconds=self.eval_seconds,
-            tokens=trainer.tokens,
-            saved_bytes=folder_bytes(saved),
-            before=before,
-            after=after,
-        )
-        self._draw(record)
-        write_json(folder.record, record)
+        self.stop.stage = "saving"
+        with self.stop.deferred("the result is being written: the run finishes first; once more stops at once"):
+            saved = self._save(trainer)
+            record = make_record(
+                plan,
+                model=self.identity,
+                curves=self.curves.read(),
+                started=self.started,
+                finished=_now(),
+                init_seconds=init_seconds,
+                train_seconds=self.clock.seconds,
+                eval_seconds=self.eval_seconds,
+                tokens=trainer.tokens,
+                saved_bytes=folder_bytes(saved),
+                before=before,
+                after=after,
+            )
+            self._draw(record)
+            write_json(folder.record, record)
         return RunResult(folder, record)
+
+    @contextmanager
+    def _stage(self, text: str) -> Iterator[None]:
+        """A part of the run that takes a while."""
+        before, self.stop.stage = self.stop.stage, text
+        with self.reporter.stage(text):
+            yield
+        self.stop.stage = before  # not after an error: it happened there
 
     def _adapt(self, base: Any) -> Any:
         """The base with the method's adapter."""
@@ -184,14 +249,13 @@ class _Run:
 
         settings = self.plan.settings
         log = LogCurves(self.curves, self.clock, self.reporter)
-        self.stop = StopCleanly(self.reporter)
         callbacks: list[Any] = [
             log,
             SealCheckpoints(settings.train.keep_checkpoints, self._checkpoint_facts),
-            self.stop,
+            StopCleanly(self.stop),
         ]
         if settings.eval is not None and settings.eval.every:
-            callbacks.append(EvaluateEvery(settings.eval.every, self.clock, self._evaluate_now))
+            callbacks.append(EvaluateEvery(settings.eval.every, self.clock, self.curves, self.stop, self._evaluate_now))
         log.trainer = build_trainer(self.plan, model, self.folder.checkpoints, callbacks)
         return log.trainer
 
@@ -213,30 +277,35 @@ class _Run:
         if checkpoint is not None and step_of(checkpoint) >= self.plan.steps:
             trainer._load_from_checkpoint(str(checkpoint))
             return
+        self.stop.stage = TRAINING
         try:
-            with self.stop:
+            with self.stop.deferred("stopping after this step, with a checkpoint; once more stops at once"):
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except torch.OutOfMemoryError:
             raise DudeError(out_of_memory(self.plan)) from None
         finally:
             self.clock.stop()
             self.reporter.end()
-        if self.stop.asked and trainer.state.global_step < self.plan.steps:
+        if self.stop.asked:
             raise Interrupted(self.folder, trainer.state.global_step, self.plan.steps)
 
     def _evaluate(self, trainer: RunTrainer, step: int, name: str | None = None) -> dict[str, Any] | None:
         """Accuracy and validation loss now; kept in full under `eval/NAME` when it has a name."""
+        import torch
+
         settings, plan = self.plan.settings, self.plan
         begin = time.perf_counter()
         point: dict[str, Any] = {}
         metrics: dict[str, Any] = {}
         if plan.validation is not None:
-            with self.reporter.stage(f"validation loss {name or f'at step {step}'}"):
-                point["eval_loss"] = metrics["validation_loss"] = trainer.evaluate()["eval_loss"]
+            with self._stage(f"validation loss {name or f'at step {step}'}"):
+                devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+                with torch.random.fork_rng(devices):  # a DataLoader draws a seed
+                    point["eval_loss"] = metrics["validation_loss"] = trainer.evaluate()["eval_loss"]
         if settings.eval is not None:
             from ..evaluation import evaluate
 
-            with self.reporter.stage(f"evaluating {name or f'at step {step}'}"):
+            with self._stage(f"evaluating {name or f'at step {step}'}"):
                 result = evaluate(trainer.model, plan.base.tokenizer, settings.eval, progress=self.reporter.asked)
             point |= {"eval": result.headline, "accuracy": result.accuracy}
             metrics |= {"headline": result.headline, "accuracy": result.accuracy, "tasks": result.metrics}
