@@ -271,7 +271,7 @@ def test_not_a_dude_adapter(tmp_path):
         load_adapter(models.llama(), "nobody/nothing", local_files_only=True)
     saved(tmp_path)
     (tmp_path / "dude_config.json").write_text("{")
-    with pytest.raises(DudeError, match="not JSON"):
+    with pytest.raises(DudeError, match="as JSON"):
         load_adapter(models.llama(), tmp_path)
     (tmp_path / "dude_config.json").write_text(json.dumps({"format_version": 99}))
     with pytest.raises(DudeError, match="format_version 99"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,9 +13,10 @@ from typing import Any, ClassVar
 from peft import LoraConfig
 
 from .compose import MagnitudeAxis
-from .decompose import A_EXPONENT, SvdMethod, Variant
-from .errors import DudeError, did_you_mean
-from .files import sha256
+from .decompose import SvdMethod, Variant
+from .errors import DudeError, did_you_mean, quote, shorten
+from .files import read_json, sha256
+from .options import check_options
 
 CONFIG_NAME = "dude_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
@@ -71,26 +73,18 @@ class DudeConfig(LoraConfig):
     weights_sha256: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
-        _check_choice("init_variant", self.init_variant, A_EXPONENT)
-        _check_choice("magnitude_axis", self.magnitude_axis, ("out", "in"))
-        _check_choice("svd", self.svd, ("krylov", "exact"))
+        check_options(vars(self))
         self.rank_pattern: dict[str, int] = dict(self.rank_pattern or {})
         self.alpha_pattern: dict[str, float] = dict(self.alpha_pattern or {})
-        for name, rank in {"r": self.r, **{f"rank_pattern[{k!r}]": v for k, v in self.rank_pattern.items()}}.items():
-            if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-                raise DudeError(f"{name} must be a whole number of at least 1, got {rank!r}")
         if self.lora_alpha is None:
             self.lora_alpha = self.r
             for module, rank in self.rank_pattern.items():
                 self.alpha_pattern.setdefault(module, rank)
-        alphas = {"lora_alpha": self.lora_alpha, **{f"alpha_pattern[{k!r}]": v for k, v in self.alpha_pattern.items()}}
-        for name, alpha in alphas.items():
-            if not isinstance(alpha, int | float) or not 0 < alpha < math.inf:
-                raise DudeError(f"{name} must be positive, got {alpha!r}: the start divides the singular values by it")
-        if not 0 <= self.lora_dropout < 1:
-            raise DudeError(f"lora_dropout must be in [0, 1), got {self.lora_dropout!r}")
         self._refuse_unhonoured()
-        super().__post_init__()
+        try:
+            super().__post_init__()
+        except (TypeError, ValueError) as error:
+            raise DudeError(f"PEFT refuses the config: {error}") from None
 
     def _refuse_unhonoured(self) -> None:
         default = LoraConfig()
@@ -99,7 +93,7 @@ class DudeConfig(LoraConfig):
             if field.name in HONOURED or value == getattr(default, field.name):
                 continue
             reason = REASONS.get(field.name, "it is an option of another LoRA variant")
-            raise DudeError(f"DuDe does not support {field.name}={value!r}: {reason}. Leave it at its default")
+            raise DudeError(f"DuDe does not support {field.name}={quote(value)}: {reason}. Leave it at its default")
 
     def lora_config(self) -> LoraConfig:
         """The plain `LoraConfig` of the same targets and rank, from which PEFT's own machinery builds the layer."""
@@ -143,17 +137,25 @@ class DudeConfig(LoraConfig):
         """Build the config from what `dude_config.json` holds.
 
         Raises:
-            DudeError: a format newer than this package, or an unknown key.
+            DudeError: a format newer than this package, an unknown key, or a value out of range.
         """
         values = dict(raw)
         version, weights = values.pop("format_version", None), values.pop("weights_sha256", None)
-        if version != FORMAT_VERSION:
-            raise DudeError(f"{source}: format_version {version!r}, this dude_peft reads {FORMAT_VERSION}: update it")
+        if type(version) is not int or version != FORMAT_VERSION:
+            raise DudeError(
+                f"{source}: format_version {quote(version)}, this dude_peft reads {FORMAT_VERSION}: update it"
+            )
+        if weights is not None and not (isinstance(weights, str) and re.fullmatch("[0-9a-f]{64}", weights)):
+            raise DudeError(f"{source}: weights_sha256 must be 64 hexadecimal digits or absent, got {quote(weights)}")
         known = {field.name for field in dataclasses.fields(cls) if field.init}
         for key in values:
             if key not in known:
-                raise DudeError(f"{source}: unknown key {key!r}.{did_you_mean(key, known)}")
-        config = cls(**{**values, "inference_mode": False})
+                raise DudeError(f"{source}: unknown key {quote(key)}.{did_you_mean(key[:100], known)}")
+        try:
+            config = cls(**values)
+        except DudeError as error:
+            raise DudeError(f"{source}: {error}") from None
+        config.inference_mode = False
         config.weights_sha256 = weights  # type: ignore[misc]
         return config
 
@@ -165,11 +167,7 @@ class DudeConfig(LoraConfig):
             DudeError: no `dude_config.json` there, or one that cannot be read.
         """
         path = find_adapter_file(pretrained_model_name_or_path, CONFIG_NAME, subfolder, **kwargs)
-        try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise DudeError(f"{path}: not JSON ({error}). Save the adapter again or fetch it anew") from None
-        return cls.from_dude_dict(raw, str(path))
+        return cls.from_dude_dict(read_json(path, "Save the adapter again or fetch it anew"), str(path))
 
 
 def find_adapter_file(model_id: str, name: str, subfolder: str | None = None, **hub: Any) -> Path:
@@ -179,22 +177,19 @@ def find_adapter_file(model_id: str, name: str, subfolder: str | None = None, **
         DudeError: not there, with what was looked for.
     """
     folder = Path(model_id, subfolder) if subfolder else Path(model_id)
-    if folder.is_dir():
-        if (folder / name).is_file():
-            return folder / name
-        raise DudeError(
-            f"{folder} has no {name}: it is not a saved DuDe adapter. Plain PEFT adapters load with PeftModel"
-        )
+    try:
+        if folder.is_dir():
+            if (folder / name).is_file():
+                return folder / name
+            raise DudeError(
+                f"{folder} has no {name}: it is not a saved DuDe adapter. Plain PEFT adapters load with PeftModel"
+            )
+    except OSError as error:
+        raise DudeError(f"{folder} cannot be read: {error}. Check its permissions") from None
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(hf_hub_download(str(model_id), name, subfolder=subfolder, **hub))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise DudeError(f"{model_id}: no such folder, and {name} could not be had from the hub ({error})") from None
-
-
-def _check_choice(name: str, value: Any, choices: Any) -> None:
-    if value not in choices:
-        hint = did_you_mean(str(value), choices)
-        raise DudeError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.{hint}")
+    except Exception as error:  # the hub's own errors, and those of the HTTP library of its version
+        reason = shorten(error, 300)
+        raise DudeError(f"{model_id}: no such folder, and {name} could not be had from the hub ({reason})") from None

@@ -74,9 +74,12 @@ def load_adapter(
 def _read(path: Path, expected_hash: str | None) -> dict[str, Tensor]:
     try:
         state = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise DudeError(f"{path}: not a readable safetensors file ({error}): fetch or save the adapter again") from None
-    if expected_hash is not None and sha256(path) != expected_hash:
+        actual_hash = None if expected_hash is None else sha256(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise DudeError(
+            f"{path}: not a readable safetensors file ({shorten(error)}): fetch or save the adapter again"
+        ) from None
+    if expected_hash is not None and actual_hash != expected_hash:
         raise DudeError(
             f"{path}: the file is not the one that dude_config.json was written with (its SHA-256 differs). Fetch the "
             "adapter again; if you changed it on purpose, remove weights_sha256 from dude_config.json"
