@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import math
-<<<<<<< HEAD
-import signal
-import threading
-=======
-import shutil
->>>>>>> 644d827 (SIGTERM and Ctrl-C are met in every phase of a run as in training)
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,11 +14,7 @@ from ..errors import DudeError
 from .checkpoint import PREFIX, is_complete, remove, seal, step_of
 from .curves import Curves
 from .reporter import Reporter
-<<<<<<< HEAD
-=======
-from .run_folder import PREFIX, is_complete, seal, step_of
 from .stop import StopRequest
->>>>>>> 644d827 (SIGTERM and Ctrl-C are met in every phase of a run as in training)
 
 if TYPE_CHECKING:
     from .trainer import RunTrainer

@@ -90,26 +90,6 @@ def train(
     folder = RunFolder(settings.output)
     folder.check(settings, resume=resume is not None)
     if resume is not None and folder.record.is_file():
-<<<<<<< HEAD
-        return RunResult(folder, json.loads(folder.record.read_text(encoding="utf-8")), already=True)
-    with FolderLock(folder.path) as lock:
-        if not lock.flock:
-            reporter.note(f"{folder.path}: this file system has no flock; {OWNER} alone says that the folder is in use")
-        folder.check(settings, resume=resume is not None)  # again: another process may have ended in between
-        checkpoint = folder.find_checkpoint(resume, reporter.note) if resume is not None else None
-        manifest = read_manifest(checkpoint) if checkpoint is not None else {}
-        if checkpoint is not None and manifest.get("config") != fingerprint(settings):
-            raise DudeError(f"--resume: {checkpoint} was written under another config than {folder.config}.")
-        with reporter.stage("checking"):
-            plan = make_plan(settings, reporter.check)
-        if checkpoint is not None and manifest.get("data") != plan.data.sha256:
-            raise DudeError(
-                f"--resume: the training data ({plan.data.source}) is not what {checkpoint} was trained on."
-            )
-        for text in plan.notes:
-            reporter.note(text)
-        return _Run(plan, folder, reporter, evaluate_start).go(checkpoint)
-=======
         return _finished(folder)
     with StopRequest(reporter) as stop:
         plan = Plan(settings)
@@ -122,7 +102,7 @@ def train(
                 folder.check(settings, resume=resume is not None)  # again: another process may have ended in between
                 if folder.record.is_file():
                     return _finished(folder)
-                checkpoint = folder.find_checkpoint(resume) if resume is not None else None
+                checkpoint = folder.find_checkpoint(resume, reporter.note) if resume is not None else None
                 with reporter.stage("checking"):
                     plan = make_plan(settings, reporter.check)
                 if checkpoint is not None:
@@ -146,7 +126,6 @@ def _check_checkpoint(checkpoint: Path, plan: Plan, folder: RunFolder) -> None:
         raise DudeError(f"--resume: {checkpoint} was written under another config than {folder.config}.")
     if manifest.get("data") != plan.data.sha256:
         raise DudeError(f"--resume: the training data ({plan.data.source}) is not what {checkpoint} was trained on.")
->>>>>>> 644d827 (SIGTERM and Ctrl-C are met in every phase of a run as in training)
 
 
 class _Run:
