@@ -14,7 +14,7 @@ the last dimension, where a row of it is read at a stretch.
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -65,20 +65,57 @@ def fit_range(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
     """
     if dtype != torch.float16:
         return rows.to(dtype), None
-    _, exponent = torch.frexp(rows.float().abs().amax(dim=1, keepdim=True))
-    return torch.ldexp(rows.float(), -exponent).to(dtype), exponent
+    rows = rows.float()
+    _, exponent = torch.frexp(rows.abs().amax(dim=1, keepdim=True))
+    return scaled_by_power(rows, -exponent).to(dtype), exponent
+
+
+def scaled_by_power(rows: Tensor, exponent: Tensor) -> Tensor:
+    """rows * 2^exponent in two steps, since the power alone may overflow where the result does not."""
+    half = exponent // 2
+    return torch.ldexp(torch.ldexp(rows, half), exponent - half)
 
 
 def undo_range(product: Tensor, exponent: Tensor | None, dtype: torch.dtype) -> Tensor:
     """The product (r, n) of `fit_range`'s rows in `dtype`, as if nothing had been divided."""
-    return product.to(dtype) if exponent is None else torch.ldexp(product.to(dtype), exponent)
+    return product.to(dtype) if exponent is None else scaled_by_power(product.to(dtype), exponent)
+
+
+class RangedProduct(torch.autograd.Function):
+    """rows @ matrix (r, n) in `wide`, multiplied in the dtype of `matrix` (m, n), with `fit_range` in both directions.
+
+    Autograd through `fit_range` would round the incoming gradient to float16 after multiplying it by the power of two
+    of the rows, where it underflows, or overflows for small weights. `matrix` is a constant.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, matrix: Tensor, wide: torch.dtype) -> Tensor:
+        """The product (r, n) for rows (r, m)."""
+        ctx.save_for_backward(matrix)
+        ctx.dtype = rows.dtype
+        return ranged_product(rows, matrix, wide)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+        """dL/drows (r, m) for dL/dproduct (r, n): the same product with the transpose."""
+        (matrix,) = ctx.saved_tensors
+        with without_autocast(gradient.device):
+            return RangedProduct.apply(gradient, matrix.T, ctx.dtype), None, None
+
+
+def ranged_product(rows: Tensor, matrix: Tensor, wide: torch.dtype) -> Tensor:
+    """rows @ matrix (r, n) in `wide`, for rows (r, m) and a matrix (m, n) in whose dtype the product is made."""
+    fitting, exponent = fit_range(rows, matrix.dtype)
+    return undo_range(fitting @ matrix, exponent, wide)
 
 
 def difference_product(dA: Tensor, dB: Tensor, weight: Tensor, wide: torch.dtype, axis: MagnitudeAxis) -> Tensor:
     """dA W0^T (r, d), or dB^T W0 (r, k) for `"in"`, in `wide`: the one part of the norm as large as W0."""
     W = weight.detach()
-    rows, exponent = fit_range(dA if axis == "out" else dB.T, W.dtype)
-    return undo_range(rows @ (W.T if axis == "out" else W), exponent, wide)
+    rows, matrix = (dA, W.T) if axis == "out" else (dB.T, W)
+    if W.dtype == torch.float16 and torch.is_grad_enabled() and rows.requires_grad:
+        return cast(Tensor, RangedProduct.apply(rows, matrix, wide))
+    return ranged_product(rows, matrix, wide)
 
 
 def output_and_difference_product(x: Tensor, dA: Tensor, weight: Tensor, wide: torch.dtype) -> tuple[Tensor, Tensor]:
