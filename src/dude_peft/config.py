@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import re
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, ClassVar
 
 from peft import LoraConfig
@@ -15,7 +16,7 @@ from peft import LoraConfig
 from .compose import MagnitudeAxis
 from .decompose import SvdMethod, Variant
 from .errors import DudeError, did_you_mean, quote, shorten
-from .files import read_json, sha256
+from .files import read_json, sha256, sync, use_umask, write_json, write_text
 from .options import check_options
 
 CONFIG_NAME = "dude_config.json"
@@ -113,24 +114,49 @@ class DudeConfig(LoraConfig):
         """What `dude_config.json` holds: every honoured option, JSON types only."""
         own = ("init_variant", "magnitude_axis", "detach_norm", "svd", "svd_seed")
         raw = {name: getattr(self, name) for name in (*sorted(HONOURED), *own)}
-        plain = {k: sorted(v) if isinstance(v, set) else getattr(v, "value", v) for k, v in raw.items()}
+        raw["base_model_name_or_path"] = public_name(self.base_model_name_or_path)
+        if self.modules_to_save is not None:  # PEFT appends the heads of a task each time
+            raw["modules_to_save"] = list(dict.fromkeys(self.modules_to_save))
+        plain = {k: _plain(v) for k, v in raw.items()}
         return {"format_version": FORMAT_VERSION, **plain}
 
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
-        """Write `adapter_config.json` as stock PEFT reads it (rank 2r, DoRA) and `dude_config.json` beside it.
+        """Write `adapter_config.json` as stock PEFT reads it (rank 2r, DoRA) and then `dude_config.json` beside it.
+
+        PEFT calls this after the weights. `dude_config.json` is written last, with their SHA-256: an adapter that is
+        not complete has none, or one that does not fit, and is refused at load. Neither file names an absolute path
+        (`public_name`), nor does PEFT's model card afterwards.
 
         With `magnitude_axis="in"` there is no stock form: `adapter_config.json` then names a method that stock PEFT
         does not know, so that it refuses the folder instead of loading something else.
+
+        Raises:
+            DudeError: the files cannot be written, or the weights are not there as safetensors.
         """
-        self.saved_config().save_pretrained(save_directory, **kwargs)
         folder = Path(save_directory)
-        if self.magnitude_axis == "in":
-            stock_file = folder / "adapter_config.json"
-            stock_file.write_text(json.dumps({**json.loads(stock_file.read_text()), "peft_type": "DUDE_IN"}, indent=2))
-        own = self.to_dude_dict()
-        if (folder / WEIGHTS_NAME).is_file():  # PEFT writes the weights first
-            own["weights_sha256"] = sha256(folder / WEIGHTS_NAME)
-        (folder / CONFIG_NAME).write_text(json.dumps(own, indent=2, sort_keys=True) + "\n")
+        weights, pickled = folder / WEIGHTS_NAME, folder / "adapter_model.bin"
+        try:
+            if pickled.is_file() and (not weights.is_file() or pickled.stat().st_mtime > weights.stat().st_mtime):
+                raise DudeError(f"{pickled}: DuDe adapters are saved as safetensors: leave safe_serialization at True")
+            stock = self.saved_config()
+            stock.base_model_name_or_path = public_name(self.base_model_name_or_path)
+            stock.save_pretrained(save_directory, **kwargs)
+            if self.magnitude_axis == "in":
+                stock_file = folder / "adapter_config.json"
+                write_json(stock_file, {**json.loads(stock_file.read_text()), "peft_type": "DUDE_IN"})
+            for card in (folder / "README.md", folder.parent / "README.md"):  # PEFT's is beside the first adapter
+                _publish_card(card)
+            own = self.to_dude_dict()
+            if weights.is_file():
+                use_umask(weights)
+                sync(weights)
+                own["weights_sha256"] = sha256(weights)
+            write_text(folder / CONFIG_NAME, json.dumps(own, indent=2, sort_keys=True) + "\n")
+        except OSError as error:
+            raise DudeError(
+                f"{folder}: the adapter's config could not be written ({error}). The folder holds no complete adapter: "
+                "free space or choose another folder, and save again"
+            ) from None
 
     @classmethod
     def from_dude_dict(cls, raw: Mapping[str, Any], source: str) -> DudeConfig:
@@ -168,6 +194,40 @@ class DudeConfig(LoraConfig):
         """
         path = find_adapter_file(pretrained_model_name_or_path, CONFIG_NAME, subfolder, **kwargs)
         return cls.from_dude_dict(read_json(path, "Save the adapter again or fetch it anew"), str(path))
+
+
+def public_name(base: str | None) -> str | None:
+    """What a published file calls the base model: never an absolute path, which says where somebody's files lie.
+
+    A repository's name and a relative path stay as they are. Of a snapshot in the hub's cache it is the repository, of
+    the embedded model "mini", of any other folder its last name.
+    """
+    if not base or not (PurePosixPath(base).is_absolute() or PureWindowsPath(base).is_absolute()):
+        return base
+    parts = [part for part in re.split(r"[/\\]", base) if part]
+    for part, following in itertools.pairwise(parts):
+        if part.startswith("models--") and following == "snapshots":
+            return part.removeprefix("models--").replace("--", "/", 1)
+    if parts[-3:] == ["dude_peft", "mini", "weights"]:
+        return "mini"
+    return parts[-1] if parts else None
+
+
+def _publish_card(card: Path) -> None:
+    """Replace the absolute path that PEFT's model card has for a base model in a local folder."""
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    found = re.search(r"^base_model: *(['\"]?)(.+?)\1 *$", text, re.MULTILINE)
+    if found and re.search("^library_name: peft *$", text, re.MULTILINE):
+        name = public_name(found[2])
+        if name and name != found[2]:
+            write_text(card, text.replace(found[2], name))
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it."""
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    return list(value) if isinstance(value, tuple | range) else getattr(value, "value", value)
 
 
 def find_adapter_file(model_id: str, name: str, subfolder: str | None = None, **hub: Any) -> Path:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,26 @@ def write_text(path: Path, text: str) -> None:
     sync(part)
     os.replace(part, path)
     sync(path.parent)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file atomically that several processes may write at once, with the mode that the umask gives."""
+    part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    try:
+        part.write_bytes(data)
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def use_umask(path: Path) -> None:
+    """Give a file that a library made private (safetensors writes through a file of mode 0600) the umask's mode."""
+    probe = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    with probe.open("xb") as file:
+        mode = os.fstat(file.fileno()).st_mode
+    probe.unlink()
+    path.chmod(stat.S_IMODE(mode))
 
 
 def write_json(path: Path, value: Any, *, checksum: bool = False) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from . import stored
 from .adapter import plan, saved_modules
-from .config import WEIGHTS_NAME, DudeConfig, find_adapter_file
+from .config import WEIGHTS_NAME, DudeConfig, find_adapter_file, public_name
 from .errors import DudeError, shorten
 from .files import sha256
 
@@ -52,6 +52,8 @@ def load_adapter(
     except DudeError as error:
         raise DudeError(f"{path}: {error}") from None
     config.inference_mode = not is_trainable
+    if config.base_model_name_or_path == public_name(model.__dict__.get("name_or_path")):
+        config.base_model_name_or_path = None  # PEFT fills it in, and would warn that the saved name is not the path
     try:
         if isinstance(model, PeftModel):
             if adapter_name in model.peft_config:

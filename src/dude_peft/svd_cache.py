@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .decompose import ALGORITHM, SingularTriplets, SvdMethod, top_singular_triplets
+from .files import write_bytes
 
 ENVIRONMENT = "DUDE_CACHE_DIR"
 
@@ -97,10 +97,4 @@ def _write(path: Path, triplets: SingularTriplets, key: str) -> None:
     data = save(held._asdict(), metadata={"key": key, "sha256": _sum(held)})
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-            file.write(data)
-        try:
-            os.replace(file.name, path)
-        except OSError:
-            os.unlink(file.name)
-            raise
+        write_bytes(path, data)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from .errors import DudeError, nearest
+from .expressions import check_expression
 
 ALL_LINEAR = "all-linear"
 
@@ -45,15 +46,14 @@ def check_names(
     _all_found("modules_to_save", modules_to_save, names)
     for option, keys in (patterns or {}).items():
         for key in keys:
+            check_expression(option, key)
             if not any(re.match(rf"(.*\.)?({key})$", name) for name in names):
                 raise DudeError(f"{option}: '{key}' matches no module{suggest(key, names)}.")
 
 
 def _check_expression(expression: str, names: Sequence[str]) -> None:
-    try:
-        pattern = re.compile(expression)
-    except re.error as error:
-        raise DudeError(f"target_modules: '{expression}' is not a regular expression: {error}.") from None
+    check_expression("target_modules", expression)
+    pattern = re.compile(expression)
     if not any(pattern.fullmatch(name) for name in names):
         example = next((n for n in names if n.endswith("q_proj")), names[-1])
         raise DudeError(
