@@ -155,3 +155,15 @@ def test_modules_that_cannot_be_copied_are_named_before_anything_changes():
 def test_an_adapter_name_that_pytorch_cannot_take(tmp_path, name):
     save(tmp_path)
     assert_refused(tmp_path, f"adapter_name '{name}'", name)
+
+
+def test_products_with_the_start_have_the_bits_of_aligned_memory(tmp_path):
+    """In the file A0 lies at any address, and a product from there can differ in its last bit."""
+    model = get_peft_model(models.llama(), models.config_for("llama", r=2, target_modules=["q_proj"]))
+    model.save_pretrained(str(tmp_path))
+    rewrite(tmp_path, lambda s: s.update({k: v.clone() for k, v in s.items()}))
+    again = load_adapter(models.llama(), tmp_path)
+    for name, layer in models.dude_layers(again).items():
+        start = layer.lora_dude["default"].start
+        assert start.A0.data_ptr() % 64 == 0 and start.A0.untyped_storage().nbytes() == start.A0.nbytes, name
+        assert torch.equal(start.P0, model.get_submodule(name).lora_dude["default"].lora_P0)

@@ -51,7 +51,7 @@ def plan(model: nn.Module, config: Any) -> list[Target]:
     inside = tuple(f"{name}." for name, module in layers.items() if isinstance(module, BaseTunerLayer))
     names = [name for name in layers if not (inside and name.startswith(inside))]
     patterns = {"rank_pattern": config.rank_pattern or (), "alpha_pattern": config.alpha_pattern or ()}
-    check_names(names, wanted, config.modules_to_save or (), patterns)
+    check_names(names, wanted, getattr(config, "own_modules_to_save", config.modules_to_save) or (), patterns)
     saved = saved_modules(model, config)
     matched = [name for name in names if check_target_module_exists(config, name)]
     if not matched:

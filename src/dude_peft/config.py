@@ -29,6 +29,12 @@ IDENTITY = ("task_type", "peft_type", "auto_mapping", "peft_version", "base_mode
 TARGETS = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save")
 SIZES = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "lora_dropout")
 HONOURED = frozenset({*IDENTITY, *TARGETS, *SIZES, "fan_in_fan_out", "inference_mode"})
+# What PEFT's model classes add to modules_to_save themselves, whichever of them the model has.
+TASK_HEADS = {
+    "SEQ_CLS": ("classifier", "score"),
+    "TOKEN_CLS": ("classifier", "score"),
+    "QUESTION_ANS": ("qa_outputs",),
+}
 REASONS = {
     "use_dora": "DuDe has DoRA's magnitude already",
     "init_lora_weights": "DuDe starts from the singular triplets of the weight; see init_variant and svd",
@@ -81,11 +87,19 @@ class DudeConfig(LoraConfig):
             self.lora_alpha = self.r
             for module, rank in self.rank_pattern.items():
                 self.alpha_pattern.setdefault(module, rank)
+        heads = TASK_HEADS.get(str(self.task_type), ())
+        if heads:  # before PEFT does it, so that no head is a target; its own appending makes them stand twice
+            self.modules_to_save: list[str] | None = list(dict.fromkeys((*(self.modules_to_save or ()), *heads)))
         self._refuse_unhonoured()
         try:
             super().__post_init__()
         except (TypeError, ValueError) as error:
             raise DudeError(f"PEFT refuses the config: {error}") from None
+
+    @property
+    def own_modules_to_save(self) -> list[str]:
+        """`modules_to_save` without the heads that PEFT adds for the task, of which a model has one at most."""
+        return [name for name in self.modules_to_save or () if name not in TASK_HEADS.get(str(self.task_type), ())]
 
     def _refuse_unhonoured(self) -> None:
         default = LoraConfig()

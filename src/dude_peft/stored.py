@@ -87,6 +87,9 @@ def check_entry(name: str, tensor: Tensor) -> None:
 def split(state: Mapping[str, Tensor], layer: str, axis: MagnitudeAxis) -> dict[str, Tensor]:
     """The parts A, B (the differences), M, A0, B0 of `layer` out of a file's entries: the inverse of `to_stored`.
 
+    A0 and B0, which become parameters, are copies: a loaded tensor lies in the file's own memory, at an address to
+    which products round otherwise.
+
     Raises:
         DudeError: an entry is missing, has an odd shape or type, or values that are not finite.
     """
@@ -97,7 +100,7 @@ def split(state: Mapping[str, Tensor], layer: str, axis: MagnitudeAxis) -> dict[
         check_entry(name, state[name])
         found[part] = state[name]
     if axis == "in":
-        return found
+        return found | {part: found[part].clone() for part in (A0, B0)}
     if found[A].ndim != 2 or found[B].ndim != 2:
         shapes = f"{tuple(found[A].shape)} and {tuple(found[B].shape)}"
         raise DudeError(f"the adapter's factors of '{layer}' have shapes {shapes}: not (2r, k) and (d, 2r)")
@@ -107,7 +110,7 @@ def split(state: Mapping[str, Tensor], layer: str, axis: MagnitudeAxis) -> dict[
         raise DudeError(f"the adapter's factors of '{layer}' have shapes {shapes}: not (2r, k) and (d, 2r)")
     dA, start_A = found[A].float().chunk(2) if found[A].dtype != torch.float64 else found[A].chunk(2)
     total, dB = found[B].to(dA.dtype).chunk(2, dim=1)
-    return {A: dA, B: dB, M: found[M], A0: start_A, B0: recover_start(total, dB)}
+    return {A: dA, B: dB, M: found[M], A0: start_A.clone(), B0: recover_start(total, dB)}
 
 
 def stored_layers(state: Mapping[str, Tensor]) -> list[str]:
