@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..errors import DudeError
 from .checkpoint import PREFIX, is_complete, remove, seal, step_of
 from .curves import Curves
 from .reporter import Reporter
@@ -42,7 +41,7 @@ class Clock:
 
 
 class LogCurves(TrainerCallback):
-    """Writes loss, learning rate, gradient norms and tokens of every logged step; stops at a loss that is no number.
+    """Writes loss, learning rate, gradient norms and tokens of every logged step.
 
     The gradient norms are those before clipping; `grad_norm` is over everything that is trained.
     """
@@ -72,11 +71,6 @@ class LogCurves(TrainerCallback):
             return  # the totals at the end of training
         loss, trainer = logs["loss"], self.trainer
         assert trainer is not None
-        if not math.isfinite(loss):
-            raise DudeError(
-                f"the loss is {loss} at step {state.global_step}: the training has diverged. Lower train.learning_rate "
-                f"({args.learning_rate:g}), lengthen train.warmup, or load the model with model.dtype=float32."
-            )
         norms = {f"grad_norm_{group}": value for group, value in trainer.group_norms.items()}
         record = {
             "step": state.global_step,

@@ -10,6 +10,7 @@ from ..errors import DudeError
 from ..methods import FullSettings
 from .base_model import Base, find_base, identity, load_base
 from .config_file import load_config
+from .finite import Divergence
 from .run_folder import RunFolder
 from .settings import ModelSettings, RunSettings
 
@@ -26,13 +27,15 @@ def open_run(path: str | Path) -> tuple[RunFolder, RunSettings]:
     """The folder and settings of a finished run.
 
     Raises:
-        DudeError: no such folder, not a run, or a run that is not finished.
+        DudeError: no such folder, not a run, or a run that is not finished or diverged.
     """
     folder = RunFolder(path)
     if not folder.path.is_dir():
         raise DudeError(f"{path}: no such folder. Give the output folder of `dude train`.")
     if not is_run(path):
         raise DudeError(f"{path}: not a run (no config.yaml). Give the output folder of `dude train`.")
+    if (divergence := Divergence.read(folder.path)) is not None:
+        raise DudeError(divergence.message(folder.path))
     if not folder.record.is_file():
         raise DudeError(
             f"{path}: this run is not finished (no run.json). Go on with `dude train {folder.config} --resume auto`."

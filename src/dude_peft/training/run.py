@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from ..progress import on_start
 from .base_model import identity, load_base
 from .checkpoint import read_manifest, step_of
 from .config_file import fingerprint
+from .finite import Divergence, NotFinite
 from .lock import OWNER, FolderLock
 from .memory import out_of_memory
 from .plan import Plan, make_plan
@@ -88,18 +90,24 @@ def train(
     """
     reporter = reporter or Reporter()
     folder = RunFolder(settings.output)
-    folder.check(settings, resume=resume is not None)
+    retry = resume not in (None, "auto", "must")  # a checkpoint named by hand is tried even where the run diverged
+    folder.check(settings, resume=resume is not None, retry=retry)
     if resume is not None and folder.record.is_file():
         return _finished(folder)
     with StopRequest(reporter) as stop:
         plan = Plan(settings)
         try:
-            with FolderLock(folder.path) as lock:
+            with ExitStack() as stack:
+                with stop.deferred("stopping"):  # or a signal between locking and entering the block would leave files
+                    lock = stack.enter_context(FolderLock(folder.path))
+                if stop.asked:
+                    raise KeyboardInterrupt
                 if not lock.flock:
                     reporter.note(
                         f"{folder.path}: this file system has no flock; {OWNER} alone says that the folder is in use"
                     )
-                folder.check(settings, resume=resume is not None)  # again: another process may have ended in between
+                # Again: another process may have ended in between.
+                folder.check(settings, resume=resume is not None, retry=retry)
                 if folder.record.is_file():
                     return _finished(folder)
                 checkpoint = folder.find_checkpoint(resume, reporter.note) if resume is not None else None
@@ -170,9 +178,13 @@ class _Run:
         trainer.tokens = manifest.get("tokens", 0)
         self._keep_start(trainer)
         begins = checkpoint is None and self.evaluate_start
-        before = self._evaluate(trainer, 0, "before") if begins else self._read_metrics("before")
-        self._train(trainer, checkpoint)
-        after = self._evaluate(trainer, plan.steps, "after")
+        try:
+            before = self._evaluate(trainer, 0, "before") if begins else self._read_metrics("before")
+            self._train(trainer, checkpoint)
+            trainer.check_parameters()
+            after = self._evaluate(trainer, plan.steps, "after")
+        except NotFinite as error:
+            raise self._diverged(error) from None
 
         self.stop.stage = "saving"
         with self.stop.deferred("the result is being written: the run finishes first; once more stops at once"):
@@ -194,6 +206,19 @@ class _Run:
             self._draw(record)
             write_json(folder.record, record)
         return RunResult(folder, record)
+
+    def _diverged(self, error: NotFinite) -> DudeError:
+        """Mark the folder, so that nothing takes the run for one that was only stopped."""
+        whole = self.folder.complete_checkpoints()
+        divergence = Divergence(
+            step=error.step,
+            what=error.what,
+            module=error.module,
+            checkpoint=step_of(whole[-1]) if whole else None,
+            learning_rate=self.plan.settings.train.learning_rate,
+        )
+        divergence.write(self.folder.path)
+        return DudeError(divergence.message(self.folder.path))
 
     @contextmanager
     def _stage(self, text: str) -> Iterator[None]:
@@ -281,6 +306,8 @@ class _Run:
                 devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
                 with torch.random.fork_rng(devices):  # a DataLoader draws a seed
                     point["eval_loss"] = metrics["validation_loss"] = trainer.evaluate()["eval_loss"]
+            if not math.isfinite(point["eval_loss"]):
+                raise NotFinite(step, "validation loss", None)
         if settings.eval is not None:
             from ..evaluation import evaluate
 

@@ -3,6 +3,7 @@
 config.yaml    as resolved          run.json       the record, written last
 adapter/       (`model/` for full)  curves.jsonl   one line a logged step or evaluation
 checkpoints/   to resume from       curves.png     the picture
+diverged.json  where the loss, a gradient or a parameter was not finite: then there is no result
 eval/          metrics and per-item samples: `before/`, `after/`, and one folder for each suite evaluated since
 """
 
@@ -15,6 +16,7 @@ from ..errors import DudeError
 from ..files import write_text
 from .checkpoint import PREFIX, fault, is_complete, is_sealed, step_of
 from .config_file import differences, read_yaml, to_yaml
+from .finite import MARKER, Divergence
 from .lock import LOCK, OWNER
 from .settings import RunSettings
 
@@ -35,11 +37,12 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.evaluations = self.path / "eval"
 
-    def check(self, settings: RunSettings, *, resume: bool) -> None:
+    def check(self, settings: RunSettings, *, resume: bool, retry: bool = False) -> None:
         """Refuse a folder that this run may not write into; writes nothing.
 
         Raises:
-            DudeError: the path is a file, or the folder holds something else, another run, or (without `resume`) this.
+            DudeError: the path is a file, or the folder holds something else, another run, (without `resume`) this, or
+                (without `retry`) this, and it diverged.
         """
         if self.path.exists() and not self.path.is_dir():
             raise DudeError(f"output: {self.path} is a file. Choose another folder.")
@@ -60,6 +63,8 @@ class RunFolder:
                 f"output: {self.path} holds another run ({'; '.join(changed[:4])}{more}). "
                 "Choose another folder with output=DIR."
             )
+        if not retry and (divergence := Divergence.read(self.path)) is not None:
+            raise DudeError(f"output: {divergence.message(self.path)}")
         # A run that died before its first checkpoint may simply begin again: there is nothing in it to lose.
         if not resume and (self.record.is_file() or self.complete_checkpoints()):
             state = (
@@ -74,6 +79,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         if not self.config.is_file():
             write_text(self.config, to_yaml(settings))
+        (self.path / MARKER).unlink(missing_ok=True)
 
     def complete_checkpoints(self) -> list[Path]:
         """Checkpoints that were written to their end, oldest first; one that a kill cut short is not among them."""

@@ -5,11 +5,13 @@ This module imports torch, transformers and TRL; import it only to train.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import DistributedType
 from datasets import Dataset
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
@@ -17,6 +19,7 @@ from trl import SFTConfig, SFTTrainer
 
 from .batches import LengthGroupedSampler
 from .checkpoint import PREFIX, remove
+from .finite import NotFinite, all_finite, first_not_finite
 from .plan import Plan
 
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
@@ -26,7 +29,8 @@ GROUPS = {"A": ".lora_A.", "B": ".lora_B.", "m": ".lora_magnitude_vector"}  # in
 class RunTrainer(SFTTrainer):
     """TRL's trainer, which also counts tokens and measures the gradient norm of A, B and m before clipping.
 
-    It writes no model cards and sends no telemetry.
+    It raises `NotFinite` at the first step whose loss or gradient norm is not finite, before the optimizer's update,
+    and before it saves parameters that are not. It writes no model cards and sends no telemetry.
 
     Args:
         group_by_length: whether a batch's examples are of about one length (`LengthGroupedSampler`).
@@ -42,6 +46,8 @@ class RunTrainer(SFTTrainer):
         self.tokens = 0
         self.group_norms: dict[str, float] = {}
         assert self.model is not None
+        self._trained = [p for p in self.model.parameters() if p.requires_grad]
+        self._step_loss: torch.Tensor | float = 0.0  # summed over the micro-steps of a step
         named = [(f".{name}", p) for name, p in self.model.named_parameters() if p.requires_grad]
         groups = {group: [p for name, p in named if part in name] for group, part in GROUPS.items()}
         self._groups = {group: parameters for group, parameters in groups.items() if parameters}
@@ -50,11 +56,40 @@ class RunTrainer(SFTTrainer):
         """One forward and backward; on the last one of a step the gradients are complete and not yet clipped."""
         self.tokens += int(inputs["attention_mask"].sum())
         loss = super().training_step(model, inputs, *args, **kwargs)
+        self._step_loss = self._step_loss + loss
         if self.accelerator.sync_gradients:
+            if not math.isfinite(self._step_loss):
+                raise self._not_finite("loss")
+            self._step_loss = 0.0
             scaler = self.accelerator.scaler
             scale = scaler.get_scale() if scaler is not None else 1.0
             self.group_norms = {group: _norm(parameters) / scale for group, parameters in self._groups.items()}
         return loss
+
+    def _clip_grad_norm(self, model: torch.nn.Module) -> Any:
+        """Clip as the trainer does, but look at the norm first: clipping by NaN makes every gradient NaN.
+
+        With a loss scaler an infinite gradient is normal: the step is skipped and the scale lowered, as long as it can.
+        """
+        kinds = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+        if self.accelerator.distributed_type not in kinds:
+            return super()._clip_grad_norm(model)
+        scaler = self.accelerator.scaler
+        self.accelerator.unscale_gradients()
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self._trained if p.grad is not None])
+        if not math.isfinite(norm) and (scaler is None or scaler.get_scale() <= 1):
+            raise self._not_finite("gradient norm")
+        torch.nn.utils.clip_grads_with_norm_(self._trained, self.args.max_grad_norm, norm)
+        return norm
+
+    def check_parameters(self) -> None:
+        """Raise `NotFinite` unless every trained parameter is finite."""
+        if not all_finite(self._trained):
+            raise self._not_finite("parameters", self.state.global_step)
+
+    def _not_finite(self, what: str, step: int | None = None) -> NotFinite:
+        assert self.model is not None
+        return NotFinite(self.state.global_step + 1 if step is None else step, what, first_not_finite(self.model))
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         """Of the epoch's examples: shuffled, or grouped by length as well."""
@@ -66,6 +101,7 @@ class RunTrainer(SFTTrainer):
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         """A new folder each time: what a resumed run passed over, damaged or not, is not mixed with what it writes."""
+        self.check_parameters()
         place = Path(self.args.output_dir or "") / f"{PREFIX}{self.state.global_step}"
         if place.is_dir():
             remove(place)
