@@ -127,6 +127,7 @@ class DudeModel(LoraModel):
                     "that is no method of nn.ModuleDict, for instance 'default'"
                 )
             self._check_new_adapter_config(config)
+            _refuse_sharded(model)
             targets = plan(model, config)
             self._starts = {}
             what = "Decomposing weights" if config.saved_factors is None else "Placing factors"
@@ -198,6 +199,10 @@ class DudeModel(LoraModel):
         own = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
         if not isinstance(config, DudeConfig):
             return own
+        # PEFT reads the modules to save out of its own selection `state_dict` next, and does not gather shards.
+        for name in _saved_parameters(model, adapter_name):
+            if name in state_dict:
+                state_dict[name] = stored.whole(state_dict[name])
         return stored.to_stored(own, config.magnitude_axis, f".{adapter_name}")
 
     @classmethod
@@ -210,14 +215,50 @@ class DudeModel(LoraModel):
                 for name, module in model.named_modules()
                 if isinstance(module, LoraLayer) and adapter_name in getattr(module, "lora_dude", {})
             }
-            saved = {
-                f"{name}.{key}"
-                for name, module in model.named_modules()
-                if isinstance(module, AuxiliaryTrainingWrapper)
-                for key in module.adapter_state_dict_load_map(adapter_name).values()
-            }
+            saved = _saved_parameters(model, adapter_name)
             state_dict = stored.from_stored(state_dict, layers, config, adapter_name, saved)
-        return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+        state_dict = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+        return _sharded_like(model, state_dict) if isinstance(config, DudeConfig) else state_dict
+
+
+def _refuse_sharded(model: nn.Module) -> None:
+    """Refuse a base whose weights are distributed already: a start needs the whole weight.
+
+    Raises:
+        DudeError: names a module and the order that works.
+    """
+    for name, module in model.named_modules():
+        distributed = any(hasattr(p, "full_tensor") for p in module._parameters.values())
+        if distributed or type(module).__name__ == "FullyShardedDataParallel":
+            raise DudeError(
+                f"module '{name}' is sharded over processes (FSDP or tensor parallel): DuDe starts from the whole "
+                "weight. Add or load the adapter first and shard the model (FSDP2, fully_shard) afterwards; FSDP1 and "
+                "tensor parallel are not supported"
+            )
+
+
+def _saved_parameters(model: nn.Module, adapter_name: str) -> set[str]:
+    """The names in `model` of the parameters of the adapter's `modules_to_save`."""
+    return {
+        f"{name}.{key}"
+        for name, module in model.named_modules()
+        if isinstance(module, AuxiliaryTrainingWrapper)
+        for key in module.adapter_state_dict_load_map(adapter_name).values()
+    }
+
+
+def _sharded_like(model: nn.Module, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`state_dict` with the values of parameters that FSDP2 shards sharded in the same way."""
+    shards = {name: p for name, p in model.named_parameters() if hasattr(p, "full_tensor") and name in state_dict}
+    if not shards:
+        return state_dict
+    from torch.distributed.tensor import distribute_tensor
+
+    placed = {
+        name: distribute_tensor(state_dict[name].to(p.device, p.dtype), p.device_mesh, p.placements)  # type: ignore[attr-defined]
+        for name, p in shards.items()
+    }
+    return {**state_dict, **placed}
 
 
 PEFT_TYPE_TO_TUNER_MAPPING[PeftType.LORA] = DudeModel

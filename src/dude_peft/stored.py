@@ -30,18 +30,34 @@ def to_stored(state: Mapping[str, Tensor], axis: MagnitudeAxis, infix: str = "")
     Args:
         state: the adapter's parameters by name, the adapter's own name in them as `infix` (`".default"`).
         axis: of its magnitude.
+
+    Raises:
+        DudeError: parameters without values, as FSDP1 and DeepSpeed ZeRO-3 leave them in a process.
     """
+    state = {name: whole(tensor) for name, tensor in state.items()}
     marker = "." + A0.format(infix)
     layers = [key.removesuffix(marker) for key in state if key.endswith(marker)]
     result = {k: v for k, v in state.items() if not any(k.startswith(f"{layer}.lora_") for layer in layers)}
     for layer in layers:
         key = {part: f"{layer}.{part.format(infix)}" for part in (A, B, M, A0, B0)}
+        if any(name not in state or state[name].numel() == 0 for name in key.values()):
+            raise DudeError(
+                f"the adapter's parameters of '{layer}' have no values in this process, so they cannot be saved: "
+                "FSDP1 and DeepSpeed ZeRO-3 shard them. Use FSDP2, or gather them first "
+                "(deepspeed.zero.GatheredParameters, FullyShardedDataParallel.summon_full_params)"
+            )
         if axis == "out":
             Ah, Bt = factors(*(state[key[part]] for part in (A, B, A0, B0)))
             result |= {key[A]: Ah, key[B]: Bt.T.contiguous(), key[M]: state[key[M]]}
         else:
             result |= {key[part]: state[key[part]] for part in key}
     return result
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor: of one that FSDP2 shards, gathered from every process, which all have to call this."""
+    gather = getattr(tensor, "full_tensor", None)
+    return tensor if gather is None else gather()
 
 
 def entry_names(state: Mapping[str, Tensor], layer: str, axis: MagnitudeAxis) -> dict[str, str]:
@@ -187,18 +203,18 @@ def from_stored(
     for name, module in layers.items():
         key = name if f"{name}.{A.format('')}" in state else PEFT_PREFIX + name
         parts = split(state, key, axis)
-        weight = dense_weight(module.get_base_layer(), name)
-        check_shapes(parts, name, weight, module.r[adapter_name], axis)
-        held = module.lora_dude[adapter_name]
-        same = torch.equal(parts[A0].to(held.lora_A0), held.lora_A0) and torch.equal(
-            parts[B0].to(held.lora_B0), held.lora_B0
-        )
+        shape = dense_weight(module.get_base_layer(), name).shape
+        check_shapes(parts, name, torch.empty(shape, device="meta"), module.r[adapter_name], axis)
+        frozen = module.lora_dude[adapter_name]
+        A0_now, B0_now = whole(frozen.lora_A0), whole(frozen.lora_B0)
+        same = torch.equal(parts[A0].to(A0_now), A0_now) and torch.equal(parts[B0].to(B0_now), B0_now)
         for entry in entry_names(state, key, axis).values():
             del result[entry]
         if same:  # a checkpoint of this very adapter: its start is in place
             parts = {part: parts[part] for part in (A, B, M)}
         else:
-            start = start_from(weight, parts[A0].to(held.lora_A0), parts[B0].to(held.lora_B0), axis)
+            weight = whole(dense_weight(module.get_base_layer(), name))
+            start = start_from(weight, parts[A0].to(A0_now), parts[B0].to(B0_now), axis)
             check_same_base(start, name, module.scaling[adapter_name], axis)
             parts[P0] = start.P0
         loaded |= {f"{key}.{part.format('')}": tensor for part, tensor in parts.items()}
