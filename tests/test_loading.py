@@ -158,7 +158,10 @@ def test_an_adapter_name_that_pytorch_cannot_take(tmp_path, name):
 
 
 def test_products_with_the_start_have_the_bits_of_aligned_memory(tmp_path):
-    """In the file A0 lies at any address, and a product from there can differ in its last bit."""
+    """In the file A0 lies at any address, and a product from there can differ in its last bit.
+
+    The file is mapped, too: a parameter left in it would change, or crash the process, with the next save there.
+    """
     model = get_peft_model(models.llama(), models.config_for("llama", r=2, target_modules=["q_proj"]))
     model.save_pretrained(str(tmp_path))
     rewrite(tmp_path, lambda s: s.update({k: v.clone() for k, v in s.items()}))
