@@ -137,14 +137,10 @@ def sync_tree(folder: Path) -> None:
 
 
 def apply_umask(folder: Path) -> None:
-    """Give every file below a folder the mode that the umask gives a new one; safetensors writes them as 0600."""
-    probe = folder / ".mode"  # reading the umask would change it for all threads
-    probe.touch()
-    mode = probe.stat().st_mode & 0o777
-    probe.unlink()
+    """`use_umask` for every file below a folder."""
     for path in folder.rglob("*"):
         if path.is_file():
-            path.chmod(mode)
+            use_umask(path)
 
 
 def sync(path: Path) -> None:

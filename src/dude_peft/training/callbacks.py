@@ -137,13 +137,14 @@ class SealCheckpoints(TrainerCallback):
     steps, which a resumed run passed over, do not count: none that is damaged takes the place of a good one.
     """
 
-    def __init__(self, keep: int, extra: Callable[[], dict[str, Any]]) -> None:
-        self.keep, self.extra = keep, extra
+    def __init__(self, keep: int, curves: Curves, extra: Callable[[], dict[str, Any]]) -> None:
+        self.keep, self.curves, self.extra = keep, curves, extra
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Seal the newest, delete the oldest."""
         folder = Path(args.output_dir or "")
         newest = folder / f"{PREFIX}{state.global_step}"
+        self.curves.save_to(newest)
         seal(newest, self.extra())
         numbered = (p for p in folder.glob(f"{PREFIX}*") if p.name.removeprefix(PREFIX).isdigit())
         older = [p for p in numbered if step_of(p) < state.global_step and is_complete(p)]

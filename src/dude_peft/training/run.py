@@ -173,9 +173,12 @@ class _Run:
 
         # Everything is checked; from here on the folder is written.
         folder.begin(settings)
-        self.curves.rewind(step_of(checkpoint) if checkpoint else -1)
+        self.curves.restore(checkpoint, step_of(checkpoint) if checkpoint else -1)
         trainer = self.trainer = self._make_trainer(model)
         trainer.tokens = manifest.get("tokens", 0)
+        if checkpoint is not None:  # version 0.1.0 saved no averages: they begin at the checkpoint
+            begun = {"loss_sum": 0.0, "step": step_of(checkpoint), "token_accuracy": []}
+            trainer.restore_log_state(manifest.get("log", begun))
         self._keep_start(trainer)
         begins = checkpoint is None and self.evaluate_start
         try:
@@ -255,7 +258,7 @@ class _Run:
         log = LogCurves(self.curves, self.clock, self.reporter)
         callbacks: list[Any] = [
             log,
-            SealCheckpoints(settings.train.keep_checkpoints, self._checkpoint_facts),
+            SealCheckpoints(settings.train.keep_checkpoints, self.curves, self._checkpoint_facts),
             StopCleanly(self.stop),
         ]
         if settings.eval is not None and settings.eval.every:
@@ -272,6 +275,7 @@ class _Run:
             "train_seconds": self.clock.seconds,
             "eval_seconds": self.eval_seconds,
             "tokens": self.trainer.tokens,
+            "log": self.trainer.log_state,
         }
 
     def _train(self, trainer: RunTrainer, checkpoint: Path | None) -> None:

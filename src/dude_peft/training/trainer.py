@@ -30,7 +30,9 @@ class RunTrainer(SFTTrainer):
     """TRL's trainer, which also counts tokens and measures the gradient norm of A, B and m before clipping.
 
     It raises `NotFinite` at the first step whose loss or gradient norm is not finite, before the optimizer's update,
-    and before it saves parameters that are not. It writes no model cards and sends no telemetry.
+    and before it saves parameters that are not. What was averaged since the last logged step is part of a checkpoint, so
+    that a resumed run logs the losses of the undisturbed one (the base class forgets them). It writes no model cards and
+    sends no telemetry.
 
     Args:
         group_by_length: whether a batch's examples are of about one length (`LengthGroupedSampler`).
@@ -38,6 +40,7 @@ class RunTrainer(SFTTrainer):
     Attributes:
         tokens: tokens seen (without padding); set it before `train` when a run is resumed.
         group_norms: gradient norms of the last step, `{"A": ..., "B": ..., "m": ...}`, for the groups that exist.
+        log_state: what the next logged step averages, as it was at the last checkpoint.
     """
 
     def __init__(self, *args: Any, group_by_length: bool = False, **kwargs: Any) -> None:
@@ -45,9 +48,11 @@ class RunTrainer(SFTTrainer):
         self.group_by_length = group_by_length
         self.tokens = 0
         self.group_norms: dict[str, float] = {}
+        self.log_state: dict[str, Any] = {}
+        self._loss_sum = torch.zeros((), device=self.args.device)  # over the micro-batches since the last logged step
+        self._logged = 0  # the last logged step
         assert self.model is not None
         self._trained = [p for p in self.model.parameters() if p.requires_grad]
-        self._step_loss: torch.Tensor | float = 0.0  # summed over the micro-steps of a step
         named = [(f".{name}", p) for name, p in self.model.named_parameters() if p.requires_grad]
         groups = {group: [p for name, p in named if part in name] for group, part in GROUPS.items()}
         self._groups = {group: parameters for group, parameters in groups.items() if parameters}
@@ -56,11 +61,10 @@ class RunTrainer(SFTTrainer):
         """One forward and backward; on the last one of a step the gradients are complete and not yet clipped."""
         self.tokens += int(inputs["attention_mask"].sum())
         loss = super().training_step(model, inputs, *args, **kwargs)
-        self._step_loss = self._step_loss + loss
+        self._loss_sum += loss.detach()
         if self.accelerator.sync_gradients:
-            if not math.isfinite(self._step_loss):
+            if not math.isfinite(self._loss_sum):
                 raise self._not_finite("loss")
-            self._step_loss = 0.0
             scaler = self.accelerator.scaler
             scale = scaler.get_scale() if scaler is not None else 1.0
             self.group_norms = {group: _norm(parameters) / scale for group, parameters in self._groups.items()}
@@ -105,7 +109,31 @@ class RunTrainer(SFTTrainer):
         place = Path(self.args.output_dir or "") / f"{PREFIX}{self.state.global_step}"
         if place.is_dir():
             remove(place)
+        self.log_state = {
+            "loss_sum": self._mean_loss_sum(),
+            "step": self._logged,
+            "token_accuracy": list(self._metrics["train"].get("mean_token_accuracy", ())),
+        }
         super()._save_checkpoint(model, trial)
+
+    def restore_log_state(self, state: dict[str, Any]) -> None:
+        """Go on with the averages of a checkpoint: `log_state` as it was there."""
+        self._loss_sum.fill_(state["loss_sum"])
+        self._logged = state["step"]
+        if state["token_accuracy"]:  # the base class fails on the mean of an empty list
+            self._metrics["train"]["mean_token_accuracy"] = list(state["token_accuracy"])
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """As the base class, with the loss averaged over all steps since the last logged one, resumed or not."""
+        if "loss" in logs:
+            logs["loss"] = self._mean_loss_sum() / (self.state.global_step - self._logged)
+            self._loss_sum.zero_()
+            self._logged = self.state.global_step
+        super().log(logs, *args, **kwargs)
+
+    def _mean_loss_sum(self) -> float:
+        """Over the processes."""
+        return float(self.accelerator.gather(self._loss_sum).mean())  # type: ignore[union-attr]
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """None: a run folder documents itself."""
