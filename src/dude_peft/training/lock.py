@@ -131,10 +131,11 @@ class FolderLock:
         mark = self.folder / OWNER
         if not self._lock_file():
             raise DudeError(_in_use(self.folder, Owner.read(mark)))
-        owner = Owner.read(mark)
+        owner, ours = Owner.read(mark), False
         try:
             if owner is not None and owner.alive:
                 raise DudeError(_in_use(self.folder, owner))
+            ours = True
             if not self.flock:
                 mark.unlink(missing_ok=True)
                 mark.touch(exist_ok=False)
@@ -142,6 +143,8 @@ class FolderLock:
         except FileExistsError:
             raise DudeError(_in_use(self.folder, Owner.read(mark))) from None
         except BaseException:
+            if ours:  # stopped while the file was written
+                mark.unlink(missing_ok=True)
             (self.folder / LOCK).unlink(missing_ok=True)
             raise
 

@@ -30,9 +30,9 @@ class RunTrainer(SFTTrainer):
     """TRL's trainer, which also counts tokens and measures the gradient norm of A, B and m before clipping.
 
     It raises `NotFinite` at the first step whose loss or gradient norm is not finite, before the optimizer's update,
-    and before it saves parameters that are not. What was averaged since the last logged step is part of a checkpoint, so
-    that a resumed run logs the losses of the undisturbed one (the base class forgets them). It writes no model cards and
-    sends no telemetry.
+    and before it saves parameters that are not. What was averaged since the last logged step is part of a checkpoint,
+    so that a resumed run logs the losses of the undisturbed one (the base class forgets them). It writes no model cards
+    and sends no telemetry.
 
     Args:
         group_by_length: whether a batch's examples are of about one length (`LengthGroupedSampler`).
@@ -129,6 +129,8 @@ class RunTrainer(SFTTrainer):
             logs["loss"] = self._mean_loss_sum() / (self.state.global_step - self._logged)
             self._loss_sum.zero_()
             self._logged = self.state.global_step
+            assert self.model is not None
+            self.model.train()  # an evaluation in this step has changed it; the base class then logs other averages
         super().log(logs, *args, **kwargs)
 
     def _mean_loss_sum(self) -> float:
