@@ -14,9 +14,9 @@ from dude_peft.training.config_file import (
     load_config,
     override,
     parse_run,
-    read_yaml,
     to_yaml,
 )
+from dude_peft.yaml_reader import read_yaml
 
 MINIMAL = {"model": "mini", "method": "dude", "data": {"name": "mini_gsm"}, "output": "runs/x"}
 

@@ -40,3 +40,11 @@ def quote(value: object, limit: int = 120) -> str:
         return shorten(repr(value), limit)
     except (ValueError, RecursionError):
         return f"a value of type {type(value).__name__} too large to print"
+
+
+def some(items: Iterable[str], limit: int = 10) -> str:
+    """`items` joined by commas, each shortened; after `limit` of them only their number."""
+    listed = list(items)
+    parts = [shorten(one) for one in listed[:limit]]
+    more = [f"and {len(listed) - limit:,} more"] if len(listed) > limit else []
+    return ", ".join(parts + more)

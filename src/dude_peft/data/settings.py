@@ -72,10 +72,11 @@ class DataSettings(Settings):
             raise ValueError(f"no data set has this name.{hint} Your own file goes under 'train'")
         return name
 
-    @field_validator("train")
+    @field_validator("train", mode="before")
     @classmethod
-    def _some_file(cls, train: str | list[str] | None) -> str | list[str] | None:
-        if train is not None and (not train or any(not path.strip() for path in train)):
+    def _some_file(cls, train: object) -> object:
+        names = [train] if isinstance(train, str) else train
+        if isinstance(names, list) and (not names or any(isinstance(one, str) and not one.strip() for one in names)):
             raise ValueError("name at least one file")
         return train
 
@@ -84,7 +85,7 @@ class DataSettings(Settings):
     def _fraction_or_name(cls, value: object) -> object:
         if isinstance(value, bool):
             raise ValueError("give a fraction such as 0.05, a file, or the name of a split")
-        if isinstance(value, (int, float)) and not 0 < value < 1:
+        if isinstance(value, (int, float)) and not 0 < value < 1:  # NaN is not, either
             raise ValueError("a fraction lies between 0 and 1, both excluded")
         if isinstance(value, str) and not value.strip():
             raise ValueError("give a fraction such as 0.05, a file, or the name of a split")

@@ -8,11 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..errors import DudeError
 from ..files import write_json, write_text
-from ..training.config_file import read_yaml
+from ..yaml_reader import dump_yaml, read_yaml
 from .grid import Cell, Grid
 from .settings import ComparisonSettings, parse_comparison
 
@@ -62,7 +60,7 @@ class ComparisonFolder:
         self.runs.mkdir(parents=True, exist_ok=True)
         self.state.mkdir(exist_ok=True)
         values = {**settings.resolved(), "output": "."}  # the folder may be moved
-        text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
+        text = dump_yaml(values)
         with self.writing():
             if not self.config.is_file() or self.config.read_text(encoding="utf-8") != text:
                 write_text(self.config, text)

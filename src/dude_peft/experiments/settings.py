@@ -9,8 +9,10 @@ from typing import Any
 from pydantic import Field, field_validator, model_validator
 
 from ..errors import DudeError
+from ..evaluation import EvalSettings
 from ..settings import Settings, parse
-from ..training.config_file import json_copy, override, read_yaml
+from ..training.config_file import json_copy, override
+from ..yaml_reader import read_yaml
 
 SET_BY_THE_COMPARISON = {
     "method": "list it under methods",
@@ -41,7 +43,10 @@ class SearchSettings(Settings):
             return None
         if value.get("split") == "test":
             raise ValueError("a learning rate is never chosen on the test split; name another split")
-        return {"split": "validation", **value}
+        value = {"split": "validation", **value}
+        # Over run.eval it need not say what is asked.
+        parse(EvalSettings, value if {"suite", "tasks"} & set(value) else {"suite": "mini", **value}, "search.eval")
+        return value
 
 
 class ComparisonSettings(Settings):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator, model_validator
 
+from ..expressions import check_expression
 from ..settings import Settings
-from ..targets import Target
+from ..targets import ALL_LINEAR, Target
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -30,9 +31,20 @@ class TargetSettings(MethodSettings):
 
     @field_validator("target_modules")
     @classmethod
-    def _not_empty(cls, value: list[str] | str) -> list[str] | str:
+    def _usable(cls, value: list[str] | str) -> list[str] | str:
         if not value:
             raise ValueError("name at least one module, for instance [q_proj, v_proj], or write all-linear")
+        if isinstance(value, str) and value.lower() != ALL_LINEAR:
+            check_expression("target_modules", value)
+        return value
+
+    @field_validator("layers_to_transform", "modules_to_save")
+    @classmethod
+    def _some(cls, value: Any) -> Any:
+        if value == []:
+            raise ValueError("an empty list: leave the key out, or name at least one")
+        if any(layer < 0 for layer in ([value] if isinstance(value, int) else value or ()) if isinstance(layer, int)):
+            raise ValueError("layers count from 0")
         return value
 
     @model_validator(mode="after")
@@ -65,9 +77,16 @@ class RankSettings(TargetSettings):
     @field_validator("rank_pattern")
     @classmethod
     def _positive_ranks(cls, value: dict[str, int]) -> dict[str, int]:
+        check_patterns("rank_pattern", value)
         if low := {name: rank for name, rank in value.items() if rank < 1}:
             raise ValueError(f"ranks must be 1 or more, and {low} are not")
         return value
+
+
+def check_patterns(option: str, patterns: Iterable[str]) -> None:
+    """Refuse keys of `rank_pattern` or `alpha_pattern` that are no expressions of bounded cost."""
+    for pattern in patterns:
+        check_expression(option, pattern)
 
 
 def _nothing_kept(settings: Any, targets: Sequence[Target]) -> int:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ..targets import Target
-from .base import Method, MethodSettings, RankSettings
+from .base import Method, MethodSettings, RankSettings, check_patterns
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -25,6 +25,14 @@ class LoraSettings(RankSettings):
     lora_dropout: float = Field(default=0.0, ge=0, lt=1)
     use_rslora: bool = False
     alpha_pattern: dict[str, float] = Field(default_factory=dict)
+
+    @field_validator("alpha_pattern")
+    @classmethod
+    def _positive_alphas(cls, value: dict[str, float]) -> dict[str, float]:
+        check_patterns("alpha_pattern", value)
+        if low := {name: alpha for name, alpha in value.items() if alpha <= 0}:
+            raise ValueError(f"values must be above 0, and {low} are not")
+        return value
 
 
 class DudeSettings(LoraSettings):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import yaml
-
 from ..experiments.folder import ComparisonFolder
 from ..experiments.results import Results, Run
+from ..yaml_reader import dump_yaml
 
 
 def run_cards(results: Results) -> list[dict[str, Any]]:
@@ -47,7 +46,7 @@ def _card(title: str, run: Run) -> dict[str, Any]:
     return {
         "title": title,
         "facts": {key: str(value) for key, value in facts.items() if value is not None},
-        "config": yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=100),
+        "config": dump_yaml(config),
     }
 
 

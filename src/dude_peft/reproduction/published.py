@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..training.config_file import read_yaml
+from ..yaml_reader import read_yaml
 
 TABLE = Path(__file__).parent / "published.yaml"
 PAPER = "arXiv 2505.14367"

@@ -14,7 +14,8 @@ from ..errors import DudeError
 from ..experiments.rows import expand_rows
 from ..experiments.settings import ComparisonSettings, parse_comparison
 from ..settings import Settings, parse
-from ..training.config_file import json_copy, override, read_yaml
+from ..training.config_file import json_copy, override
+from ..yaml_reader import read_yaml
 from .catalogue import SELECTIONS, Experiment, Scale, Selection
 
 RECIPES = Path(__file__).parent / "recipes"

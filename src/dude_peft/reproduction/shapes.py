@@ -8,7 +8,7 @@ from pathlib import Path
 from ..errors import DudeError, did_you_mean
 from ..settings import Settings, parse
 from ..targets import Target
-from ..training.config_file import read_yaml
+from ..yaml_reader import read_yaml
 
 TABLE = Path(__file__).parent / "shapes.yaml"
 

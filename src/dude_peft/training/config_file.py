@@ -4,72 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ..errors import DudeError, did_you_mean
+from ..errors import DudeError, quote, shorten
 from ..methods import parse_method
 from ..settings import parse
+from ..yaml_reader import MAX_DEPTH, dump_yaml, load_yaml, read_yaml
 from .settings import RunSettings
 
 SHORT_FORMS = ("model", "method")  # sections that may be a name alone
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 takes `2e-4` for a string and a repeated key for the last one; neither is what a person means."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        if key_node.tag == "tag:yaml.org,2002:merge":  # `<<: *other`
-            continue
-        key = loader.construct_object(key_node)
-        if key in seen:
-            raise yaml.MarkedYAMLError(problem=f"the key '{key}' stands here twice", problem_mark=key_node.start_mark)
-        seen.add(key)
-    loader.flatten_mapping(node)
-    return {loader.construct_object(k, deep=True): loader.construct_object(v, deep=True) for k, v in node.value}
-
-
-_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
-
-
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
-
-    Raises:
-        DudeError: no such file, not UTF-8, broken YAML (with the line), or not a mapping.
-    """
-    path = Path(path)
-    if not path.is_file():
-        beside = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-        what = "is a folder, not a config" if path.is_dir() else "no such config file"
-        raise DudeError(f"{path}: {what}.{did_you_mean(path.name, beside)}")
-    try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise DudeError(f"{path}{where}: broken YAML: {error.problem or error.context}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DudeError(f"{path}: not a YAML text file: {error}") from None
-    if not isinstance(raw, dict):
-        raise DudeError(
-            f"{path}: a config is a mapping with the keys {', '.join(RunSettings.model_fields)}, got {raw!r}"
-        )
-    return raw
 
 
 def override(raw: Mapping[str, Any], pairs: Iterable[str]) -> dict[str, Any]:
@@ -81,20 +26,21 @@ def override(raw: Mapping[str, Any], pairs: Iterable[str]) -> dict[str, Any]:
     result = {key: _long(key, value) for key, value in raw.items()}
     for pair in pairs:
         dotted, equals, text = pair.partition("=")
-        if not equals or not dotted.strip("."):
-            raise DudeError(f"'{pair}' is not an override: write key=value, for instance train.learning_rate=1e-4.")
-        try:
-            value = yaml.load(text, Loader=_Loader)
-        except yaml.YAMLError:
-            raise DudeError(f"override '{pair}': the value is not YAML; quote it: {dotted}='\"...\"'.") from None
+        said, key = shorten(pair), shorten(dotted)
         *path, last = dotted.strip().split(".")
+        if not equals or not all([*path, last]) or len(path) >= MAX_DEPTH:
+            raise DudeError(f"'{said}' is not an override: write key=value, for instance train.learning_rate=1e-4.")
+        try:
+            value = load_yaml(text, key)
+        except DudeError as error:
+            raise DudeError(f"override '{said}': the value is not YAML; quote it: {key}='\"...\"'. ({error})") from None
         here = result
         for depth, part in enumerate(path):
             if here.get(part) is None:
                 here[part] = {}
             here = here[part]
             if not isinstance(here, dict):
-                raise DudeError(f"override '{pair}': '{'.'.join(path[: depth + 1])}' is a value, not a section.")
+                raise DudeError(f"override '{said}': '{'.'.join(path[: depth + 1])}' is a value, not a section.")
         here[last] = _long(last, value) if not path else value
     return result
 
@@ -143,7 +89,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunSettings:
 
 def to_yaml(settings: RunSettings) -> str:
     """The resolved config as YAML that `load_config` reads back to equal settings."""
-    return yaml.safe_dump(settings.resolved(), sort_keys=False, allow_unicode=True, width=100)
+    return dump_yaml(settings.resolved())
 
 
 # Settings that came after runs had been kept, each with the value that says what was done before there was a choice:
@@ -169,5 +115,5 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = 
         if isinstance(left, Mapping) and isinstance(right, Mapping):
             lines += differences(left, right, f"{prefix}{key}.")
         elif left != right:
-            lines.append(f"{prefix}{key}: {left!r} there, {right!r} here")
+            lines.append(f"{prefix}{key}: {quote(left)} there, {quote(right)} here")
     return lines

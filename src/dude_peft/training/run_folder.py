@@ -14,8 +14,9 @@ from pathlib import Path
 
 from ..errors import DudeError
 from ..files import write_text
+from ..yaml_reader import read_yaml
 from .checkpoint import PREFIX, fault, is_complete, is_sealed, step_of
-from .config_file import differences, read_yaml, to_yaml
+from .config_file import differences, to_yaml
 from .finite import MARKER, Divergence
 from .lock import LOCK, OWNER
 from .settings import RunSettings
