@@ -311,8 +311,16 @@ MODELS: dict[str, Callable[[Path], None]] = {
     **{
         f"config-{key}-{label}": _json_with("config.json", **{key: value})
         for key in LLAMA_NUMBERS
-        for label, value in (("negative", -1), ("zero", 0), ("huge", 10**12), ("vast", HUGE), ("text", "x"),
-                             ("float", 2.5), ("list", [1]), ("true", True))
+        for label, value in (
+            ("negative", -1),
+            ("zero", 0),
+            ("huge", 10**12),
+            ("vast", HUGE),
+            ("text", "x"),
+            ("float", 2.5),
+            ("list", [1]),
+            ("true", True),
+        )
         if (key, label) != ("max_position_embeddings", "huge") and (key, label) != ("vocab_size", "huge")
     },
     "tokenizer-missing": lambda p: [f.unlink() for f in p.glob("tokenizer*")],
@@ -389,7 +397,7 @@ MODELS_FINE = {
     "config-more-keys": _json_with("config.json", nowhere=1),
     "generation-config-broken": _text("generation_config.json", "{"),
     "generation-config-values": _json_with("generation_config.json", temperature="x"),
-    "index-inside": lambda p: _index({name: "a.safetensors" for name in _names(p)})(p),
+    "index-inside": lambda p: _index(dict.fromkeys(_names(p), "a.safetensors"))(p),
 }
 
 
@@ -458,10 +466,17 @@ def cases() -> list[Case]:
     """All of this part."""
     made = list(_data())
     for accepted, table in ((False, MODELS), (True, MODELS_FINE)):
-        made += [Case(f"model/{name}", files={"base": base_with(one)}, accepted=accepted) for name, one in table.items()]
+        made += [
+            Case(f"model/{name}", files={"base": base_with(one)}, accepted=accepted) for name, one in table.items()
+        ]
     for reader, argv in READERS.items():
         made += [
-            Case(f"run/{reader}-{name}", argv, {"finished": _damaged(file, content)}, accepted=reader in ("compare", "report"))
+            Case(
+                f"run/{reader}-{name}",
+                argv,
+                {"finished": _damaged(file, content)},
+                accepted=reader in ("compare", "report"),
+            )
             for name, (file, content) in RUNS.items()
             if not (reader in ("compare", "report") and name.startswith("adapter"))
         ]

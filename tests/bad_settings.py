@@ -206,7 +206,8 @@ OVERRIDES: list[str] = [
     "train.steps=1e999", "train.steps=.nan", "train.steps=.inf", "train.steps=" + "9" * 5000,
     "train.steps=" + "[" * 3000, "train.steps=&a [*a]", "train.steps={[a]: 1}", "train.steps={a: 1, a: 2}",
     "train.steps=\0", 'train.steps="\\ud800"', "train.steps=!!binary aGVsbG8=", "train.steps=true", "train.steps='5'",
-    "train=3", "train=[]", "train=x", "model=", "model=[]", "model.name=[]", "model.name.x=1", "method=", "method=[lora]",
+    "train=3", "train=[]", "train=x", "model=", "model=[]", "model.name=[]", "model.name.x=1", "method=",
+    "method=[lora]",
     "method={}", "method.name=", "method.name=[]", "method.name={}", "output=", "output=[]", "output.x=1", "data=",
     "data.train=[]", "eval=[]", "eval={}", "größe=1", "\u202e=1", "train.größe=1", ".".join(["a"] * 5000) + "=1",
     "a" * 100_000 + "=1", "train.steps=" + "x" * 1_000_000, "method.r=" + "1" * 4000, "train.steps=1\n2: [",
@@ -363,14 +364,8 @@ def cases() -> list[Case]:
     """All of this part."""
     made = [Case(f"yaml/{name}", files={"run.yaml": text}) for name, text in YAML.items()]
     made += [Case(f"yaml/{name}", files={"run.yaml": text}, accepted=True) for name, text in YAML_FINE.items()]
-    made += [
-        Case(f"yaml/{name}", ("validate", "odd.yaml"), {"odd.yaml": make}) for name, make in SPECIAL_FILES.items()
-    ]
+    made += [Case(f"yaml/{name}", ("validate", "odd.yaml"), {"odd.yaml": make}) for name, make in SPECIAL_FILES.items()]
     made += list(_settings())
-    made += [
-        Case(f"override/{k:02}-{_label(text)}", (*VALIDATE, text)) for k, text in enumerate(OVERRIDES)
-    ]
-    made += [
-        Case(f"command/{k:03}-{words[0] if words else ''}", words) for k, words in enumerate(COMMANDS)
-    ]
+    made += [Case(f"override/{k:02}-{_label(text)}", (*VALIDATE, text)) for k, text in enumerate(OVERRIDES)]
+    made += [Case(f"command/{k:03}-{words[0] if words else ''}", words) for k, words in enumerate(COMMANDS)]
     return made

@@ -20,9 +20,7 @@ class Settings(BaseModel):
     Numbers are finite. Text is not empty, at most `MAX_TEXT` characters long, and can be written as UTF-8.
     """
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=False, allow_inf_nan=False, protected_namespaces=()
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False, protected_namespaces=())
 
     @field_validator("*", mode="before")
     @classmethod

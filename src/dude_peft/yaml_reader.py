@@ -81,21 +81,21 @@ class _Loader(yaml.SafeLoader):
             return super().construct_object(node, deep)
         except (ValueError, KeyError) as error:  # of int(), float() and the table of booleans
             what = _NAMES.get(node.tag.removeprefix(_TAG), node.tag)
-            why = f" ({error})" if isinstance(error, _Unusable) else ""
+            why = f" ({error})" if isinstance(error, _UnusableError) else ""
             raise _mistake(f"{quote(node.value)} is not {what}{why}", node.start_mark) from None
 
     def _integer(self, node: yaml.ScalarNode) -> int:
         text = str(self.construct_scalar(node))
         value = int(text, 16) if text.startswith("0x") else int(text) if len(text) < 100 else 1 << 64
         if not -(2**63) <= value < 2**63:
-            raise _Unusable("that fits into 64 bits")
+            raise _UnusableError("that fits into 64 bits")
         return value
 
     def _number(self, node: yaml.ScalarNode) -> float:
         text = str(self.construct_scalar(node)).lower()
         value = float(text.replace(".inf", "inf").replace(".nan", "nan"))
         if not math.isfinite(value):
-            raise _Unusable("it must be finite, at most 1.8e308")
+            raise _UnusableError("it must be finite, at most 1.8e308")
         return value
 
     def _mapping(self, node: yaml.MappingNode) -> dict[str, Any]:
@@ -123,11 +123,11 @@ class _Loader(yaml.SafeLoader):
         )
 
 
-class _Unusable(ValueError):
+class _UnusableError(ValueError):
     """A scalar of the right form that cannot be used."""
 
 
-def _mistake(problem: str, mark: yaml.Mark | None) -> yaml.MarkedYAMLError:
+def _mistake(problem: str, mark: Any) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DudeError, did_you_mean, quote, shorten
+from ..errors import DudeError, did_you_mean, quote
 from ..settings import parse
 from . import library, low_rank, own
 from .base import Method, MethodSettings, RankSettings, TargetSettings
@@ -48,7 +48,9 @@ def parse_method(raw: Any, source: str = "config") -> MethodSettings:
     if isinstance(raw, str):
         raw = {"name": raw}
     if not isinstance(raw, Mapping) or not isinstance(raw.get("name"), str):
-        raise DudeError(f"{source}: 'method' must be a name or a mapping with one, got {quote(raw)}. Known: {_names()}.")
+        raise DudeError(
+            f"{source}: 'method' must be a name or a mapping with one, got {quote(raw)}. Known: {_names()}."
+        )
     method = METHODS.get(raw["name"])
     if method is None:
         hint = did_you_mean(raw["name"], METHODS) or f" Known methods: {_names()}."

@@ -34,6 +34,8 @@ def override(raw: Mapping[str, Any], pairs: Iterable[str]) -> dict[str, Any]:
             value = load_yaml(text, key)
         except DudeError as error:
             raise DudeError(f"override '{said}': the value is not YAML; quote it: {key}='\"...\"'. ({error})") from None
+        if value is None and text.strip().lower() not in ("null", "~"):  # as of an unset variable of the shell
+            raise DudeError(f"override '{said}': no value. Write {key}=null to go back to the default.")
         here = result
         for depth, part in enumerate(path):
             if here.get(part) is None:
