@@ -22,7 +22,7 @@ from transformers.pytorch_utils import Conv1D
 from . import stored
 from .config import DudeConfig
 from .errors import DudeError, quote
-from .layers import Start, decompose_start, dense_weight, start_from
+from .layers import Start, check_present, decompose_start, dense_weight, onloaded, start_from
 from .progress import say_start, starting
 from .targets import Target, check_names, check_rank
 from .variant import DudeVariant
@@ -129,6 +129,12 @@ class DudeModel(LoraModel):
             self._check_new_adapter_config(config)
             _refuse_sharded(model)
             targets = plan(model, config)
+            for name, module in saved_modules(model, config).items():
+                if any(p.is_meta for p in module.parameters()):
+                    raise DudeError(
+                        f"modules_to_save: '{name}' has no values in memory (meta device or offloaded by accelerate), "
+                        "so no copy of it can be trained: keep it on a device (device_map), or leave it out"
+                    )
             self._starts = {}
             what = "Decomposing weights" if config.saved_factors is None else "Placing factors"
             for target in starting(targets, what):
@@ -153,15 +159,17 @@ class DudeModel(LoraModel):
                     f"module '{target.name}' has a merged adapter: call unmerge_adapter() before adding one"
                 )
             layer = layer.get_base_layer()
-        weight = dense_weight(layer, target.name)
-        saved = config.saved_factors
-        if saved is not None:
-            A0, B0 = (t.to(weight.device) for t in saved[target.name])
-            start = start_from(weight, A0, B0, config.magnitude_axis)
-            stored.check_same_base(start, target.name, target.scaling, config.magnitude_axis)
-            return start
-        options = config.init_variant, config.magnitude_axis, config.svd, config.svd_seed
-        return decompose_start(weight, target.name, target.r, target.scaling, *options)
+        with onloaded(layer):
+            weight = dense_weight(layer, target.name)
+            check_present(target.name, weight)
+            saved = config.saved_factors
+            if saved is not None:
+                A0, B0 = (t.to(weight.device) for t in saved[target.name])
+                start = start_from(weight, A0, B0, config.magnitude_axis)
+                stored.check_same_base(start, target.name, target.scaling, config.magnitude_axis)
+                return start
+            options = config.init_variant, config.magnitude_axis, config.svd, config.svd_seed
+            return decompose_start(weight, target.name, target.r, target.scaling, *options)
 
     def _create_and_replace(  # type: ignore[override]
         self,
@@ -180,8 +188,9 @@ class DudeModel(LoraModel):
         plain = lora_config.lora_config()
         base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
         plain.fan_in_fan_out = lora_config.fan_in_fan_out = isinstance(base, Conv1D)
-        super()._create_and_replace(plain, adapter_name, target, target_name, parent, current_key, **kw)
-        DudeVariant.attach(getattr(parent, target_name), adapter_name, self._starts.pop(current_key), lora_config)
+        with onloaded(base):  # PEFT puts the adapter where the weight is
+            super()._create_and_replace(plain, adapter_name, target, target_name, parent, current_key, **kw)
+            DudeVariant.attach(getattr(parent, target_name), adapter_name, self._starts.pop(current_key), lora_config)
 
     def add_weighted_adapter(self, adapters: list[str], *args: Any, **kwargs: Any) -> None:
         """PEFT's, refused for DuDe adapters: a sum of factors is not the sum of what they do to the weight."""

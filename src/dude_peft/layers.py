@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import contextlib
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,19 @@ def dense_weight(layer: nn.Module, name: str = "") -> Tensor:
             "Load the base model without quantisation"
         )
     return weight.T if isinstance(layer, Conv1D) else weight
+
+
+def onloaded(layer: nn.Module) -> Any:
+    """A context in which a layer that accelerate offloads to the CPU or disk has its weight on its execution device.
+
+    It has none between its forwards; for every other layer the context does nothing.
+    """
+    weight = layer._parameters.get("weight")
+    if weight is None or not weight.is_meta or not hasattr(layer, "_hf_hook"):
+        return contextlib.nullcontext()
+    from accelerate.utils import align_module_device
+
+    return align_module_device(layer)
 
 
 def is_plain(layer: nn.Module) -> bool:
@@ -77,12 +91,25 @@ def check_finite(name: str, weight: Tensor) -> None:
     Raises:
         DudeError: values that are not there (meta device) or not finite; names the module.
     """
-    if weight.is_meta:
-        raise DudeError(f"module '{name}' has no values (meta device): load the base model's weights first")
+    check_present(name, weight)
     if not torch.isfinite(weight).all():
         raise DudeError(
             f"module '{name}' has {int((~torch.isfinite(weight)).sum())} weights that are not finite (NaN or inf), so "
             "it has no singular values. Check the base model's file, or leave the module out of target_modules"
+        )
+
+
+def check_present(name: str, weight: Tensor) -> None:
+    """Refuse a weight on the meta device.
+
+    Raises:
+        DudeError: names the module.
+    """
+    if weight.is_meta:
+        raise DudeError(
+            f"module '{name}' has no values (meta device): load the base model's weights first. A model that accelerate "
+            "offloads works where each linear layer has a hook of its own, as cpu_offload, disk_offload and "
+            "device_map give it"
         )
 
 

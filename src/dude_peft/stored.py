@@ -17,7 +17,7 @@ from torch import Tensor
 from .compose import MagnitudeAxis, factors
 from .decompose import recover_start
 from .errors import DudeError, shorten
-from .layers import FLOATS, dense_weight, start_from
+from .layers import FLOATS, dense_weight, onloaded, start_from
 
 A, B, M = "lora_A{}.weight", "lora_B{}.weight", "lora_magnitude_vector{}.weight"
 A0, B0, P0 = "lora_dude{}.lora_A0", "lora_dude{}.lora_B0", "lora_dude{}.lora_P0"
@@ -213,8 +213,9 @@ def from_stored(
         if same:  # a checkpoint of this very adapter: its start is in place
             parts = {part: parts[part] for part in (A, B, M)}
         else:
-            weight = whole(dense_weight(module.get_base_layer(), name))
-            start = start_from(weight, parts[A0].to(A0_now), parts[B0].to(B0_now), axis)
+            with onloaded(module.get_base_layer()):
+                weight = whole(dense_weight(module.get_base_layer(), name))
+                start = start_from(weight, parts[A0].to(A0_now), parts[B0].to(B0_now), axis)
             check_same_base(start, name, module.scaling[adapter_name], axis)
             parts[P0] = start.P0
         loaded |= {f"{key}.{part.format('')}": tensor for part, tensor in parts.items()}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from . import compose
 from .config import DudeConfig
-from .layers import Magnitude, Start, dense_weight, is_plain
+from .layers import Magnitude, Start, dense_weight, is_plain, onloaded
 from .state import FrozenStart, Trained
 
 TRAINED_NAMES = ("lora_A", "lora_B", "lora_magnitude_vector")
@@ -23,8 +23,11 @@ def trained_parameters(module: Any, adapter: str) -> Trained:
 
 def apply(module: Any, adapter: str, x: Tensor, dropped: Tensor, y0: Tensor | None) -> Tensor:
     """`FrozenStart.forward` of `adapter` on PEFT's layer `module`."""
-    trained = trained_parameters(module, adapter)
-    return module.lora_dude[adapter](x, dropped, y0, trained, module.get_base_layer(), module.scaling[adapter])
+    trained, base = trained_parameters(module, adapter), module.get_base_layer()
+    if base.weight.is_meta:  # between the forwards of a layer that is offloaded
+        with onloaded(base):
+            return module.lora_dude[adapter](x, dropped, y0, trained, base, module.scaling[adapter])
+    return module.lora_dude[adapter](x, dropped, y0, trained, base, module.scaling[adapter])
 
 
 class DudeLinear(Linear):
