@@ -8,6 +8,7 @@ DoRA adapter of rank 2r (`stored`).
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
@@ -24,7 +25,9 @@ from .config import DudeConfig
 from .errors import DudeError, quote
 from .layers import Start, check_present, decompose_start, dense_weight, onloaded, start_from
 from .progress import say_start, starting
-from .targets import Target, check_names, check_rank
+from .rollback import unchanged_on_error
+from .suitable import check_unsharded, expert_parts, left_out_notes, unsuitable
+from .targets import ALL_LINEAR, Target, Targets, check_names, check_rank
 from .variant import DudeVariant
 
 CONTAINERS = (nn.ModuleDict, nn.ModuleList, nn.ParameterDict, nn.ParameterList)
@@ -32,13 +35,21 @@ OVERWRITING_STARTS = ("pissa", "olora", "corda", "lora_ga", "loftq", "mica")
 
 
 def plan(model: nn.Module, config: Any) -> list[Target]:
+    """The modules of `find_targets`."""
+    return find_targets(model, config).modules
+
+
+def find_targets(model: nn.Module, config: Any) -> Targets:
     """The modules that `config` (a `DudeConfig` or `LoraConfig`) targets in `model`, checked; nothing is changed.
 
-    Reads names and shapes alone, so a model on the meta device will do.
+    Reads names and shapes alone, so a model on the meta device will do. A linear layer that cannot take an adapter
+    (see `suitable`) is left out of `all-linear` with a note, and refused where it is named.
 
     Raises:
-        DudeError: a target that is not found (with the nearest names), not a linear layer, or too small for r.
+        DudeError: a target that is not found (with the nearest names), not a linear layer, one that cannot take an
+            adapter, or too small for r; a model that is sharded already.
     """
+    check_unsharded(model)
     config = copy.copy(config)  # what is filled in below is PEFT's to keep, not ours
     if config.target_modules is None:
         known = LoraModel.target_module_mapping.get(LoraModel.get_model_config(model).get("model_type"))
@@ -62,8 +73,15 @@ def plan(model: nn.Module, config: Any) -> list[Target]:
     for name in matched:
         if name in saved:
             raise DudeError(f"modules_to_save: '{name}' is named by target_modules too: leave it out of one of them")
+    reasons, notes = unsuitable(model), []
+    if isinstance(wanted, str) and wanted.lower() == ALL_LINEAR:
+        notes = left_out_notes(model, {name: reasons[name] for name in matched if name in reasons})
+        if not (matched := [name for name in matched if name not in reasons]):
+            raise DudeError(f"target_modules 'all-linear' finds nothing to adapt: {'; '.join(notes)}")
     targets = []
     for name in matched:
+        if name in reasons:
+            raise DudeError(f"module '{name}' cannot be adapted: {reasons[name]}. Leave it out of target_modules")
         module = layers[name]
         base = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
         d, k = dense_weight(base, name).shape
@@ -71,7 +89,7 @@ def plan(model: nn.Module, config: Any) -> list[Target]:
         alpha = config.alpha_pattern.get(get_pattern_key(config.alpha_pattern.keys(), name), config.lora_alpha)
         check_rank(name, (d, k), r)
         targets.append(Target(name, (d, k), r, alpha / r**0.5 if config.use_rslora else alpha / r))
-    return targets
+    return Targets(targets, notes)
 
 
 def saved_modules(model: nn.Module, config: Any) -> dict[str, nn.Module]:
@@ -115,34 +133,45 @@ class DudeModel(LoraModel):
             )
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        """Decompose every target first, so that an error leaves the model as it was, then let PEFT inject."""
+        """Decompose every target first, then let PEFT inject. Any error leaves the model as it was."""
         config = self.peft_config[adapter_name]
         if not isinstance(config, DudeConfig):
             super().inject_adapter(model, adapter_name, *args, **kwargs)
             return
+        options = dict(config.__dict__)
         try:
-            if not adapter_name or "." in adapter_name or hasattr(nn.ModuleDict(), adapter_name):
-                raise DudeError(
-                    f"adapter_name {quote(adapter_name)} cannot name a module in PyTorch: give a word without dots "
-                    "that is no method of nn.ModuleDict, for instance 'default'"
-                )
-            self._check_new_adapter_config(config)
-            _refuse_sharded(model)
-            targets = plan(model, config)
-            for name, module in saved_modules(model, config).items():
-                if any(p.is_meta for p in module.parameters()):
-                    raise DudeError(
-                        f"modules_to_save: '{name}' has no values in memory (meta device or offloaded by accelerate), "
-                        "so no copy of it can be trained: keep it on a device (device_map), or leave it out"
-                    )
-            self._starts = {}
-            what = "Decomposing weights" if config.saved_factors is None else "Placing factors"
-            for target in starting(targets, what):
-                self._starts[target.name] = self._start(model, target, config)
-        except Exception:
+            with unchanged_on_error(self, model):
+                self._inject(model, adapter_name, config, *args, **kwargs)
+        except BaseException:
+            config.__dict__ = options
             # PEFT has put the config in its table already; without an adapter behind it the model could not be used.
-            del self.peft_config[adapter_name]
+            self.peft_config.pop(adapter_name, None)
             raise
+
+    def _inject(self, model: nn.Module, adapter_name: str, config: DudeConfig, *args: Any, **kwargs: Any) -> None:
+        if not adapter_name or "." in adapter_name or hasattr(nn.ModuleDict(), adapter_name):
+            raise DudeError(
+                f"adapter_name {quote(adapter_name)} cannot name a module in PyTorch: give a word without dots "
+                "that is no method of nn.ModuleDict, for instance 'default'"
+            )
+        self._check_new_adapter_config(config)
+        targets, notes = find_targets(model, config)
+        for note in notes:
+            warnings.warn(note, stacklevel=2)
+        for name, module in saved_modules(model, config).items():
+            if any(p.is_meta for p in module.parameters()):
+                raise DudeError(
+                    f"modules_to_save: '{name}' has no values in memory (meta device or offloaded by accelerate), "
+                    "so no copy of it can be trained: keep it on a device (device_map), or leave it out"
+                )
+        wanted = config.target_modules
+        if isinstance(wanted, str) and (wanted.lower() == ALL_LINEAR or expert_parts(model)):
+            # By name: PEFT's own reading has modules that are left out here, and takes an expression for last names.
+            config.target_modules = {target.name for target in targets}
+        self._starts = {}
+        what = "Decomposing weights" if config.saved_factors is None else "Placing factors"
+        for target in starting(targets, what):
+            self._starts[target.name] = self._start(model, target, config)
         # PEFT's option to build adapters on the meta device would lose the start; it saves nothing here.
         kwargs.pop("low_cpu_mem_usage", None)
         try:
@@ -228,22 +257,6 @@ class DudeModel(LoraModel):
             state_dict = stored.from_stored(state_dict, layers, config, adapter_name, saved)
         state_dict = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
         return _sharded_like(model, state_dict) if isinstance(config, DudeConfig) else state_dict
-
-
-def _refuse_sharded(model: nn.Module) -> None:
-    """Refuse a base whose weights are distributed already: a start needs the whole weight.
-
-    Raises:
-        DudeError: names a module and the order that works.
-    """
-    for name, module in model.named_modules():
-        distributed = any(hasattr(p, "full_tensor") for p in module._parameters.values())
-        if distributed or type(module).__name__ == "FullyShardedDataParallel":
-            raise DudeError(
-                f"module '{name}' is sharded over processes (FSDP or tensor parallel): DuDe starts from the whole "
-                "weight. Add or load the adapter first and shard the model (FSDP2, fully_shard) afterwards; FSDP1 and "
-                "tensor parallel are not supported"
-            )
 
 
 def _saved_parameters(model: nn.Module, adapter_name: str) -> set[str]:

@@ -12,6 +12,11 @@ from .expressions import check_expression
 ALL_LINEAR = "all-linear"
 
 
+def layer_pattern(name: str) -> str:
+    """A module's name with `*` for each number, so that layers of a kind have one."""
+    return ".".join("*" if part.isdigit() else part for part in name.split("."))
+
+
 class Target(NamedTuple):
     """One module that an adapter will sit on: its name, the weight's (d, k), the rank and the scaling s."""
 
@@ -19,6 +24,13 @@ class Target(NamedTuple):
     shape: tuple[int, int]
     r: int
     scaling: float
+
+
+class Targets(NamedTuple):
+    """The modules that an adapter will sit on, and notes on what `all-linear` leaves out."""
+
+    modules: list[Target]
+    notes: list[str]
 
 
 def check_names(

@@ -21,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from ..errors import DudeError
 from ..layers import dense_weight
 from ..progress import say_start
+from ..rollback import unchanged_on_error
 
 
 class RivalType(str, enum.Enum):
@@ -177,6 +178,15 @@ class RivalModel(BaseTuner):
 
     tuner_layer_cls: type[RivalLayer]
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012 - PEFT's table of defaults: there are none
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """PEFT's, after which, if it fails, the model is as it was."""
+        try:
+            with unchanged_on_error(self, model):
+                super().inject_adapter(model, adapter_name, *args, **kwargs)
+        except BaseException:
+            self.peft_config.pop(adapter_name, None)
+            raise
 
     def _create_and_replace(  # type: ignore[override]
         self,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DudeError
 from ..methods import FullSettings
+from ..targets import layer_pattern
 from .base_model import Base, check_base, find_base, meta_model
 from .examples import Examples, length_limit, tokenize
 from .memory import MemoryEstimate, estimate
@@ -130,6 +131,7 @@ def _lengths(plan: Plan) -> str:
 
 def _targets(plan: Plan) -> str:
     plan.part = trainable_part(meta_model(plan.base), plan.settings.method)
+    plan.notes.extend(plan.part.notes)
     if not plan.part.targets:
         return f"the whole model, {plan.part.trainable:,} parameters"
     ranks = sorted({t.r for t in plan.part.targets})
@@ -200,7 +202,7 @@ def as_table(plan: Plan) -> list[dict[str, Any]]:
     """The adapted modules, those of one kind and shape in one row: name with `*` for the layer, shape, rank, count."""
     rows: dict[tuple[str, tuple[int, int], int], dict[str, Any]] = {}
     for target, trainable in zip(plan.part.targets, plan.part.sizes, strict=True):
-        name = ".".join("*" if part.isdigit() else part for part in target.name.split("."))
+        name = layer_pattern(target.name)
         row = rows.setdefault(
             (name, target.shape, target.r),
             {"module": name, "shape": target.shape, "r": target.r, "count": 0, "trainable": 0},

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..errors import DudeError
 from ..methods import METHODS, LoraSettings, MethodSettings, RankSettings, TargetSettings, build
-from ..targets import Target
+from ..targets import Target, Targets
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,6 +23,7 @@ class TrainablePart:
         trainable: number of trained values in all, `modules_to_save` included.
         total: number of values in the base model.
         kept: number of float32 values that the method keeps frozen beside the base model.
+        notes: on modules that `all-linear` leaves out.
     """
 
     targets: list[Target]
@@ -30,6 +31,7 @@ class TrainablePart:
     trainable: int
     total: int
     kept: int = 0
+    notes: list[str] = field(default_factory=list)
 
 
 def trainable_part(model: nn.Module, settings: MethodSettings) -> TrainablePart:
@@ -44,7 +46,7 @@ def trainable_part(model: nn.Module, settings: MethodSettings) -> TrainablePart:
     if not isinstance(settings, TargetSettings):
         return TrainablePart([], [], total, total)
     method = METHODS[settings.name]
-    targets = _find_targets(model, settings)
+    targets, notes = _find_targets(model, settings)
     output_layer = getattr(model, "get_output_embeddings", lambda: None)()
     modules = dict(model.named_modules())
     for target in targets:
@@ -63,19 +65,20 @@ def trainable_part(model: nn.Module, settings: MethodSettings) -> TrainablePart:
     saved = tuple(settings.modules_to_save or ())
     whole = [module for name, module in modules.items() if name.endswith(saved)]  # PEFT's rule, "norm" in "layernorm"
     trainable = sum(sizes) + sum(p.numel() for m in whole for p in m.parameters())
-    return TrainablePart(targets, sizes, trainable, total, method.kept(settings, targets))
+    return TrainablePart(targets, sizes, trainable, total, method.kept(settings, targets), notes)
 
 
-def _find_targets(model: nn.Module, settings: TargetSettings) -> list[Target]:
+def _find_targets(model: nn.Module, settings: TargetSettings) -> Targets:
     """PEFT matches names alike for every method, so a LoRA on the same modules finds them, and checks a rank."""
     from peft import LoraConfig
 
-    from ..adapter import plan
+    from ..adapter import find_targets
 
     if isinstance(settings, LoraSettings):
-        return plan(model, build(settings))
+        return find_targets(model, build(settings))
     if isinstance(settings, RankSettings):
         ranks = {"r": settings.r, "rank_pattern": dict(settings.rank_pattern)}
-        return plan(model, LoraConfig(task_type="CAUSAL_LM", **settings.targeting(), **ranks))
+        return find_targets(model, LoraConfig(task_type="CAUSAL_LM", **settings.targeting(), **ranks))
     size = getattr(settings, "r", None) or 0
-    return [t._replace(r=size) for t in plan(model, LoraConfig(task_type="CAUSAL_LM", **settings.targeting(), r=1))]
+    found = find_targets(model, LoraConfig(task_type="CAUSAL_LM", **settings.targeting(), r=1))
+    return found._replace(modules=[t._replace(r=size) for t in found.modules])

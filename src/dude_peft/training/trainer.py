@@ -260,4 +260,9 @@ def adapted_model(plan: Plan, base: torch.nn.Module) -> torch.nn.Module:
 
     set_seed(plan.settings.train.seed)
     config = build(plan.settings.method, plan.settings.train.seed)
-    return base if config is None else get_peft_model(base, config)
+    if config is None:
+        return base
+    if isinstance(getattr(config, "target_modules", None), str):
+        # Exactly the modules of the plan, for every method: PEFT reads "all-linear" and expressions in its own way.
+        config.target_modules = {target.name for target in plan.part.targets}  # type: ignore[attr-defined]
+    return get_peft_model(base, config)
