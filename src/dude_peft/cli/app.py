@@ -15,6 +15,7 @@ OPTIONAL = frozenset(
         "lm_eval",
         "matplotlib",
         "psutil",
+        "pyarrow",
         "pydantic",
         "rich",
         "scipy",

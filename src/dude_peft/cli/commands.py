@@ -192,7 +192,7 @@ def report(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            help="A comparison's folder, a reproduction's parts/NAME, or folders of finished runs.",
+            help="A comparison's folder, a reproduction's parts/NAME, or finished runs.",
             metavar="RUNS...",
             show_default=False,
         ),
@@ -222,14 +222,15 @@ def reproduce(
     ] = None,
     scale: Annotated[str, typer.Option(help="mini (a laptop, no network) or paper (its models and data).")] = "mini",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Models, data, steps, memory and hours; nothing is read or written.")
+        bool,
+        typer.Option("--dry-run", help="Models, data, steps, memory, hours, what is done; nothing is written."),
     ] = False,
     row: Annotated[
         list[str] | None, typer.Option("--row", help="Only this row, such as dude-r16; may be repeated.")
     ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try runs that failed again.")] = False,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="The folder of runs, tables and figures; results/SCALE.")
+        Path | None, typer.Option("-o", "--output", help="The folder of runs, tables and figures; studies/SCALE.")
     ] = None,
 ) -> None:
     """Repeat the paper's tables and figures, at a small scale or at its own."""
@@ -242,12 +243,44 @@ def reproduce(
         name,
         scale,  # type: ignore[arg-type]
         overrides or [],
-        output=output or Path("results") / scale,
+        output=output or Path("studies") / scale,
         rows=row or [],
         dry_run=dry_run,
         retry_failed=retry_failed,
     )
     raise typer.Exit(code)
+
+
+Study = Annotated[
+    Path, typer.Argument(help="The folder of a comparison or a reproduction.", metavar="STUDY", show_default=False)
+]
+NewStudy = Annotated[
+    Path | None, typer.Option("-o", "--output", help="A new folder for the result; STUDY then stays as it is.")
+]
+
+
+@app.command()
+def pack(
+    study: Study,
+    output: NewStudy = None,
+    discard_weights: Annotated[
+        bool, typer.Option("--discard-weights", help="Remove trained weights, which a packed study does not hold.")
+    ] = False,
+) -> None:
+    """Put the finished runs of a study into three Parquet files, from which every command goes on."""
+    _prepare()
+    from .pack import run_pack
+
+    raise typer.Exit(run_pack(study, output, discard_weights=discard_weights))
+
+
+@app.command()
+def unpack(study: Study, output: NewStudy = None) -> None:
+    """Write the runs of a packed study as folders again, without prompts and weights."""
+    _prepare()
+    from .pack import run_unpack
+
+    raise typer.Exit(run_unpack(study, output))
 
 
 @app.command()

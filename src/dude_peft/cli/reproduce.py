@@ -27,7 +27,7 @@ def run(
     parts = parts_of(experiments, scale, output, overrides, rows)
     if dry_run:
         root.check(scale)
-        return _show_costs(scale, parts)
+        return _show_costs(scale, parts, root)
     return _work(
         experiments, scale, root, parts, overrides, [name, *_again(scale, output, rows, overrides)], retry_failed
     )
@@ -96,9 +96,10 @@ def _show(experiments: tuple[Experiment, ...], written: dict[str, Any], root: Ro
     out.print(f"\nread first: {root.path / 'README.md'}", soft_wrap=True)
 
 
-def _show_costs(scale: Scale, parts: tuple[Part, ...]) -> int:
-    """Models, data, steps, memory and hours; writes nothing."""
+def _show_costs(scale: Scale, parts: tuple[Part, ...], root: Root) -> int:
+    """Models, data, steps, memory and hours, and how much of it is done; writes nothing."""
     from ..reproduction import budget
+    from ..reproduction.run import stored_progress
 
     out = console()
     costs = [budget.cost(part) for part in parts]
@@ -117,6 +118,8 @@ def _show_costs(scale: Scale, parts: tuple[Part, ...]) -> int:
     hours = sum({name: one for cost in costs for name, one in cost.cells.items()}.values())
     unit = "GPU-hours on an H100" if scale == "paper" else "core-hours"
     out.print(f"in all {hours:.1f} {unit}; runs that several parts share are counted once, '+' are searches for a rate")
+    if (progress := stored_progress(root, parts)) is not None:
+        out.print(f"{progress[0]} of {progress[1]} runs are finished in {root.path}", soft_wrap=True)
     if scale == "paper":
         out.print(f"[dim]Assumed: {budget.MFU:.0%} of the peak, {budget.BANDWIDTH_SHARE:.0%} of the bandwidth, and "
                   f"{1000 * budget.LAUNCH:.1f} ms a layer and pass at least; tokens an example as in the recipes. A "

@@ -12,6 +12,7 @@ from ..errors import DudeError
 from ..files import write_json, write_text
 from ..yaml_reader import dump_yaml, read_yaml
 from .grid import Cell, Grid
+from .runs import Run, RunStore
 from .settings import ComparisonSettings, parse_comparison
 
 SCHEMA = 1  # of table.json, search.json and base.json
@@ -22,6 +23,7 @@ class ComparisonFolder:
 
         compare.yaml, base.json                the config as resolved, and which base model it means
         runs/NAME/                             one cell each
+        runs.parquet, curves.parquet, answers.parquet    finished cells that were packed (`packing.pack`)
         state/NAME.lock, .log, .status.json    held while a process works on the cell; its output; how far it is
         state/NAME.failed.json                 why it failed
         search.json, table.md, table.json, curves.png, curves.svg
@@ -34,6 +36,7 @@ class ComparisonFolder:
         self.config = self.path / "compare.yaml"
         self.base = self.path / "base.json"
         self.runs = self.path / "runs"
+        self.store = RunStore(self.path)
         self.state = self.path / "state"
         self.search = self.path / "search.json"
         self.table_md = self.path / "table.md"
@@ -87,11 +90,17 @@ class ComparisonFolder:
 
     def record(self, cell: Cell) -> dict[str, Any] | None:
         """The cell's `run.json`; None where it is not finished."""
-        return read(self.runs / cell.name / "run.json")
+        return self.store.record(cell.name)
+
+    def run(self, cell: Cell) -> Run | None:
+        """The cell's run; None where it is not finished."""
+        source = self.store.find(cell.name)
+        record = None if source is None else source.record()
+        return None if source is None or record is None else Run(record, source)
 
     def is_done(self, cell: Cell) -> bool:
         """Whether the cell is finished."""
-        return (self.runs / cell.name / "run.json").is_file()
+        return cell.name in self.store
 
     def failure(self, cell: Cell) -> dict[str, Any] | None:
         """Why the cell failed; None where it has not."""

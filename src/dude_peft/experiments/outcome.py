@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from . import statistics
-from .results import Results, RowResult, Run, differences
+from .results import Results, RowResult, differences
+from .runs import Run
 from .statistics import Interval
 
 SURE = 0.05  # adjusted p-values below it put a task's best value in bold

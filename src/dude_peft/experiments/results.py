@@ -12,60 +12,15 @@ import numpy as np
 
 from ..errors import DudeError
 from ..evaluation.settings import EvalSettings
-from ..training.curves import Curves
-from ..training.finished import open_run, read_record
-from ..training.run_folder import RunFolder
+from ..training.config_file import parse_run
+from ..training.finished import open_run
+from ..training.settings import RunSettings
 from .folder import ComparisonFolder
 from .grid import Grid
 from .rows import Row, full_name
+from .runs import FolderRun, Run, find_run
 from .search import choose
 from .statistics import Table
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run: its `run.json`, and where it lies."""
-
-    record: dict[str, Any]
-    folder: Path
-
-    @property
-    def seed(self) -> int:
-        """The seed it was trained with."""
-        return int(self.record["seeds"]["seed"])
-
-    @property
-    def after(self) -> dict[str, Any]:
-        """Its metrics after training; empty where nothing was asked."""
-        return self.record["metrics"]["after"] or {}
-
-    @property
-    def accuracy(self) -> float | None:
-        """The headline."""
-        return self.after.get("accuracy")
-
-    def task(self, name: str) -> dict[str, Any] | None:
-        """The metric of one task."""
-        return self.after.get("tasks", {}).get(name)
-
-    @property
-    def tasks_asked(self) -> set[str]:
-        """Tasks with questions of their own; the others are averages."""
-        return {name for name in self.after.get("tasks", {}) if self._samples(name).is_file()}
-
-    def _samples(self, task: str) -> Path:
-        return self.folder / "eval" / "after" / "samples" / f"{task.replace('/', '__').replace(':', '__')}.jsonl"
-
-    def samples(self) -> dict[str, list[dict[str, Any]]]:
-        """Task -> what was asked and answered, question by question."""
-        return {
-            task: [json.loads(line) for line in self._samples(task).read_text(encoding="utf-8").split("\n") if line]
-            for task in sorted(self.tasks_asked)
-        }
-
-    def answers(self) -> dict[str, list[tuple[str, bool]]]:
-        """Task -> id and whether it was right, question by question."""
-        return {task: [(str(one["id"]), bool(one["correct"])) for one in s] for task, s in self.samples().items()}
 
 
 @dataclass(frozen=True)
@@ -130,8 +85,8 @@ def collect(folder: ComparisonFolder) -> Results:
     grid = folder.grid()
     rows = tuple(_row(grid, row, folder) for row in grid.rows)
     base = None
-    if grid.base_cell is not None and (record := folder.record(grid.base_cell)) is not None:
-        base = Run(record, folder.runs / grid.base_cell.name)
+    if grid.base_cell is not None:
+        base = folder.run(grid.base_cell)
     return _results(rows, base, grid.settings.jobs)
 
 
@@ -143,11 +98,9 @@ def collect_runs(paths: Sequence[Path]) -> Results:
     """
     rows: dict[str, RowResult] = {}
     for path in paths:
-        folder, settings = open_run(path)
-        record = read_record(folder)
-        config = settings.resolved()
+        run, settings = _open(path)
+        record, config = run.record, settings.resolved()
         key = json.dumps([config["model"], config["method"], config["data"], {**config["train"], "seed": None}])
-        run = Run(record, folder.path)
         rate = settings.train.learning_rate
         old = rows.get(key) or RowResult(record["title"], record["method"], record["r"], rate, ())
         if run.seed in [one.seed for one in old.runs]:
@@ -159,8 +112,24 @@ def collect_runs(paths: Sequence[Path]) -> Results:
     before = first.record["metrics"]["before"]
     base = None
     if before is not None:
-        base = Run({**first.record, "metrics": {"before": None, "after": before}}, first.folder)
+        base = Run({**first.record, "metrics": {"before": None, "after": before}}, first.source)
     return _results(_told_apart(tuple(rows.values())), base, None)
+
+
+def _open(path: Path) -> tuple[Run, RunSettings]:
+    """A finished run in its folder, or packed.
+
+    Raises:
+        DudeError: there is none.
+    """
+    if not path.exists() and (source := find_run(path)) is not None and (record := source.record()) is not None:
+        return Run(record, source), parse_run(record["config"], str(path))
+    folder, settings = open_run(path)
+    source = FolderRun(folder.path)
+    record = source.record()
+    if record is None:
+        raise DudeError(f"{folder.record}: cannot be read as JSON. Restore it from a copy, or train the run again.")
+    return Run(record, source), settings
 
 
 def _row(grid: Grid, row: Row, folder: ComparisonFolder) -> RowResult:
@@ -176,8 +145,8 @@ def _row(grid: Grid, row: Row, folder: ComparisonFolder) -> RowResult:
         rate, at_end = choice.learning_rate, choice.at_end
     runs, failed = [], 0
     for cell in grid.run_cells(row, rate):
-        if (record := folder.record(cell)) is not None:
-            runs.append(Run(record, folder.runs / cell.name))
+        if (run := folder.run(cell)) is not None:
+            runs.append(run)
         else:
             failed += folder.failure(cell) is not None
     missing = len(grid.settings.seeds) - len(runs) - failed
@@ -205,8 +174,7 @@ def _told_apart(rows: tuple[RowResult, ...]) -> tuple[RowResult, ...]:
     """Rows of one name get what they differ in (learning rate, or the folder) into their label."""
     names = [row.name for row in rows]
     return tuple(
-        replace(row, label=f"{row.label} ({row.runs[0].folder.name})") if names.count(row.name) > 1 else row
-        for row in rows
+        replace(row, label=f"{row.label} ({row.runs[0].name})") if names.count(row.name) > 1 else row for row in rows
     )
 
 
@@ -249,8 +217,3 @@ def _weights(run: Run, tasks: list[str]) -> dict[str, float]:
 
     owners = [owner(task) for task in tasks]
     return {task: 1 / (len(set(owners)) * owners.count(mine)) for task, mine in zip(tasks, owners, strict=True)}
-
-
-def curves(run: Run) -> list[dict[str, Any]]:
-    """The run's `curves.jsonl`; empty where it has none."""
-    return Curves(RunFolder(run.folder).curves).read()

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..training.picture import smooth
-from .results import RowResult, curves
+from .results import RowResult
 
 WINDOWS = 12  # of the running mean, side by side over the whole training
 
@@ -43,7 +43,7 @@ class Series:
 
 def seed_series(row: RowResult, key: str) -> Series | None:
     """The row's curves of `key`, one for each run; None where they share no step."""
-    found = [{r["step"]: r[key] for r in curves(run) if r.get(key) is not None} for run in row.runs]
+    found = [{r["step"]: r[key] for r in run.curves() if r.get(key) is not None} for run in row.runs]
     steps = sorted(set.intersection(*(set(one) for one in found))) if found else []
     if not steps:
         return None

@@ -8,7 +8,8 @@ from typing import Any
 
 from .folder import SCHEMA
 from .outcome import Outcome, accuracy, find_outcome
-from .results import Results, RowResult, Run
+from .results import Results, RowResult
+from .runs import Run
 from .statistics import Interval
 
 MISSING = "-"
@@ -71,7 +72,7 @@ def _row(results: Results, row: RowResult, outcome: Outcome) -> dict[str, Any]:
         "init_seconds": _mean(row.runs, "cost", "init_seconds"),
         "peak_memory_bytes": max((run.record["cost"]["peak_memory"]["bytes"] for run in row.runs), default=None),
         "trainable_parameters": row.runs[0].record["cost"]["trainable_parameters"] if row.runs else None,
-        "runs": [run.folder.name for run in row.runs],
+        "runs": [run.name for run in row.runs],
         "failed": row.failed,
         "missing": row.missing,
     }

@@ -99,7 +99,7 @@ def work_on(spec: dict[str, Any]) -> int:
     if lock is None:
         return BUSY
     settings = parse_run(spec["config"], spec["name"])
-    if RunFolder(settings.output).record.is_file():
+    if spec["name"] in folder.store:
         return 0
     folder.failed_path(spec["name"]).unlink(missing_ok=True)
     status = Status(folder.state / f"{spec['name']}.status.json")

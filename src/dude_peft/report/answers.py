@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import combinations
 from typing import Any
 
 from ..experiments.outcome import groups
-from ..experiments.results import Results, Run
+from ..experiments.results import Results
+from ..experiments.runs import Run
 
 SHOWN = 20  # questions in each direction of a pair
+NOT_AT_HAND = "(The prompt is not stored with the run, and its data set is not at hand.)"
 LONGEST_QUESTION, LONGEST_ANSWER = 1200, 500  # characters
 
 Key = tuple[str, str]  # task and id of a question
@@ -110,7 +114,24 @@ def _items(run: Run, asked: dict[Key, dict[str, str]]) -> Items:
 def _samples(run: Run) -> Iterator[tuple[str, dict[str, Any]]]:
     for task, samples in run.samples().items():
         for one in samples:
-            yield task, one
+            yield task, one if "prompt" in one else {**one, **_question(run, task, one)}
+
+
+def _question(run: Run, task: str, sample: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a packed run does not hold of a question, from its data set."""
+    asked = run.record["config"].get("eval")
+    found = _stored_prompts(json.dumps(asked)).get((task, str(sample["id"]))) if asked else None
+    if found is None or found["gold"] != sample.get("gold"):  # another version of the set
+        return {"prompt": NOT_AT_HAND}
+    return found
+
+
+@lru_cache(maxsize=8)
+def _stored_prompts(asked: str) -> dict[Key, dict[str, Any]]:
+    from ..evaluation.prompts import stored_prompts
+    from ..evaluation.settings import EvalSettings
+
+    return stored_prompts(EvalSettings.model_validate(json.loads(asked)))
 
 
 def _answer(sample: Mapping[str, Any]) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..experiments.folder import ComparisonFolder
-from ..experiments.results import Results, Run
+from ..experiments.results import Results
+from ..experiments.runs import Run
 from ..yaml_reader import dump_yaml
 
 
@@ -29,7 +30,7 @@ def _card(title: str, run: Run) -> dict[str, Any]:
     git, machine = source.get("git"), source["hardware"]
     device = ", ".join(machine.get("gpus") or []) if machine.get("device") == "cuda" else machine.get("cpu")
     facts = {
-        "folder": run.folder.name,
+        "folder": run.name,
         "started": record.get("started"),
         "finished": record.get("finished"),
         "commit": f"{git['sha']}{' with changes' if git['dirty'] else ''}" if git else "none",

@@ -8,7 +8,7 @@ Hours are a model, not a measurement. On a GPU a pass over some tokens takes the
 
 A training micro-batch is a forward, a backward of the inputs, one more forward with gradient checkpointing, and with
 full fine-tuning a backward of the weights. On a CPU (`mini`) it is tokens over `CPU_TOKENS`, the medians of the
-runs kept in `results/mini`, one thread each in float32 on an AMD EPYC with AVX2.
+runs kept in `studies/mini`, one thread each in float32 on an AMD EPYC with AVX2.
 """
 
 from __future__ import annotations

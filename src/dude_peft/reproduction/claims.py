@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..experiments import statistics
-from ..experiments.results import RowResult, Run, curves, differences
+from ..experiments.results import RowResult, differences
+from ..experiments.runs import Run
 from ..experiments.statistics import Interval
 from ..training.picture import smooth
 from .catalogue import RIVALS, Experiment
@@ -144,7 +145,7 @@ def _steadier(part: PartResult) -> list[Compared]:
 
 def losses(run: Any) -> dict[int, float]:
     """Step -> training loss, smoothed over a twelfth of the run."""
-    found = {one["step"]: one["loss"] for one in curves(run) if one.get("loss") is not None}
+    found = {one["step"]: one["loss"] for one in run.curves() if one.get("loss") is not None}
     steps = sorted(found)
     smoothed = smooth([found[step] for step in steps], max(1, len(steps) // 12)) if steps else []
     return dict(zip(steps, (float(x) for x in smoothed), strict=True))
@@ -186,7 +187,7 @@ def _near_full(part: PartResult) -> list[Compared]:
 
 def _throughout(part: PartResult) -> list[Compared]:
     def mean_accuracy(run: Any) -> float | None:
-        values = [one["accuracy"] for one in curves(run) if one.get("accuracy") is not None]
+        values = [one["accuracy"] for one in run.curves() if one.get("accuracy") is not None]
         return float(np.mean(values)) if values else None
 
     return [

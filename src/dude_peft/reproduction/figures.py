@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..experiments.figure import COLORS, STYLE, save
-from ..experiments.results import RowResult, Run, curves
+from ..experiments.results import RowResult
+from ..experiments.runs import Run
 from .catalogue import Column
 from .claims import losses
 from .tables import PartResult, interval
@@ -94,14 +95,14 @@ def _settle(axes: Axes) -> None:
 def _norms(run: Run) -> dict[int, float]:
     from ..training.picture import smooth
 
-    found = {one["step"]: one["grad_norm"] for one in curves(run) if one.get("grad_norm")}
+    found = {one["step"]: one["grad_norm"] for one in run.curves() if one.get("grad_norm")}
     steps = sorted(found)
     values = smooth([found[step] for step in steps], max(1, len(steps) // 12)) if steps else []
     return dict(zip(steps, (float(x) for x in values), strict=True))
 
 
 def _accuracies(run: Run) -> dict[int, float]:
-    return {one["step"]: 100 * one["accuracy"] for one in curves(run) if one.get("accuracy") is not None}
+    return {one["step"]: 100 * one["accuracy"] for one in run.curves() if one.get("accuracy") is not None}
 
 
 def _ranks(figure: Figure, part: PartResult) -> None:

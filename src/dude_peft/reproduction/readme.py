@@ -87,7 +87,8 @@ def readme(facts: dict[str, Any], written: dict[str, Any], found: list[leads.Lea
     lines = [
         f"# The paper's experiments, scale `{scale}`",
         "",
-        "Made by `dude reproduce` from the run files in `runs/`; written again they are the same.",
+        "Made by `dude reproduce` from the runs in `runs/`, or packed in `runs.parquet`, `curves.parquet` and "
+        "`answers.parquet`; written again the files are the same.",
         "",
         "## What was asked",
         "",

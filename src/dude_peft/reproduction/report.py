@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..experiments.folder import read
 from ..experiments.report import finite
+from ..experiments.runs import RunStore
 from ..files import write_json, write_text
 from . import figures, leads, rates, tables
 from .catalogue import Experiment
@@ -27,7 +27,7 @@ def write_report(path: str | Path) -> dict[str, Any]:
     """
     root = Root(path)
     facts = root.facts()
-    written = {one.name: _write(root, one, (facts or {}).get("scale", "")) for one in root.experiments()}
+    written = {one.name: write_experiment(root, one, (facts or {}).get("scale", "")) for one in root.experiments()}
     assert facts is not None
     found = leads.leads(written)
     if found:
@@ -36,7 +36,8 @@ def write_report(path: str | Path) -> dict[str, Any]:
     return written
 
 
-def _write(root: Root, experiment: Experiment, scale: str) -> dict[str, Any]:
+def write_experiment(root: Root, experiment: Experiment, scale: str) -> dict[str, Any]:
+    """Write an experiment's table, verdicts and figures; returns what its `.json` holds."""
     parts = tables.results_of(root, experiment)
     made: dict[str, Any] = {
         "experiment": experiment.name,
@@ -104,9 +105,8 @@ def _costs(root: Root, written: dict[str, Any]) -> dict[str, Any]:
         "commits": set(),
         "versions": set(),
     }
-    for path in sorted((root.path / "runs").glob("*/run.json")):
-        record = read(path)
-        if record is None:
+    for run in RunStore(root.path):
+        if (record := run.record()) is None:
             continue
         cost, source = record["cost"], record["provenance"]
         found["runs"] += 1

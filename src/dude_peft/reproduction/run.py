@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..experiments.compare import Choices, Plan, compare, known_cells, plan_settings
+from ..experiments.folder import mark_of, read
+from ..experiments.grid import Grid
 from ..experiments.watcher import Watcher
 from .catalogue import Experiment, Scale
 from .folder import PartFolder, Root
@@ -47,6 +49,23 @@ def plan_reproduction(
     root.check(scale)
     plans = tuple(plan_settings(part.settings, PartFolder(root.path, part.name), part.source) for part in parts)
     return Reproduction(experiments, scale, root, parts, plans, overrides)
+
+
+def stored_progress(root: Root, parts: tuple[Part, ...]) -> tuple[int, int] | None:
+    """Cells that are finished in the folder and all that are known, as far as parts have been begun; else None.
+
+    Reads the folder alone: a part's base model is taken to be the one that it was begun with.
+    """
+    plans = []
+    for part in parts:
+        folder = PartFolder(root.path, part.name)
+        if (base := read(folder.base)) is not None:
+            grid = Grid(part.settings, mark_of(base), folder.runs, part.source)
+            plans.append(Plan(part.settings, grid, folder, base))
+    if not plans:
+        return None
+    scale: Scale = (root.facts() or {})["scale"]
+    return Reproduction((), scale, root, parts, tuple(plans), ()).progress()
 
 
 def begin(whole: Reproduction) -> None:

@@ -8,8 +8,9 @@ from statistics import stdev
 from typing import Any
 
 from ..experiments.outcome import accuracy
-from ..experiments.results import Results, RowResult, Run, collect
+from ..experiments.results import Results, RowResult, collect
 from ..experiments.rows import slug
+from ..experiments.runs import Run
 from ..experiments.statistics import Interval
 from . import published
 from .catalogue import Column, Experiment, Selection
@@ -119,7 +120,7 @@ def _row(part: PartResult, row: RowResult, experiment: Experiment, scale: str) -
         "values": _values(part, list(row.runs)),
         "paper": published.values(block, row.method, row.r, part.paper) if block else {},
         "train_seconds": sum(one["train_seconds"] for one in costs) / len(costs) if costs else None,
-        "runs": [run.folder.name for run in row.runs],
+        "runs": [run.name for run in row.runs],
         "failed": row.failed,
         "missing": row.missing,
         "command": command(experiment.name, scale, part.overrides, slug(row.name.replace(" r=", "-r"))),
