@@ -21,8 +21,9 @@ __all__ = ["DudeConfig", "DudeError", "__version__", "load_adapter"]
 def __getattr__(name: str) -> Any:
     """Import torch and PEFT, and put DuDe into PEFT's table, only when a name that needs them is asked for."""
     if name in ("DudeConfig", "load_adapter"):
-        from . import adapter, loading
+        from . import adapter, hotswap, loading
 
+        hotswap.install()
         return adapter.DudeConfig if name == "DudeConfig" else loading.load_adapter
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -238,7 +238,7 @@ class DudeModel(LoraModel):
         if not isinstance(config, DudeConfig):
             return own
         # PEFT reads the modules to save out of its own selection `state_dict` next, and does not gather shards.
-        for name in _saved_parameters(model, adapter_name):
+        for name in saved_parameters(model, adapter_name).values():
             if name in state_dict:
                 state_dict[name] = stored.whole(state_dict[name])
         return stored.to_stored(own, config.magnitude_axis, f".{adapter_name}")
@@ -248,24 +248,28 @@ class DudeModel(LoraModel):
         cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         if isinstance(config, DudeConfig):
-            layers = {
-                name: module
-                for name, module in model.named_modules()
-                if isinstance(module, LoraLayer) and adapter_name in getattr(module, "lora_dude", {})
-            }
-            saved = _saved_parameters(model, adapter_name)
+            layers, saved = dude_layers(model, adapter_name), set(saved_parameters(model, adapter_name).values())
             state_dict = stored.from_stored(state_dict, layers, config, adapter_name, saved)
         state_dict = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
         return _sharded_like(model, state_dict) if isinstance(config, DudeConfig) else state_dict
 
 
-def _saved_parameters(model: nn.Module, adapter_name: str) -> set[str]:
-    """The names in `model` of the parameters of the adapter's `modules_to_save`."""
+def dude_layers(model: nn.Module, adapter_name: str) -> dict[str, Any]:
+    """PEFT's layers that have the DuDe adapter `adapter_name`, by module name."""
     return {
-        f"{name}.{key}"
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, LoraLayer) and adapter_name in getattr(module, "lora_dude", {})
+    }
+
+
+def saved_parameters(model: nn.Module, adapter_name: str) -> dict[str, str]:
+    """The names in `model` of the parameters of the adapter's `modules_to_save`, by their names in its file."""
+    return {
+        f"{name}.{key}": f"{name}.{own}"
         for name, module in model.named_modules()
         if isinstance(module, AuxiliaryTrainingWrapper)
-        for key in module.adapter_state_dict_load_map(adapter_name).values()
+        for key, own in module.adapter_state_dict_load_map(adapter_name).items()
     }
 
 

@@ -107,8 +107,8 @@ def check_present(name: str, weight: Tensor) -> None:
     """
     if weight.is_meta:
         raise DudeError(
-            f"module '{name}' has no values (meta device): load the base model's weights first. A model that accelerate "
-            "offloads works where each linear layer has a hook of its own, as cpu_offload, disk_offload and "
+            f"module '{name}' has no values (meta device): load the base model's weights first. A model that "
+            "accelerate offloads works where each linear layer has a hook of its own, as cpu_offload, disk_offload and "
             "device_map give it"
         )
 

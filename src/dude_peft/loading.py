@@ -113,22 +113,7 @@ def _factors_by_module(
     for name, module in saved_modules(base, config).items():
         for entry, tensor in module.state_dict().items():
             key = f"{stored.PEFT_PREFIX}{name}.{entry}"
-            _check_saved(state, key, tensor)
+            stored.check_saved(state, key, tensor)
             allowed.add(key)
     stored.refuse_foreign(state, allowed)
     return factors
-
-
-def _check_saved(state: dict[str, Tensor], key: str, tensor: Tensor) -> None:
-    """Check the entry `key` of a module to save against the base model's own `tensor`."""
-    if key not in state:
-        raise DudeError(f"the adapter has no entry '{key}', which modules_to_save names: it is truncated")
-    if state[key].shape != tensor.shape:
-        raise DudeError(
-            f"the adapter does not fit the base model: its entry '{key}' is {tuple(state[key].shape)}, the module's is "
-            f"{tuple(tensor.shape)}. Load the base model that the adapter was trained on"
-        )
-    if tensor.is_floating_point():
-        stored.check_entry(key, state[key])
-    elif state[key].dtype != tensor.dtype:
-        raise DudeError(f"the adapter's entry '{key}' is of type {state[key].dtype}, the module's is {tensor.dtype}")

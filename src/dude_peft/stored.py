@@ -100,6 +100,25 @@ def check_entry(name: str, tensor: Tensor) -> None:
         raise DudeError(f"the adapter's entry '{name}' has values that are not finite: the file is damaged")
 
 
+def check_saved(state: Mapping[str, Tensor], key: str, tensor: Tensor) -> None:
+    """Check the entry `key` of a module to save against the base model's own `tensor`.
+
+    Raises:
+        DudeError: it is missing, has another shape or type, or values that are not finite.
+    """
+    if key not in state:
+        raise DudeError(f"the adapter has no entry '{key}', which modules_to_save names: it is truncated")
+    if state[key].shape != tensor.shape:
+        raise DudeError(
+            f"the adapter does not fit the base model: its entry '{key}' is {tuple(state[key].shape)}, the module's is "
+            f"{tuple(tensor.shape)}. Load the base model that the adapter was trained on"
+        )
+    if tensor.is_floating_point():
+        check_entry(key, state[key])
+    elif state[key].dtype != tensor.dtype:
+        raise DudeError(f"the adapter's entry '{key}' is of type {state[key].dtype}, the module's is {tensor.dtype}")
+
+
 def split(state: Mapping[str, Tensor], layer: str, axis: MagnitudeAxis) -> dict[str, Tensor]:
     """The parts A, B (the differences), M, A0, B0 of `layer` out of a file's entries: the inverse of `to_stored`.
 

@@ -1,0 +1,149 @@
+"""PEFT's `hotswap_adapter` for DuDe adapters: other values in the same layers, without building anything anew.
+
+PEFT swaps entries by name, and has no hook for a method whose layer is not stored as it computes. So the functions that
+`hotswap_adapter` calls are wrapped: those of a `DudeConfig` come here, every other adapter goes PEFT's way untouched.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft.utils import hotswap as peft_hotswap
+from peft.utils.other import get_pattern_key
+from torch import Tensor, nn
+
+from . import stored
+from .adapter import dude_layers, saved_parameters
+from .config import CONFIG_NAME, WEIGHTS_NAME, DudeConfig
+from .errors import DudeError
+from .files import sha256
+from .layers import dense_weight, onloaded, start_from
+
+
+def install() -> None:
+    """Wrap PEFT's functions, once."""
+    for name, wrapper in WRAPPERS.items():
+        original = getattr(peft_hotswap, name)
+        if not isinstance(original, functools.partial):
+            setattr(peft_hotswap, name, functools.wraps(original)(functools.partial(wrapper, original)))
+
+
+def _configs_compatible(original: Any, config0: Any, config1: Any) -> None:
+    original(config0.saved_config() if isinstance(config0, DudeConfig) else config0, config1)
+
+
+def _load_weights(original: Any, model_id: str, *args: Any, **kwargs: Any) -> Any:
+    folder = Path(model_id, kwargs.get("subfolder") or "")
+    if (folder / CONFIG_NAME).is_file():
+        expected = DudeConfig.from_pretrained(str(folder)).weights_sha256
+        if expected is not None and sha256(folder / WEIGHTS_NAME) != expected:
+            raise DudeError(f"{folder / WEIGHTS_NAME}: its SHA-256 differs from dude_config.json's: fetch it again")
+    return original(model_id, *args, **kwargs)
+
+
+def _prepare(original: Any, model: nn.Module, **kwargs: Any) -> None:
+    if any(hasattr(module, "lora_dude") for module in model.modules()):
+        raise DudeError(
+            "prepare_model_for_compiled_hotswap pads LoRA factors, which a DuDe adapter cannot be: adapters of one "
+            "rank can be swapped in a compiled model without it"
+        )
+    original(model, **kwargs)
+
+
+def _from_state_dict(
+    original: Any, model: Any, state_dict: dict[str, Tensor], adapter_name: str, config: Any, **kwargs: Any
+) -> None:
+    inner = getattr(model, "_orig_mod", model)  # of torch.compile
+    current = getattr(inner, "peft_config", {}).get(adapter_name)
+    if not isinstance(current, DudeConfig):
+        original(model=model, state_dict=state_dict, adapter_name=adapter_name, config=config, **kwargs)
+        return
+    named = re.compile(rf"\.(lora_\w+)\.{re.escape(adapter_name)}(?=\.|$)")
+    swap(inner, {named.sub(r".\1", key): tensor for key, tensor in state_dict.items()}, adapter_name, config)
+
+
+@torch.no_grad()
+def swap(model: nn.Module, state: Mapping[str, Tensor], adapter_name: str, config: Any) -> None:
+    """Put the adapter of a file into the layers of `adapter_name`; everything is checked before a value changes.
+
+    Args:
+        model: the `PeftModel`.
+        state: the file's entries.
+        adapter_name: of a DuDe adapter of axis `"out"` in the model.
+        config: the stock config beside the file (rank 2r), with the same targets.
+
+    Raises:
+        DudeError: merged, an entry that is missing or foreign, or one that does not fit the base.
+    """
+    configs: Any = model.peft_config
+    current: DudeConfig = configs[adapter_name]
+    ranks = _halved(config)
+    new: list[tuple[Any, ...]] = []
+    allowed: set[str] = set()
+    for name, module in dude_layers(model, adapter_name).items():
+        if adapter_name in module.merged_adapters:
+            raise DudeError(f"adapter '{adapter_name}' is merged into '{name}': call unmerge_adapter() before swapping")
+        r = ranks["rank_pattern"].get(get_pattern_key(ranks["rank_pattern"].keys(), name), ranks["r"])
+        alpha = ranks["alpha_pattern"].get(get_pattern_key(ranks["alpha_pattern"].keys(), name), ranks["lora_alpha"])
+        scaling = alpha / r**0.5 if config.use_rslora else alpha / r
+        key = name if name.startswith(stored.PEFT_PREFIX) else stored.PEFT_PREFIX + name
+        parts = stored.split(state, key, current.magnitude_axis)
+        allowed.update(stored.entry_names(state, key, current.magnitude_axis).values())
+        base = module.get_base_layer()
+        with onloaded(base):
+            weight = dense_weight(base, name)
+            stored.check_shapes(parts, name, weight, r, current.magnitude_axis)
+            A0, B0 = (parts[part].to(module.lora_dude[adapter_name].lora_A0) for part in (stored.A0, stored.B0))
+            start = start_from(weight, A0, B0, current.magnitude_axis)
+            stored.check_same_base(start, name, scaling, current.magnitude_axis)
+        new.append((module, parts, start, r, alpha, scaling))
+    saved = saved_parameters(model, adapter_name)
+    copies = {key: model.get_parameter(name) for key, name in saved.items()}
+    for key, parameter in copies.items():
+        stored.check_saved(state, key, parameter)
+    stored.refuse_foreign(state, allowed | copies.keys())
+    for module, parts, start, r, alpha, scaling in new:
+        _fill(module, adapter_name, parts, start, r)
+        module.r[adapter_name], module.lora_alpha[adapter_name], module.scaling[adapter_name] = r, alpha, scaling
+    for key, parameter in copies.items():
+        parameter.copy_(state[key])
+    for option, value in ranks.items():
+        setattr(current, option, value)
+
+
+def _halved(config: Any) -> dict[str, Any]:
+    """The options of rank and alpha of a DuDe adapter, out of its stock config: the inverse of `saved_config`."""
+    factor = 2**0.5 if config.use_rslora else 2
+    return {
+        "r": config.r // 2,
+        "lora_alpha": config.lora_alpha / factor,
+        "rank_pattern": {name: rank // 2 for name, rank in config.rank_pattern.items()},
+        "alpha_pattern": {name: alpha / factor for name, alpha in config.alpha_pattern.items()},
+    }
+
+
+def _fill(module: Any, adapter: str, parts: Mapping[str, Tensor], start: Any, r: int) -> None:
+    A, B, frozen = module.lora_A[adapter], module.lora_B[adapter], module.lora_dude[adapter]
+    values = [(A.weight, parts[stored.A]), (B.weight, parts[stored.B])]
+    values += [(module.lora_magnitude_vector[adapter].weight, parts[stored.M]), *zip(frozen.start, start, strict=True)]
+    for parameter, value in values:
+        if parameter.shape == value.shape:
+            parameter.copy_(value)
+        else:  # another rank: new storage, for which a compiled model compiles again
+            parameter.data = value.to(parameter).contiguous()
+            parameter.grad = None
+    A.out_features = B.in_features = r
+    frozen.train(frozen.training)  # drops what was cached
+
+
+WRAPPERS: dict[str, Any] = {
+    "check_hotswap_configs_compatible": _configs_compatible,
+    "load_peft_weights": _load_weights,
+    "prepare_model_for_compiled_hotswap": _prepare,
+    "hotswap_adapter_from_state_dict": _from_state_dict,
+}
