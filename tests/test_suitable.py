@@ -112,6 +112,27 @@ class Router(nn.Linear):
         return scores, scores.softmax(-1)
 
 
+class Rewritten(nn.Linear):
+    """As Falcon has it: the same product in other words."""
+
+    def forward(self, x):
+        return x @ self.weight.T if self.bias is None else x @ self.weight.T + self.bias
+
+
+class Scaled(nn.Linear):
+    def forward(self, x):
+        return 0.5 * super().forward(x)
+
+
+def test_a_forward_in_other_words_is_a_linear_layer():
+    for bias in (True, False):
+        model = nn.Sequential(Rewritten(8, 6, bias=bias), Scaled(6, 4))
+        assert [t.name for t in find_targets(model, DudeConfig(r=2, target_modules="all-linear")).modules] == ["0"]
+        x = torch.randn(3, 8)
+        before = model(x)
+        assert torch.equal(get_peft_model(model, DudeConfig(r=2, target_modules=["0"])).eval()(x), before)
+
+
 class Odd(nn.Module):
     """One of everything that cannot take an adapter, and `good`."""
 
@@ -135,7 +156,7 @@ class Odd(nn.Module):
 
 REASONS = {
     "attention.out_proj": "reads its weight without calling it",
-    "router": "Router has a forward of its own",
+    "router": r"Router has a forward of its own, which is not x W\^T \+ b",
     "first": "shared with 'second.weight'|shared with 'first.weight'",
     "second": "shared with",
     "viewed": r"shared with 'base\.weight'",

@@ -11,6 +11,11 @@ With y = x W'^T + b, G = dL/dy, g = m / n, n = ||V||_c and u = (y - b) / g the o
 (diag(c) B)^T W0, the one part of the projection as large as the base layer's own backward, goes as r more rows into its
 product (g G) W0. `outer` = s g Bh^T carries g and s into the thin products, so only that one product needs g G itself.
 
+colsum(G * u) is taken from the output itself. Where that was overwritten by an in-place operation (`y.relu_()`,
+`y += x`), or where the base layer's output y0 is at hand, it comes from x W0^T = y0 - b:
+
+    g colsum(G * u) = g colsum(G * (y0 - b)) + colsum(outer * ((x Ah^T)^T G))
+
 The projection's part is linear in colsum(G * u), so with gradient accumulation it could be gathered and propagated once
 per optimizer step. It is propagated in every backward all the same: clipping, gradient scalers, hooks and optimizers
 read `.grad` whenever they like, and no place is left where it could still be added unseen.
@@ -82,7 +87,7 @@ class ComposedLinear(torch.autograd.Function):
         scaling: float,
         detach_norm: bool,
     ) -> Tensor:
-        """The output, and what the backward needs: no tensor of n rows but x, y and x Ah^T.
+        """The output, and what the backward needs: no tensor of n rows but x, y (or y0) and x Ah^T.
 
         Args:
             x: (n, k), the layer's input, and x_dropped: the same after dropout, None without dropout.
@@ -103,8 +108,14 @@ class ComposedLinear(torch.autograd.Function):
         parameters = any(ctx.needs_input_grad[3:6])
         ctx.options = scaling, detach_norm or not parameters, own is not None, x_dropped is not None, wide
         ctx.dtypes = dA.dtype, dB.dtype, magnitude.dtype
-        kept = y if parameters else None
-        ctx.save_for_backward(x_update, kept, weight, bias, *now, *ready, inner, magnitude)
+        ctx.probe = None
+        x_base = summed = None
+        if parameters and own is None:
+            summed = y0
+        elif parameters:
+            summed, ctx.probe = _watched(y)
+            x_base = x if x_dropped is not None else None
+        ctx.save_for_backward(x_update, x_base, summed, weight, bias, *now, *ready, inner, magnitude)
         return y
 
     @staticmethod
@@ -115,8 +126,23 @@ class ComposedLinear(torch.autograd.Function):
             return _backward(ctx, G)
 
 
+def _watched(y: Tensor) -> tuple[Tensor, tuple[Tensor, int] | None]:
+    """`y` to be saved for the backward without autograd's check for in-place operations, and what tells of them.
+
+    That is a tensor without values that shares the version counter of `y`, and the version now: unlike another
+    reference to `y` it keeps no memory from the hooks on saved tensors (checkpointing, offloading).
+    """
+    if torch.compiler.is_compiling():  # whose graphs have no in-place operations
+        return y, None
+    probe = y.detach()
+    probe.data = y.new_empty(0)
+    return y.data, (probe, y._version)
+
+
 def _backward(ctx: Any, G: Tensor) -> Any:
-    x, y, weight, bias, Ah, Bt, across, norm, gain, Ah_x, outer, gain_x, inner, magnitude = ctx.saved_tensors
+    x, x_base, summed, weight, bias, Ah, Bt, across, norm, gain, Ah_x, outer, gain_x, inner, magnitude = (
+        ctx.saved_tensors
+    )
     s, detach_norm, owns_base, dropped, wide = ctx.options
     n, r, dtype = G.shape[0], Ah.shape[0] // 2, x.dtype
     needs = ctx.needs_input_grad
@@ -127,7 +153,12 @@ def _backward(ctx: Any, G: Tensor) -> Any:
     scaled_rows = n if needs_base or (not owns_base and needs[2]) else 0
     rows = G.new_empty(scaled_rows + project, G.shape[1], dtype=dtype)
     gG = rows[:scaled_rows] if scaled_rows else None
-    q = sums_and_scaled(G, y, bias, gain_x, gG, wide)
+    overwritten = ctx.probe is not None and ctx.probe[0]._version != ctx.probe[1]
+    if overwritten:
+        summed, bias = F.linear(x if x_base is None else x_base, weight.to(dtype)), None
+    q = sums_and_scaled(G, summed, bias, gain_x, gG, wide)
+    if q is not None and (overwritten or not owns_base):
+        q = torch.addcmul(q, q, gain) + (outer.to(wide) * (inner.T @ G).to(wide)).sum(dim=0)
 
     dm = ddA = ddB = cBt = c = exponent = None
     if q is not None:

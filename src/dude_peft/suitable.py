@@ -5,10 +5,12 @@ Everything here reads modules, names and shapes; nothing is changed, and a model
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import torch
 from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
@@ -19,7 +21,7 @@ from .layers import FLOATS
 from .targets import layer_pattern
 
 LINEAR = (nn.Linear, Conv1D)
-OWN_FORWARDS = frozenset(kind.forward for kind in LINEAR)
+LINEAR_FORWARDS = frozenset(kind.forward for kind in LINEAR)
 
 
 def check_unsharded(model: nn.Module) -> None:
@@ -122,8 +124,8 @@ def unsuitable(model: nn.Module) -> dict[str, str]:
             found[name] = "nn.MultiheadAttention reads its weight without calling it, so an adapter has no gradient"
         elif weight is None:
             found[name] = "its weight is computed from other parameters (parametrize, weight_norm or prune)"
-        elif type(base).forward not in OWN_FORWARDS:
-            found[name] = f"{type(base).__name__} has a forward of its own, which an adapter would replace"
+        elif not computes_linear(base):
+            found[name] = f"{type(base).__name__} has a forward of its own, which is not x W^T + b"
         elif places[id(modules[name])] > 1:
             found[name] = "the same module stands in several places, and only one would be adapted"
         elif id(weight) in shared:
@@ -134,6 +136,27 @@ def unsuitable(model: nn.Module) -> dict[str, str]:
         elif f"{parent_name}." in routers:
             found[name] = "it is a router or gate beside fused experts"
     return found
+
+
+def computes_linear(layer: nn.Module) -> bool:
+    """Whether the forward of the class of a linear layer is x W^T + b: called on a small weight of known values."""
+    kind = type(layer)
+    if kind.forward in LINEAR_FORWARDS:
+        return True
+    inputs, outputs = 5, 6
+    weight = torch.linspace(-1, 1, inputs * outputs, device="cpu").square().view(outputs, inputs)
+    bias = torch.linspace(1, 2, outputs, device="cpu") if layer._parameters.get("bias") is not None else None
+    x = torch.linspace(-2, 1, 3 * inputs, device="cpu").view(3, inputs)
+    own = nn.Parameter(weight.T.contiguous() if isinstance(layer, Conv1D) else weight, requires_grad=False)
+    small = copy.copy(layer)
+    small.__dict__["_parameters"] = {"weight": own, "bias": None if bias is None else nn.Parameter(bias)}
+    small.__dict__.update(in_features=inputs, out_features=outputs, nx=inputs, nf=outputs)
+    try:
+        with torch.no_grad():
+            y = kind.forward(small, x)
+        return torch.allclose(y, nn.functional.linear(x, weight, bias), rtol=1e-4, atol=1e-5)
+    except Exception:  # whatever a forward raises that expects something else
+        return False
 
 
 def _places(model: nn.Module) -> dict[int, int]:
