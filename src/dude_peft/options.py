@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from peft.utils import PeftType, TaskType
+from peft import PeftType, TaskType
 
 from .decompose import A_EXPONENT
 from .errors import DudeError, did_you_mean, quote
