@@ -6,16 +6,18 @@ the new one, never a part of it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import secrets
 import stat
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
-from .errors import DudeError
+from .errors import DudeError, shorten
 
 BLOCK = 1 << 22  # bytes read at a time
 CHECKSUM = "content_sha256"  # key of a JSON object that holds the SHA-256 of the others
@@ -24,10 +26,16 @@ CHECKSUM = "content_sha256"  # key of a JSON object that holds the SHA-256 of th
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file atomically, with the mode that the process's umask gives; it survives a power failure."""
     part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    sync(part)
-    os.replace(part, path)
-    sync(path.parent)
+    try:
+        part.write_text(text, encoding="utf-8")
+        sync(part)
+        os.replace(part, path)
+        sync(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        error.filename = error.filename or str(path)  # a full disk names no file
+        raise
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -152,6 +160,55 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def user_path(path: str | Path) -> Path:
+    """A path as a user writes it: `~` is his home folder.
+
+    Raises:
+        DudeError: `~name` of an unknown user, or a null character.
+    """
+    whole = os.path.expanduser(path)
+    if whole.startswith("~"):
+        raise DudeError(f"'{shorten(path)}': there is no user of this name. Write ./~ for a folder that is called so.")
+    if "\0" in whole:
+        raise DudeError(f"'{shorten(repr(str(path)))}': a path cannot hold a null character.")
+    return Path(whole)
+
+
+def check_folder(path: Path, what: str, own: Collection[str] | None = None) -> None:
+    """Check that files can be written below a folder, which need not exist: an unnamed file is tried, nothing is left.
+
+    Args:
+        path: the folder.
+        what: the setting or option that names it, for the message.
+        own: the files that may be there because they are replaced; None where the caller checks the contents.
+
+    Raises:
+        DudeError: a file stands there or in the way, nothing can be written there, or it holds other files.
+    """
+    whole = Path(os.path.abspath(path))
+    name = f"{what}: {shorten(path)}"
+    try:
+        # The nearest ancestor that exists; a dangling link counts, for no folder can be made in its place.
+        here = next(one for one in (whole, *whole.parents) if os.path.lexists(one))
+        here.stat()
+        if not here.is_dir():
+            inside = "is a file" if here == whole else f"lies inside {shorten(here)}, which is a file"
+            raise DudeError(f"{name} {inside}. Choose another folder.")
+        longest = os.pathconf(here, "PC_NAME_MAX")
+        if long := next((part for part in whole.parts if len(os.fsencode(part)) > longest), None):
+            raise DudeError(f"{name}: '{shorten(long, 60)}' is longer than {longest} bytes. Choose a shorter name.")
+        with tempfile.TemporaryFile(dir=here) as file:
+            file.write(b"0")
+            file.flush()
+            os.fsync(file.fileno())
+        held = sorted(os.listdir(here)) if here == whole and own is not None else []
+    except OSError as error:
+        raise DudeError(f"{name} cannot be written ({error.strerror}). Choose another folder.") from None
+    if others := [one for one in held if one not in (own or ()) and not one.endswith(".part")]:
+        shown = ", ".join(shorten(one, 60) for one in others[:4])
+        raise DudeError(f"{name} holds files of something else ({shown}). Choose another folder.")
 
 
 def folder_bytes(path: Path) -> int:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from .errors import DudeError, did_you_mean, quote, shorten
+from .files import user_path
 
 MAX_TEXT = 10_000  # characters of a value
 MAX_MISTAKES = 20  # told at once
+UserPath = Annotated[Path, AfterValidator(user_path)]
+"""A path in a config: `~` is the user's home folder."""
 
 
 class Settings(BaseModel):

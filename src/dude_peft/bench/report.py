@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from .. import files
 from .plan import Plan, clock_name
 from .results import Row
 
@@ -38,4 +38,4 @@ def headline(facts: dict[str, Any]) -> str:
 def write_json(rows: list[Row], facts: dict[str, Any], path: Path, *, finished: bool) -> None:
     """Every row beside `about`; `finished` is false where measuring was stopped."""
     whole = {**facts, "finished": finished, "rows": [row.as_dict() for row in rows]}
-    path.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+    files.write_json(path, whole)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -19,8 +19,9 @@ from ..bench.plan import Case, Plan
 from ..bench.report import about, headline, write_json
 from ..bench.results import DORA, DUDE, FROZEN, HAND, Row
 from ..errors import DudeError, did_you_mean
+from ..files import check_folder
 from ..training.quiet import quiet
-from .commands import INTERRUPTED
+from .boundary import INTERRUPTED
 from .console import CHECKED, FAILED, NOTE, console, duration, table
 
 SHORT_NAMES = {FROZEN: "frozen", DORA: "DoRA", HAND: "hand", "pissa_niter_16": "niter 16"}
@@ -34,6 +35,7 @@ def run(
     """Measure, print the table, and write it; what was measured before an interruption is kept."""
     parts = check(part, device)
     output = output or Path("results", "bench", part)
+    check_folder(output, "-o", own=(JSON, PICTURE))
     output.mkdir(parents=True, exist_ok=True)
     if threads is not None:
         torch.set_num_threads(threads)
@@ -47,14 +49,15 @@ def run(
     try:
         for row in measured(cases(parts, plan), out):
             rows.append(row)
-            write_json(rows, facts, output / JSON, finished=False)
+            with suppress(OSError):  # a full disk: measuring goes on, and the last write tells
+                write_json(rows, facts, output / JSON, finished=False)
         finished = True
     except KeyboardInterrupt:
         out.print(f"{NOTE} stopped; what follows was measured before")
     if not rows:
         return INTERRUPTED
+    out.print(tables(rows), width=WIDTH)  # first of all: a disk that is full must not lose them
     write_json(rows, facts, output / JSON, finished=finished)
-    out.print(tables(rows), width=WIDTH)
     names = [JSON, PICTURE] if draw(rows, output / PICTURE, headline(facts)) else [JSON]
     out.print(f"written: {', '.join(str(output / name) for name in names)}", soft_wrap=True)
     return 0 if finished else INTERRUPTED

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,27 +13,21 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import DudeError
-
-USER_ERROR = 2
-INTERRUPTED = 130
+from ..files import user_path
+from .boundary import boundary, prepare_streams
 
 
 class _Group(TyperGroup):
-    """Turns what a user can mend into one red message and exit code 2."""
+    """Everything a command does happens inside `boundary`."""
+
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        prepare_streams()
+        with boundary():
+            return super().make_context(*args, **options)
 
     def invoke(self, ctx: Any) -> Any:
-        try:
-            with _sigterm_as_ctrl_c():
-                return super().invoke(ctx)
-        except DudeError as error:
-            raise _failed(str(error)) from None
-        except KeyboardInterrupt:
-            _say_error("stopped", label="")
-            raise typer.Exit(INTERRUPTED) from None
-        except (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError) as error:
-            if error.filename is None:
-                raise
-            raise _failed(f"{error.filename}: {error.strerror}") from None
+        with boundary(), _sigterm_as_ctrl_c():
+            return super().invoke(ctx)
 
 
 @contextmanager
@@ -76,7 +69,17 @@ def start(version: Version = False) -> None:
     """DuDe: fine-tune language models, and compare the ways to do it, from one YAML file."""
 
 
-Config = Annotated[Path, typer.Argument(help="The run's YAML file.", metavar="CONFIG.yaml", show_default=False)]
+def _expanded(value: Any) -> Any:
+    """Paths with `~` as the home folder, which a shell leaves alone in `--output=~/x`."""
+    if isinstance(value, (list, tuple)):
+        return [user_path(one) for one in value]
+    return None if value is None else user_path(value)
+
+
+Config = Annotated[
+    Path,
+    typer.Argument(help="The run's YAML file.", metavar="CONFIG.yaml", show_default=False, callback=_expanded),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
@@ -105,7 +108,7 @@ def train(
     from .train import run
 
     settings = _load(config, overrides)
-    raise typer.Exit(show_plan(settings) if dry_run else run(settings, config, overrides or [], resume))
+    raise typer.Exit(show_plan(settings, resume) if dry_run else run(settings, config, overrides or [], resume))
 
 
 @app.command()
@@ -132,7 +135,8 @@ def evaluate(
         str | None, typer.Option(help="Folder with the raw data files (else DUDE_DATA_DIR, else the hub).")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Where to write, if not in the run's folder.")
+        Path | None,
+        typer.Option("-o", "--output", callback=_expanded, help="Where to write, if not in the run's folder."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that are there.")] = False,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
@@ -151,9 +155,12 @@ def evaluate(
 
 @app.command()
 def merge(
-    run_folder: Annotated[Path, typer.Argument(help="A finished run's folder.", metavar="RUN")],
+    run_folder: Annotated[Path, typer.Argument(help="A finished run's folder.", metavar="RUN", callback=_expanded)],
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="A new folder for the merged model.", show_default=False)
+        Path,
+        typer.Option(
+            "-o", "--output", callback=_expanded, help="A new folder for the merged model.", show_default=False
+        ),
     ],
     dtype: Annotated[str, typer.Option(help="auto (that of the training), float32, bfloat16 or float16.")] = "auto",
 ) -> None:
@@ -177,7 +184,8 @@ def compare(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List all runs and what is done; write nothing.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try runs that failed again.")] = False,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Where to write the table of finished runs.")
+        Path | None,
+        typer.Option("-o", "--output", callback=_expanded, help="Where to write the table of finished runs."),
     ] = None,
 ) -> None:
     """Train and compare methods as a YAML file says, or compare finished runs."""
@@ -195,9 +203,12 @@ def report(
             help="A comparison's folder, a reproduction's parts/NAME, or finished runs.",
             metavar="RUNS...",
             show_default=False,
+            callback=_expanded,
         ),
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the page.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", callback=_expanded, help="Folder of the page.", show_default=False)
+    ],
 ) -> None:
     """Write one HTML page about finished runs: table, curves, costs, answers, configs."""
     _prepare()
@@ -230,7 +241,10 @@ def reproduce(
     ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try runs that failed again.")] = False,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="The folder of runs, tables and figures; studies/SCALE.")
+        Path | None,
+        typer.Option(
+            "-o", "--output", callback=_expanded, help="The folder of runs, tables and figures; studies/SCALE."
+        ),
     ] = None,
 ) -> None:
     """Repeat the paper's tables and figures, at a small scale or at its own."""
@@ -293,11 +307,14 @@ def bench(
     ] = "all",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads; with 1 its CPU time is measured, else wall time.")
+        int | None, typer.Option(min=1, max=4096, help="CPU threads; with 1 its CPU time is measured, else wall time.")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer sizes and rounds.")] = False,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder of bench.json and bench.png; results/bench/PART.")
+        Path | None,
+        typer.Option(
+            "-o", "--output", callback=_expanded, help="Folder of bench.json and bench.png; results/bench/PART."
+        ),
     ] = None,
     tiny: Annotated[bool, typer.Option("--tiny", hidden=True)] = False,
 ) -> None:
@@ -335,14 +352,3 @@ def _prepare() -> None:
     from ..training.quiet import prepare_environment
 
     prepare_environment()
-
-
-def _failed(message: str) -> typer.Exit:
-    _say_error(message)
-    return typer.Exit(USER_ERROR)
-
-
-def _say_error(message: str, label: str = "error: ") -> None:
-    """Red on a terminal; the message itself is never taken for markup, and never broken in the middle of a path."""
-    red = sys.stderr.isatty()
-    typer.echo(f"{typer.style(label, fg='red', bold=True) if red and label else label}{message}", err=True)

@@ -12,13 +12,15 @@ from rich.text import Text
 from ..errors import DudeError
 from ..experiments.compare import Choices, Plan, compare, known_cells, plan_comparison
 from ..experiments.pool import Stopped
+from ..files import check_folder, user_path
 from ..training.quiet import quiet
+from .boundary import INTERRUPTED
 from .compare_progress import make_watcher
 from .console import NOTE, console, table
 
-INTERRUPTED = 130
 FAILED = 1
 YAML = (".yaml", ".yml")
+FILES = ("table.md", "table.json", "curves.png", "curves.svg")
 
 
 def run(words: list[str], *, dry_run: bool, retry_failed: bool, output: Path | None) -> int:
@@ -29,7 +31,7 @@ def run(words: list[str], *, dry_run: bool, retry_failed: bool, output: Path | N
         return _run_config(words[0], words[1:], dry_run=dry_run, retry_failed=retry_failed)
     if dry_run or retry_failed:
         raise DudeError(f"{words[0]}: --dry-run and --retry-failed need a comparison's YAML file.")
-    return _tabulate([Path(word) for word in words], output)
+    return _tabulate([user_path(word) for word in words], output)
 
 
 def _run_config(config: str, overrides: list[str], *, dry_run: bool, retry_failed: bool) -> int:
@@ -48,8 +50,8 @@ def _run_config(config: str, overrides: list[str], *, dry_run: bool, retry_faile
         return INTERRUPTED
     from ..experiments.report import report
 
-    made = report(plan.folder)
-    show_table(made, plan.folder.path)
+    made = report(plan.folder, show_table)
+    show_files(plan.folder.path)
     failed = sum(row["failed"] for row in made["rows"])
     missing = sum(row["missing"] for row in made["rows"])
     if failed:
@@ -101,20 +103,24 @@ def _tabulate(paths: list[Path], output: Path | None) -> int:
     from ..reproduction.folder import find_comparison
 
     folder = find_comparison(paths[0]) if len(paths) == 1 else None
-    if folder is not None and output is None:
-        show_table(report(folder), folder.picture.parent)
+    if output is not None:
+        check_folder(output, "-o", own=FILES)
+    elif folder is not None:
+        report(folder, show_table)
+        show_files(folder.picture.parent)
         return 0
     results = collect_runs(paths) if folder is None else collect(folder)
+    table = make_table(results)
+    show_table(table)  # first of all: a disk that is full must not lose it
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
-        show_table(write_report(results, output), output)
-    else:
-        show_table(make_table(results), None)
+        write_report(results, table, output)
+        show_files(output)
     return 0
 
 
-def show_table(made: dict[str, Any], folder: Path | None) -> None:
-    """The table, the outcome, the notes, and where everything is."""
+def show_table(made: dict[str, Any]) -> None:
+    """The table, the outcome and the notes."""
     from ..experiments.table import columns
 
     out = console()
@@ -130,10 +136,14 @@ def show_table(made: dict[str, Any], folder: Path | None) -> None:
     out.print()
     for text in made["notes"]:
         out.print(f"[dim]{escape(text)}[/]", soft_wrap=not out.is_terminal)
-    if folder is not None:
-        out.print()
-        for what, name in (("table", "table.md"), ("picture", "curves.png"), ("data", "table.json")):
-            out.print(Text(f"{what + ':':9}{folder / name}"), soft_wrap=True)  # whole, so that it can be copied
+
+
+def show_files(folder: Path) -> None:
+    """Where everything is."""
+    out = console()
+    out.print()
+    for what, name in (("table", "table.md"), ("picture", "curves.png"), ("data", "table.json")):
+        out.print(Text(f"{what + ':':9}{folder / name}"), soft_wrap=True)  # whole, so that it can be copied
 
 
 def blocks(heads: list[str], body: list[list[str]], width: int | None) -> list[list[int]]:

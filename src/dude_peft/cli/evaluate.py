@@ -6,23 +6,29 @@ from pathlib import Path
 
 from ..errors import DudeError
 from ..evaluation import EvalSettings
-from ..files import write_json
+from ..files import check_folder, user_path, write_json
 from ..training.finished import is_run, load_any, open_run
 from ..training.quiet import quiet
 from .console import CHECKED, console
 from .progress import make_reporter
+
+FILES = ("metrics.json", "metrics.md", "samples", "provenance.json")
 
 
 def run(model: str, settings: EvalSettings, output: Path | None, *, overwrite: bool, dtype: str, device: str) -> int:
     """Evaluate; returns the exit code."""
     from ..evaluation import evaluate
     from ..evaluation.tasks import build_units
-    from ..training.base_model import identity
+    from ..training.base_model import choose_device, choose_dtype, identity
     from ..training.provenance import git_state, hardware, versions
 
+    if model.startswith("~"):
+        model = str(user_path(model))
     suite = "+".join(settings.names) if settings.suite is None else settings.suite
     folder = output or _place(model, suite)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not overwrite:
+    choose_dtype(dtype, choose_device(device))
+    check_folder(folder, "-o", own=FILES)
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
         raise DudeError(f"{folder} holds results already. Write --overwrite to replace them, or -o DIR.")
     quiet()
     out = console()
@@ -32,14 +38,14 @@ def run(model: str, settings: EvalSettings, output: Path | None, *, overwrite: b
         base, loaded = load_any(model, dtype=dtype, device=device)
     with reporter.stage(f"evaluating on {suite}"):
         result = evaluate(loaded, base.tokenizer, settings, progress=reporter.asked)
+    out.print()
+    out.print(result.markdown(), markup=False, soft_wrap=True)  # first of all: a disk that is full must not lose it
     result.write(folder)
     about = {
         "model": identity(base) | {"run": str(model) if is_run(model) else None},
         "eval": settings.model_dump(mode="json"),
     }
     write_json(folder / "provenance.json", about | {"git": git_state(), "versions": versions(), "hardware": hardware()})
-    out.print()
-    out.print(result.markdown(), markup=False, soft_wrap=True)
     out.print(f"\n{CHECKED} every answer is in {folder / 'samples'}", soft_wrap=True)
     return 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..files import folder_bytes
+from ..training.base_model import choose_dtype
 from ..training.merging import check_output, merge
 from ..training.quiet import quiet
 from .console import CHECKED, console, size
@@ -13,6 +14,7 @@ from .progress import make_reporter
 
 def run(run_folder: Path, output: Path, dtype: str) -> int:
     """Merge; returns the exit code."""
+    choose_dtype(dtype, "cpu")
     check_output(output)
     quiet()
     out = console()

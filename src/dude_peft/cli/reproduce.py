@@ -12,9 +12,9 @@ from rich.text import Text
 from ..reproduction.catalogue import Experiment, Scale, chosen
 from ..reproduction.folder import Root
 from ..reproduction.recipe import Part, parts_of
+from .boundary import INTERRUPTED
 from .console import NOTE, console, table
 
-INTERRUPTED = 130
 FAILED = 1
 
 

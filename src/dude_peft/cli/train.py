@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
 from rich.text import Text
 
+from ..training.checkpoint import step_of
 from ..training.plan import Plan, as_table, make_plan
 from ..training.quiet import quiet
 from ..training.run import Interrupted, RunResult, train
 from ..training.run_folder import RunFolder
 from ..training.settings import RunSettings
+from .boundary import INTERRUPTED
 from .console import NOTE, console, duration, facts, size, table
 from .progress import make_reporter
-
-INTERRUPTED = 130
 
 
 def run(settings: RunSettings, config: Path, overrides: list[str], resume: str | None) -> int:
@@ -42,14 +43,14 @@ def run(settings: RunSettings, config: Path, overrides: list[str], resume: str |
     return 0
 
 
-def dry_run(settings: RunSettings) -> int:
-    """Show the plan and write nothing."""
+def dry_run(settings: RunSettings, resume: str | None = None) -> int:
+    """Show the plan, and with `resume` where the run would go on; write nothing."""
     from ..training.config_file import to_yaml
     from ..training.examples import shown
 
     out = console()
     reporter = make_reporter(out)
-    RunFolder(settings.output).check(settings, resume=False)
+    begin = _beginning(RunFolder(settings.output), settings, resume, reporter.note)
     with reporter.stage("checking"):
         quiet()
         plan = make_plan(settings, reporter.check)
@@ -65,8 +66,23 @@ def dry_run(settings: RunSettings) -> int:
         Text.assemble((prompt, "dim"), (learnt, "green")) if out.is_terminal else f"{prompt}>>>{learnt}<<<",
         markup=False,
     )
+    if begin:
+        out.print(f"\n{escape(begin)}", soft_wrap=True)
     out.print("\n[dim]A dry run: nothing was written.[/]")
     return 0
+
+
+def _beginning(folder: RunFolder, settings: RunSettings, resume: str | None, note: Callable[[str], None]) -> str:
+    """Check the folder; what `--resume` would do there, empty without it."""
+    folder.check(settings, resume=resume is not None, retry=resume not in (None, "auto", "must"))
+    if resume is None:
+        return ""
+    if folder.record.is_file():
+        return f"--resume: {folder.path} is finished already; nothing would be done."
+    checkpoint = folder.find_checkpoint(resume, note)
+    if checkpoint is None:
+        return f"--resume: there is no checkpoint in {folder.path}; the run would begin."
+    return f"--resume: the run would go on after step {step_of(checkpoint)}, from {checkpoint}."
 
 
 def _show_targets(plan: Plan) -> None:

@@ -8,10 +8,9 @@ from ..errors import DudeError
 from ..training.plan import CHECKS, make_plan
 from ..training.quiet import quiet
 from ..training.run_folder import RunFolder
+from .boundary import USER_ERROR
 from .console import console
 from .progress import PlainReporter, show_failure
-
-USER_ERROR = 2
 
 
 def run(config: Path, overrides: list[str]) -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DudeError, did_you_mean
+from ..files import user_path
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 
@@ -46,7 +47,7 @@ def existing(path: str | Path) -> Path:
     Raises:
         DudeError: there is none; with the nearest names in that folder.
     """
-    file = Path(path).expanduser()
+    file = user_path(path)
     if file.is_file():
         return file
     if file.is_dir():

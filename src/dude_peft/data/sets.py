@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import DudeError, did_you_mean
+from ..files import user_path
 from . import families, layouts
 from .files import Rows, read_jsonl
 from .hub import read_hub
@@ -123,7 +124,7 @@ class NamedSet:
     def _read(self, split: str, root: str | Path | None) -> Rows:
         given = root if root is not None else os.environ.get(ROOT_VARIABLE) or None
         if given is not None:
-            given = Path(given).expanduser()
+            given = user_path(given)
             if (file := self.found(split, given)) is not None:
                 return self.reader(file)
             if root is not None:

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..files import write_json, write_text
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -91,12 +93,12 @@ class EvalResult:
         (folder / "samples").mkdir(parents=True, exist_ok=True)
         payload = {"headline": self.headline, "seconds": self.seconds, "metrics": self.metrics}
         files = [folder / "metrics.json", folder / "metrics.md"]
-        files[0].write_text(json.dumps(payload, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        files[1].write_text(self.markdown(subjects=True) + "\n", encoding="utf-8")
+        write_json(files[0], payload)
+        write_text(files[1], self.markdown(subjects=True) + "\n")
         for task, items in self.samples.items():
             path = folder / "samples" / f"{task.replace('/', '__').replace(':', '__')}.jsonl"
             lines = (json.dumps(_finite(dict(item)), ensure_ascii=False, allow_nan=False) for item in items)
-            path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+            write_text(path, "".join(line + "\n" for line in lines))
             files.append(path)
         return files
 

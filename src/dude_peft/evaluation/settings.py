@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ..data.names import COMMONSENSE, MINI_COMMONSENSE, SET_NAMES
+from ..data.names import COMMONSENSE, MINI_COMMONSENSE, REAL_SETS, SET_NAMES
 from ..errors import did_you_mean
 from ..settings import Settings
 
@@ -20,6 +20,9 @@ SUITES: dict[str, tuple[str, ...]] = {
 
 BUILT_IN = "lm_eval:"
 """Prefix of a task of lm-evaluation-harness itself, such as `lm_eval:lambada_openai`."""
+
+
+LARGEST = 2**31 - 1  # of a count
 
 
 class EvalSettings(Settings):
@@ -41,11 +44,11 @@ class EvalSettings(Settings):
 
     suite: str | None = None
     tasks: list[str] | None = None
-    every: int | None = Field(default=None, ge=1)
-    limit: int | None = Field(default=None, ge=1)
-    batch_size: int = Field(default=32, ge=1)
-    num_fewshot: int | None = Field(default=None, ge=0)
-    max_new_tokens: int = Field(default=256, ge=1)
+    every: int | None = Field(default=None, ge=1, le=LARGEST)
+    limit: int | None = Field(default=None, ge=1, le=LARGEST)
+    batch_size: int = Field(default=32, ge=1, le=LARGEST)
+    num_fewshot: int | None = Field(default=None, ge=0, le=LARGEST)
+    max_new_tokens: int = Field(default=256, ge=1, le=LARGEST)
     protocol: Literal["cloze", "letter"] | None = None
     root: str | None = None
     split: str | None = None
@@ -72,6 +75,11 @@ class EvalSettings(Settings):
     def _one_choice(self) -> EvalSettings:
         if (self.suite is None) == (self.tasks is None):
             raise ValueError("give exactly one of 'suite' and 'tasks'")
+        if self.root is not None and not any(name in REAL_SETS for name in self.names):
+            raise ValueError(
+                f"'root' has no meaning with {', '.join(self.names)}: the questions are generated, or read by "
+                "lm-evaluation-harness itself"
+            )
         return self
 
     @property

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DudeError
-from ..files import write_json, write_text
+from ..files import check_folder, write_json, write_text
 from ..yaml_reader import dump_yaml, read_yaml
 from .grid import Cell, Grid
 from .runs import Run, RunStore
@@ -47,10 +47,9 @@ class ComparisonFolder:
         """Refuse a path that a comparison may not be written to; writes nothing.
 
         Raises:
-            DudeError: a file, or a folder that holds something else.
+            DudeError: a folder that cannot be written or holds something else.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise DudeError(f"output: {self.path} is a file. Choose another folder.")
+        check_folder(self.path, "output")
         held = sorted(p.name for p in self.path.iterdir()) if self.path.is_dir() else []
         if held and not self.config.is_file():
             raise DudeError(

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ..errors import DudeError
 from ..evaluation import EvalSettings
-from ..settings import Settings, parse
+from ..settings import Settings, UserPath, parse
 from ..training.config_file import json_copy, override
 from ..yaml_reader import read_yaml
 
@@ -74,7 +74,7 @@ class ComparisonSettings(Settings):
     search: SearchSettings = SearchSettings()
     jobs: int = Field(default=1, ge=1)
     threads: int | None = Field(default=None, ge=1)
-    output: Path
+    output: UserPath
 
     @field_validator("ranks", "seeds", "learning_rates")
     @classmethod

@@ -15,7 +15,7 @@ from ..experiments.folder import ComparisonFolder
 from ..experiments.report import finite
 from ..experiments.results import Results, collect, collect_runs
 from ..experiments.table import columns, make_table
-from ..files import write_text
+from ..files import check_folder, write_text
 from ..reproduction.folder import find_comparison
 from .answers import make_answers
 from .configs import failures, run_cards, searches
@@ -86,8 +86,7 @@ def render(results: Results, folder: ComparisonFolder | None = None) -> str:
 
 
 def _check(output: Path) -> Path:
-    if output.exists() and not output.is_dir():
-        raise DudeError(f"-o: {output} is a file. Choose a folder.")
+    check_folder(output, "-o")
     file = output / "index.html"
     if file.is_file() and MARK not in file.read_text(encoding="utf-8", errors="replace")[:2000]:
         raise DudeError(f"-o: {file} is not a page of `dude report`, and would be overwritten. Choose another folder.")

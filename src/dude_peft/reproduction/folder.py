@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import DudeError
 from ..experiments.folder import ComparisonFolder, read
-from ..files import write_json
+from ..files import check_folder, write_json
 from .catalogue import EXPERIMENTS, SELECTIONS, Experiment, Scale, Selection
 
 SCHEMA = 1
@@ -62,10 +62,9 @@ class Root:
         """Refuse a path that a reproduction may not be written to; writes nothing.
 
         Raises:
-            DudeError: a file, a folder with something else in it, or one of the other scale.
+            DudeError: a folder that cannot be written, one with something else in it, or one of the other scale.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise DudeError(f"-o: {self.path} is a file. Choose another folder.")
+        check_folder(self.path, "-o")
         held = sorted(p.name for p in self.path.iterdir()) if self.path.is_dir() else []
         facts = self.facts()
         if held and facts is None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DudeError, did_you_mean
+from ..errors import DudeError, did_you_mean, shorten
+from ..files import user_path
 from .settings import ModelSettings
 from .weights import check_weights, load_weights, weight_files
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 EMBEDDED = "mini"
+DEVICES = ("auto", "cpu", "cuda")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Base:
         config: the architecture.
         tokenizer: with an end token; its padding token is set.
         dtype: what the weights are loaded in.
-        device: `cpu`, `cuda` or `mps`.
+        device: `cpu` or `cuda`.
     """
 
     name: str
@@ -53,10 +56,13 @@ def choose_device(wanted: str) -> str:
     """`auto` is the GPU where there is one.
 
     Raises:
-        DudeError: `cuda` without a CUDA device.
+        DudeError: an unknown device, or `cuda` without a CUDA device.
     """
     import torch
 
+    if wanted not in DEVICES:
+        one = " One of several GPUs is chosen by CUDA_VISIBLE_DEVICES." if wanted.startswith("cuda:") else ""
+        raise DudeError(f"device: {shorten(wanted)!r} is none of {', '.join(DEVICES)}.{one}")
     if wanted == "cuda" and not torch.cuda.is_available():
         raise DudeError("train.device: cuda, but torch sees no CUDA device. Write auto or cpu, or see `dude env`.")
     if wanted != "auto":
@@ -65,9 +71,15 @@ def choose_device(wanted: str) -> str:
 
 
 def choose_dtype(wanted: str, device: str, *, full: bool = False) -> torch.dtype:
-    """The dtype the weights are loaded in; `full` says that all of them are trained."""
+    """The dtype the weights are loaded in; `full` says that all of them are trained.
+
+    Raises:
+        DudeError: an unknown dtype.
+    """
     import torch
 
+    if wanted not in DTYPES:
+        raise DudeError(f"dtype: {shorten(wanted)!r} is none of {', '.join(DTYPES)}.{did_you_mean(wanted, DTYPES)}")
     if wanted != "auto":
         return getattr(torch, wanted)
     if full or device != "cuda" or not torch.cuda.is_bf16_supported():
@@ -198,7 +210,7 @@ def _source(settings: ModelSettings) -> str:
         from ..mini import model_dir
 
         return str(_checked_folder(Path(model_dir()), name))
-    path = Path(name).expanduser()
+    path = user_path(name)
     if path.is_dir():
         return str(_checked_folder(path, name))
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:

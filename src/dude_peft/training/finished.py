@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DudeError
 from ..methods import FullSettings
+from ..settings import parse
 from .base_model import Base, find_base, identity, load_base
 from .config_file import load_config
 from .finite import Divergence
@@ -121,5 +122,5 @@ def load_any(name: str, *, dtype: str = "auto", device: str = "auto") -> tuple[B
     """
     if is_run(name):
         return load_run(name, dtype=dtype, device=device)
-    base = find_base(ModelSettings.model_validate({"name": name, "dtype": dtype}), device=device)
+    base = find_base(parse(ModelSettings, {"name": name, "dtype": dtype}, "model"), device=device)
     return base, load_base(base)

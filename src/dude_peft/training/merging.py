@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DudeError
+from ..files import check_folder
 from .base_model import Base
 from .finished import load_run
 from .weights import load_weights
@@ -42,10 +43,9 @@ def check_output(output: Path) -> None:
     """Nothing is overwritten.
 
     Raises:
-        DudeError: the folder exists and is not empty, or is a file.
+        DudeError: the folder exists and is not empty, or cannot be written.
     """
-    if output.is_file():
-        raise DudeError(f"-o {output}: this is a file. Give a new folder.")
+    check_folder(output, "-o")
     if output.is_dir() and any(output.iterdir()):
         raise DudeError(f"-o {output}: this folder is not empty. Give a new one.")
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import DudeError
-from ..files import write_text
+from ..files import check_folder, user_path, write_text
 from ..yaml_reader import read_yaml
 from .checkpoint import PREFIX, fault, is_complete, is_sealed, step_of
 from .config_file import differences, to_yaml
@@ -42,11 +42,11 @@ class RunFolder:
         """Refuse a folder that this run may not write into; writes nothing.
 
         Raises:
-            DudeError: the path is a file, or the folder holds something else, another run, (without `resume`) this, or
+            DudeError: the folder cannot be written, or holds something else, another run, (without `resume`) this, or
                 (without `retry`) this, and it diverged.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise DudeError(f"output: {self.path} is a file. Choose another folder.")
+        if not (resume and self.record.is_file()):  # a finished run may lie on a disk that is read only
+            check_folder(self.path, "output")
         ours = {LOCK, OWNER, f".{self.config.name}.part"}  # of a process that was killed before it began the run
         held = sorted({p.name for p in self.path.iterdir()} - ours) if self.path.is_dir() else []
         if not held:
@@ -117,7 +117,7 @@ class RunFolder:
             for found in faults:
                 note(f"{found}; {then}")
             return checkpoint
-        path = Path(resume)
+        path = user_path(resume)
         if not path.is_dir():
             raise DudeError(f"--resume: {path}: no such folder. Write --resume auto for the newest checkpoint.")
         if not is_sealed(path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, SerializeAsAny, model_validator
@@ -10,7 +9,7 @@ from pydantic import Field, SerializeAsAny, model_validator
 from ..data import DataSettings
 from ..evaluation import EvalSettings
 from ..methods import MethodSettings
-from ..settings import Settings
+from ..settings import Settings, UserPath
 
 
 class ModelSettings(Settings):
@@ -81,7 +80,7 @@ class RunSettings(Settings):
     data: DataSettings
     train: TrainSettings = TrainSettings()
     eval: EvalSettings | None = None
-    output: Path
+    output: UserPath
 
     def resolved(self) -> dict[str, Any]:
         """Plain values for YAML and JSON, every default written out."""
