@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -118,7 +118,23 @@ def start_from(weight: Tensor, A0: Tensor, B0: Tensor, axis: MagnitudeAxis) -> S
     return Start(A0, B0, compose.weight_norm(weight, axis), compose.start_product(weight, A0, B0, axis))
 
 
-class Magnitude(nn.Module):
+class FullPrecision(nn.Module):
+    """A module whose parameters follow the model's device and never go below float32.
+
+    `model.to(torch.bfloat16)` or `.half()` after the adapter was added would round n0, P0 and the magnitude on their
+    own, and m / ||V|| would no longer be 1 at the initialisation.
+    """
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        def moved(tensor: Tensor) -> Tensor:
+            new = cast(Tensor, fn(tensor))
+            narrower = new.is_floating_point() and new.element_size() < 4 <= tensor.element_size()
+            return tensor.to(new.device) if narrower else new
+
+        return super()._apply(moved, recurse)
+
+
+class Magnitude(FullPrecision):
     """The trainable magnitude m, (d,) or (k,): float32, whatever the base's dtype, and at its start n0 itself."""
 
     def __init__(self, n0: Tensor) -> None:

@@ -12,7 +12,7 @@ from . import compose, dense
 from .compose import Composition, Factors, MagnitudeAxis
 from .gradient import ComposedLinear
 from .kept import Kept
-from .layers import Start, dense_weight
+from .layers import FullPrecision, Start, dense_weight
 
 Trained = tuple[Tensor, Tensor, Tensor]  # dA, dB and the magnitude
 
@@ -44,7 +44,7 @@ class State(NamedTuple):
 START_NAMES = tuple(f"lora_{name}" for name in Start._fields)
 
 
-class FrozenStart(nn.Module):
+class FrozenStart(FullPrecision):
     """The frozen start of one adapter and the two choices that its formulas depend on.
 
     Parameters rather than buffers, because sharding, checkpoints and reference copies all walk over parameters.
