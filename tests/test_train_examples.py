@@ -105,3 +105,21 @@ def test_length_limit_follows_the_model(base: Any) -> None:
     assert length_limit(TrainSettings(max_length=50), base.config) == 50
     with pytest.raises(DudeError, match="max_length: 129 is above 128"):
         length_limit(TrainSettings(max_length=129), base.config)
+
+
+def test_of_a_huge_example_only_what_could_fit_is_tokenised(base: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dude_peft.training.examples.READ", 1_000)
+    seen: list[int] = []
+    original = type(base.tokenizer).__call__
+
+    def counted(self: Any, texts: list[str], **options: Any) -> Any:
+        seen.extend(map(len, texts))
+        return original(self, texts, **options)
+
+    monkeypatch.setattr(type(base.tokenizer), "__call__", counted)
+    rows = {"prompt": ["a", "word " * 4_000], "completion": [" b", " c"]}
+    examples = made(base, 16, rows)
+    assert (examples.dropped, len(examples.data), max(seen)) == (1, 1, 1_000)
+    assert examples.longest > 16
+    with pytest.raises(DudeError, match="the longest has at least"):
+        made(base, 16, {key: values[1:] for key, values in rows.items()})

@@ -13,6 +13,10 @@ class DudeError(ValueError):
     library code can be caught as users catch PEFT; the command line prints it without a traceback and exits with 2.
     """
 
+    def __init__(self, message: str) -> None:
+        """Halves of surrogate pairs, as in file names that are not UTF-8, are escaped: no terminal can print them."""
+        super().__init__(message.encode("utf-8", "backslashreplace").decode("utf-8"))
+
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     """The known names closest to `name`, best first; empty where none is near."""

@@ -6,7 +6,7 @@ import string
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import DudeError, did_you_mean
+from ..errors import DudeError, did_you_mean, quote, shorten, some
 from .files import Rows
 
 
@@ -23,6 +23,17 @@ def join_pair(prompt: str, completion: str) -> tuple[str, str]:
     if prompt.endswith("\n") or completion[:1].isspace():
         return prompt, completion
     return prompt, " " + completion
+
+
+def unusable(text: str) -> str:
+    """What in a text can be no part of training data, in words; empty where nothing is."""
+    if "\0" in text:
+        return "a NUL character"
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        return f"{text[error.start]!r}, half of a surrogate pair"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -54,18 +65,18 @@ class Column:
             try:
                 parsed = list(string.Formatter().parse(spec))
             except ValueError as error:
-                raise DudeError(f"data.{key}: template {spec!r} cannot be read ({error}).") from None
+                raise DudeError(f"data.{key}: template {quote(spec)} cannot be read ({error}).") from None
             pieces = tuple((literal, name) for literal, name, _, _ in parsed)
             if any(form or conversion for _, _, form, conversion in parsed):
-                raise DudeError(f"data.{key}: template {spec!r} may hold plain {{column}} fields only.")
+                raise DudeError(f"data.{key}: template {quote(spec)} may hold plain {{column}} fields only.")
             column = cls(key, spec, tuple(name for _, name in pieces if name is not None), pieces)
             if not column.fields:
-                raise DudeError(f"data.{key}: template {spec!r} names no column; write one as {{column}}.")
+                raise DudeError(f"data.{key}: template {quote(spec)} names no column; write one as {{column}}.")
         for name in column.fields:
             if name not in columns:
                 raise DudeError(
-                    f"{source}: data.{key}: no column {name!r}.{did_you_mean(name, columns)} "
-                    f"The columns are: {', '.join(columns)}."
+                    f"{source}: data.{key}: no column {quote(name)}.{did_you_mean(name, columns)} "
+                    f"The columns are: {some(columns)}."
                 )
         return column
 
@@ -79,19 +90,16 @@ class Column:
             value = self._value(row, self.spec, place)
             if not isinstance(value, str):
                 raise DudeError(
-                    f"{place}: column {self.spec!r} holds {type(value).__name__} {value!r}, not text. "
-                    f"To have it written as text, set data.{self.key} to the template '{{{self.spec}}}'."
+                    f"{place}: column {quote(self.spec)} holds {type(value).__name__} {quote(value)}, not text. "
+                    f"To have it written as text, set data.{self.key} to the template '{{{shorten(self.spec)}}}'."
                 )
             text = value
         else:
             text = "".join(
                 literal if name is None else literal + self._field(row, name, place) for literal, name in self.template
             )
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            half = text[error.start]
-            raise DudeError(f"{place}: the {self.key} holds {half!r}, half of a surrogate pair, not text.") from None
+        if fault := unusable(text):
+            raise DudeError(f"{place}: the {self.key} holds {fault}, not text.")
         if not text.strip():
             raise DudeError(f"{place}: the {self.key} is {'empty' if not text else 'white space only'}.")
         return text
@@ -99,17 +107,19 @@ class Column:
     def _field(self, row: dict[str, Any], name: str, place: str) -> str:
         value = self._value(row, name, place)
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-            raise DudeError(f"{place}: column {name!r} holds {type(value).__name__} {value!r}, not text or a number.")
+            raise DudeError(
+                f"{place}: column {quote(name)} holds {type(value).__name__} {quote(value)}, not text or a number."
+            )
         # An empty field in a prompt is usual (Alpaca's `input`); in a completion it leaves nothing to learn.
         if self.key == "completion" and isinstance(value, str) and not value.strip():
-            raise DudeError(f"{place}: column {name!r} is {'empty' if not value else 'white space only'}.")
+            raise DudeError(f"{place}: column {quote(name)} is {'empty' if not value else 'white space only'}.")
         return str(value)
 
     def _value(self, row: dict[str, Any], name: str, place: str) -> Any:
         if name not in row:
-            raise DudeError(f"{place}: no column {name!r} in this record; it has: {', '.join(row)}.")
+            raise DudeError(f"{place}: no column {quote(name)} in this record; it has: {some(row)}.")
         if row[name] is None:
-            raise DudeError(f"{place}: column {name!r} is null, so there is no {self.key}.")
+            raise DudeError(f"{place}: column {quote(name)} is null, so there is no {self.key}.")
         return row[name]
 
 

@@ -8,15 +8,18 @@ import gzip
 import io
 import json
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import DudeError, did_you_mean
+from ..errors import DudeError, did_you_mean, quote, shorten, some
 from ..files import user_path
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+MAX_LINE = 64 << 20  # bytes, unpacked: a file without line breaks would fill the memory
+MAX_CELL = 64 << 20  # characters of a CSV cell; Python's own limit is 131,072
 
 
 @dataclass(frozen=True)
@@ -47,15 +50,20 @@ def existing(path: str | Path) -> Path:
     Raises:
         DudeError: there is none; with the nearest names in that folder.
     """
-    file = user_path(path)
-    if file.is_file():
-        return file
-    if file.is_dir():
-        raise DudeError(f"{file} is a folder, not a file. Name a {', '.join(SUFFIXES)} file in it.")
-    if not file.parent.is_dir():
-        raise DudeError(f"{file} does not exist: there is no folder {file.parent.resolve()}.")
-    names = sorted(one.name for one in file.parent.iterdir() if one.is_file())
-    raise DudeError(f"{file} does not exist.{did_you_mean(file.name, names)} Folder: {file.parent.resolve()}.")
+    try:
+        file = user_path(path)
+        if file.is_file():
+            return file
+        if file.is_dir():
+            raise DudeError(f"{file} is a folder, not a file. Name a {', '.join(SUFFIXES)} file in it.")
+        if file.exists():
+            raise DudeError(f"{file} is not a regular file.")
+        if not file.parent.is_dir():
+            raise DudeError(f"{file} does not exist: there is no folder {file.parent.resolve()}.")
+        names = sorted(one.name for one in file.parent.iterdir() if one.is_file())
+        raise DudeError(f"{file} does not exist.{did_you_mean(file.name, names)} Folder: {file.parent.resolve()}.")
+    except (OSError, RuntimeError) as error:  # a name that is too long, a loop of links
+        raise DudeError(f"{shorten(path)}: not a file that can be read ({shorten(error)}).") from None
 
 
 def read_rows(path: str | Path) -> Rows:
@@ -87,7 +95,9 @@ def lines_of(file: Path) -> Iterator[tuple[int, str]]:
     number = 0
     try:
         with opener(file, "rb") as stream:
-            for number, raw in enumerate(stream, start=1):
+            for number, raw in enumerate(iter(lambda: stream.readline(MAX_LINE + 1), b""), start=1):
+                if len(raw) > MAX_LINE:
+                    raise DudeError(f"{file}, line {number}: longer than {MAX_LINE:,} bytes.")
                 yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
         raise DudeError(
@@ -105,11 +115,11 @@ def read_jsonl(file: Path) -> Rows:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = _strict(line)
         except json.JSONDecodeError as error:
             raise DudeError(f"{file}, line {number}: broken JSON ({error.msg} at column {error.colno}).") from None
         except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
-            raise DudeError(f"{file}, line {number}: cannot be read ({error}).") from None
+            raise DudeError(f"{file}, line {number}: cannot be read ({shorten(error)}).") from None
         if not isinstance(row, dict):
             raise DudeError(f"{file}, line {number}: a JSON object is expected, got {_kind(row)}.")
         rows.append(row)
@@ -117,17 +127,41 @@ def read_jsonl(file: Path) -> Rows:
     return Rows(str(file), rows, numbers, "line")
 
 
+def _strict(text: str) -> Any:
+    """JSON as its standard has it: no NaN, no infinity, and no key twice in an object.
+
+    Raises:
+        ValueError: it is not.
+        RecursionError: nested too deeply.
+    """
+    return json.loads(text, parse_constant=_no_number, object_pairs_hook=_object)
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError(f"{text} is no number in JSON; write null, or leave the record out")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ValueError(f"the key {quote(twice)} stands twice in one object")
+    return made
+
+
 def _json(file: Path) -> Rows:
     text = "".join(line for _, line in lines_of(file))
     if not text.strip():
         return Rows(str(file), [])
     try:
-        rows = json.loads(text)
+        rows = _strict(text)
     except json.JSONDecodeError as error:
         hint = " A file with one object a line is named .jsonl." if error.msg == "Extra data" else ""
         raise DudeError(
             f"{file}, line {error.lineno}: broken JSON ({error.msg} at column {error.colno}).{hint}"
         ) from None
+    except (ValueError, RecursionError) as error:
+        raise DudeError(f"{file}: cannot be read ({shorten(error)}).") from None
     if not isinstance(rows, list):
         raise DudeError(f"{file}: an array of objects is expected, got {_kind(rows)}.")
     for number, row in enumerate(rows, start=1):
@@ -140,12 +174,13 @@ def _csv(file: Path) -> Rows:
     reader = csv.reader(io.StringIO("".join(line for _, line in lines_of(file)), newline=""), strict=True)
     rows, numbers, start = [], [], 1
     head: list[str] = []
+    limit = csv.field_size_limit(MAX_CELL)
     try:
         for cells in reader:
             if not head:
                 head = cells
                 if len(set(head)) < len(head):
-                    raise DudeError(f"{file}, line 1: a column name stands twice in {', '.join(head)}.")
+                    raise DudeError(f"{file}, line 1: a column name stands twice in {some(head)}.")
             elif cells:
                 if len(cells) != len(head):
                     raise DudeError(f"{file}, line {start}: {len(cells)} cells, but the header has {len(head)}.")
@@ -154,6 +189,8 @@ def _csv(file: Path) -> Rows:
             start = reader.line_num + 1
     except csv.Error as error:
         raise DudeError(f"{file}, line {start}: broken CSV ({error}).") from None
+    finally:
+        csv.field_size_limit(limit)
     return Rows(str(file), rows, numbers, "line")
 
 
@@ -162,9 +199,14 @@ def _parquet(file: Path) -> Rows:
     import pyarrow.parquet
 
     try:
-        return Rows(str(file), pyarrow.parquet.read_table(file).to_pylist())
-    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, OSError) as error:
-        raise DudeError(f"{file}: not a parquet file that can be read ({error}).") from None
+        table = pyarrow.parquet.read_table(file)
+        rows = table.to_pylist()
+    # ValueError, OverflowError: dates that Python has no value for
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise DudeError(f"{file}: not a parquet file that can be read ({shorten(error)}).") from None
+    if len(set(table.column_names)) < len(table.column_names):
+        raise DudeError(f"{file}: a column name stands twice in {some(table.column_names)}.")
+    return Rows(str(file), rows)
 
 
 def _kind(value: Any) -> str:

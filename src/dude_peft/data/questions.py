@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..errors import quote
+from .columns import unusable
 from .settings import Protocol
 
 LETTERS = "ABCDEFGHIJ"
+
+
+def _check(*texts: str) -> None:
+    """Refuse what no file of text can hold."""
+    for text in texts:
+        if fault := unusable(text):
+            raise ValueError(f"{quote(text)} holds {fault}")
 
 
 @dataclass(frozen=True)
@@ -22,6 +31,9 @@ class Problem:
     id: str
     prompt: str
     answer: str
+
+    def __post_init__(self) -> None:
+        _check(self.prompt, self.answer)
 
     @property
     def pair(self) -> tuple[str, str]:
@@ -60,6 +72,7 @@ class Question:
     def __post_init__(self) -> None:
         if not 0 <= self.gold < len(self.choices):
             raise ValueError(f"the answer is choice {self.gold + 1} of {len(self.choices)}")
+        _check(self.asked, *self.choices)
 
     def ask(self, protocol: Protocol) -> Asked:
         """The question as it is put: which contexts, which continuations."""

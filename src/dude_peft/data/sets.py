@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from ..errors import DudeError, did_you_mean
+from ..errors import DudeError, did_you_mean, shorten
 from ..files import user_path
 from . import families, layouts
 from .files import Rows, read_jsonl
@@ -105,8 +105,8 @@ class NamedSet:
         for number, row in enumerate(rows.rows):
             try:
                 out.append(self.family(row, number))
-            except (KeyError, ValueError, IndexError, TypeError, AttributeError) as error:
-                said = f"field {error} is missing" if isinstance(error, KeyError) else str(error)
+            except (KeyError, ValueError, IndexError, TypeError, AttributeError, OverflowError) as error:
+                said = f"field {error} is missing" if isinstance(error, KeyError) else shorten(error, 300)
                 raise DudeError(f"{rows.place(number)}: not a record of {self.name}: {said}.") from None
         return out  # type: ignore[return-value]
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+READ = 1_000_000
+"""Characters of one example that are tokenised at least; more are where `max_length` tokens could be longer."""
 IGNORED = -100  # label of a token without loss, as in torch and transformers
 DEFAULT_MAX_LENGTH = 1024
 
@@ -27,7 +29,7 @@ class Examples:
     Attributes:
         data: columns `input_ids` and `labels`, lists of ints of equal length.
         max_length: the limit, in tokens.
-        longest: tokens of the longest example before the limit was applied.
+        longest: tokens of the longest example before the limit was applied; at least so many above `READ` characters.
         dropped: examples above the limit that were left out.
         truncated: examples above the limit that were cut.
         tokens: tokens kept, over all examples.
@@ -82,6 +84,10 @@ def tokenize(
         raise DudeError(f"the {what} data holds no example.")
     eos = tokenizer.eos_token_id
     texts = [p + c for p, c in zip(prompts, completions, strict=True)]
+    # What lies beyond the limit in any case is not tokenised: an example of 10 MB would take minutes.
+    read = max(READ, (max_length + 1) * max(map(len, tokenizer.get_vocab())))
+    at_least = "at least " if any(len(text) > read for text in texts) else ""
+    prompts, texts = [p[:read] for p in prompts], [t[:read] for t in texts]
     alone = tokenizer(prompts, verbose=False, return_attention_mask=False)["input_ids"]
     whole = tokenizer(texts, verbose=False, return_attention_mask=False)["input_ids"]
 
@@ -104,7 +110,7 @@ def tokenize(
     if not rows["input_ids"]:
         raise DudeError(
             f"all {len(prompts)} {what} examples are longer than train.max_length: {max_length} tokens; the longest "
-            f"has {longest}. Set train.max_length={longest}, or shorten the data."
+            f"has {at_least}{longest}. Set train.max_length={longest}, or shorten the data."
         )
     return Examples(
         data=Dataset.from_dict(rows),
