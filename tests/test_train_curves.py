@@ -100,8 +100,9 @@ def test_killed_before_the_record(reference: dict[int, Tiny], tmp_path: Path) ->
 def test_an_evaluation_stands_before_the_loss_of_its_step(tmp_path: Path) -> None:
     """Also where it was stopped and is made by the resumed run."""
     file = Curves(tmp_path / "curves.jsonl")
-    for record in ({"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}, {"step": 2, "eval_loss": 3.0}):
+    for record in ({"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}):
         file.append(record)
+    file.append({"step": 2, "eval_loss": 3.0}, before_loss=True)
     assert [list(r) for r in file.read()] == [["step", "loss"], ["step", "eval_loss"], ["step", "loss"]]
 
 

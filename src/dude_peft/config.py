@@ -159,7 +159,7 @@ class DudeConfig(LoraConfig):
                 stock_file = folder / "adapter_config.json"
                 write_json(stock_file, {**json.loads(stock_file.read_text()), "peft_type": "DUDE_IN"})
             for card in (folder / "README.md", folder.parent / "README.md"):  # PEFT's is beside the first adapter
-                _publish_card(card)
+                publish_card(card)
             own = self.to_dude_dict()
             if weights.is_file():
                 use_umask(weights)
@@ -227,7 +227,7 @@ def public_name(base: str | None) -> str | None:
     return parts[-1] if parts else None
 
 
-def _publish_card(card: Path) -> None:
+def publish_card(card: Path) -> None:
     """Replace the absolute path that PEFT's model card has for a base model in a local folder."""
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
     found = re.search(r"^base_model: *(['\"]?)(.+?)\1 *$", text, re.MULTILINE)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..errors import DudeError
 from ..evaluation import EvalSettings
-from ..files import check_folder, user_path, write_json
+from ..files import check_folder, sync_tree, user_path, write_json
 from ..training.finished import is_run, load_any, open_run
 from ..training.quiet import quiet
 from .console import CHECKED, console
@@ -41,6 +41,7 @@ def run(model: str, settings: EvalSettings, output: Path | None, *, overwrite: b
     out.print()
     out.print(result.markdown(), markup=False, soft_wrap=True)  # first of all: a disk that is full must not lose it
     result.write(folder)
+    sync_tree(folder)
     about = {
         "model": identity(base) | {"run": str(model) if is_run(model) else None},
         "eval": settings.model_dump(mode="json"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from ..files import write_json
+from ..files import checksums, sync_tree, write_json
 from ..training.base_model import find_base, identity, load_base
 from ..training.provenance import git_state, hardware, peak_memory, versions
 from ..training.reporter import Reporter
@@ -59,5 +59,7 @@ def evaluate_base(settings: RunSettings, reporter: Reporter) -> dict[str, Any]:
             "after": {"headline": result.headline, "accuracy": result.accuracy, "tasks": result.metrics},
         },
     }
-    write_json(folder.record, record)
+    record["files"] = checksums([folder.evaluations / "after"], folder.path)
+    sync_tree(folder.path)
+    write_json(folder.record, record, checksum=True)
     return record

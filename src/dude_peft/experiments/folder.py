@@ -88,7 +88,11 @@ class ComparisonFolder:
             yield
 
     def record(self, cell: Cell) -> dict[str, Any] | None:
-        """The cell's `run.json`; None where it is not finished."""
+        """The cell's `run.json`; None where it is not finished.
+
+        Raises:
+            DudeError: it is damaged.
+        """
         return self.store.record(cell.name)
 
     def run(self, cell: Cell) -> Run | None:

@@ -124,12 +124,10 @@ def _open(path: Path) -> tuple[Run, RunSettings]:
     """
     if not path.exists() and (source := find_run(path)) is not None and (record := source.record()) is not None:
         return Run(record, source), parse_run(record["config"], str(path))
-    folder, settings = open_run(path)
-    source = FolderRun(folder.path)
+    source = FolderRun(open_run(path)[0].path)
     record = source.record()
-    if record is None:
-        raise DudeError(f"{folder.record}: cannot be read as JSON. Restore it from a copy, or train the run again.")
-    return Run(record, source), settings
+    assert record is not None
+    return Run(record, source), parse_run(record["config"], str(source.folder.record))
 
 
 def _row(grid: Grid, row: Row, folder: ComparisonFolder) -> RowResult:

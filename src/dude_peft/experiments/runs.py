@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..errors import DudeError
+from ..files import CHECKSUM, read_json
 from ..training.curves import Curves
+from ..training.record import REMEDY, check_files, read_record
 from ..training.run_folder import RunFolder
 from .packed import Answers, PackedStudy, find_packed
 
@@ -48,19 +52,35 @@ class FolderRun:
         self.name = self.folder.path.name
 
     def record(self) -> dict[str, Any] | None:
-        """Its `run.json`; None where it is not finished, or being replaced."""
-        try:
-            return json.loads(self.folder.record.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        """Its `run.json` without the checksums of itself, the curves and the answers, which are those of this folder.
+
+        None where it is not finished.
+
+        Raises:
+            DudeError: it is damaged, as for every file that is read here.
+        """
+        if not self.folder.record.is_file():
             return None
+        record = {key: value for key, value in read_record(self.folder).items() if key != CHECKSUM}
+        if files := record.pop("files", None):
+            record["files"] = {n: s for n, s in files.items() if n != self.folder.curves.name and n[:5] != "eval/"}
+        return record
+
+    @cached_property
+    def _full_record(self) -> dict[str, Any]:
+        return read_record(self.folder) if self.folder.record.is_file() else {}
 
     def metrics(self) -> dict[str, Any]:
         """Evaluation -> its `metrics.json`."""
         files = sorted(self.folder.evaluations.glob("*/metrics.json"))
-        return {file.parent.name: json.loads(file.read_text(encoding="utf-8")) for file in files}
+        for file in files:
+            check_files(self.folder, self._full_record, file)
+        return {file.parent.name: read_json(file, REMEDY) for file in files}
 
     def curves(self) -> list[dict[str, Any]]:
         """Its `curves.jsonl`; empty where it has none."""
+        if self.folder.curves.is_file():
+            check_files(self.folder, self._full_record, self.folder.curves)
         return Curves(self.folder.curves).read()
 
     def evaluations(self) -> list[str]:
@@ -75,11 +95,20 @@ class FolderRun:
         """Task -> answers of an evaluation, in the order of the questions."""
         found: Answers = {}
         for file in sorted((self.folder.evaluations / evaluation / "samples").glob("*.jsonl")):
-            lines = file.read_text(encoding="utf-8").split("\n")  # not splitlines: a text may hold other line ends
-            samples = [json.loads(line) for line in lines if line]
-            if samples:
+            if samples := self._read(file):
                 found[samples[0]["task"]] = samples
         return {task: found[task] for task in sorted(found)}
+
+    def _read(self, file: Path) -> list[dict[str, Any]]:
+        check_files(self.folder, self._full_record, file)
+        try:
+            lines = file.read_text(encoding="utf-8").split("\n")  # not splitlines: a text may hold other line ends
+            samples = [json.loads(line) for line in lines if line]
+        except (OSError, ValueError, RecursionError) as error:
+            raise DudeError(f"{file}: damaged: {error}. {REMEDY}") from None
+        if not all(isinstance(one, dict) and {"task", "id", "correct"} <= one.keys() for one in samples):
+            raise DudeError(f"{file}: damaged: a line is not an answer with task, id and correct. {REMEDY}")
+        return samples
 
     def answers(self) -> dict[str, list[tuple[str, bool]]]:
         """Task -> id of each question, and whether it was answered right after training."""

@@ -61,10 +61,15 @@ class Curves:
         records = [r for r in self.read() if r["step"] <= step] if checkpoint is not None else []
         write_text(self.path, "".join(json.dumps(r) + "\n" for r in records))
 
-    def append(self, record: dict[str, Any]) -> None:
-        """Write one record and let the system have it at once; an evaluation stands before the loss of its step."""
+    def append(self, record: dict[str, Any], *, before_loss: bool = False) -> None:
+        """Write one record and let the system have it at once.
+
+        Args:
+            record: with its `step`.
+            before_loss: put it before the loss of its step, where that is the last record.
+        """
         line = json.dumps(record, allow_nan=False) + "\n"
-        records = self.read() if "loss" not in record else []
+        records = self.read() if before_loss else []
         if records and records[-1]["step"] == record["step"] and "loss" in records[-1]:
             lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
             write_text(self.path, "".join([*lines[:-1], line, lines[-1]]))

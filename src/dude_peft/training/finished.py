@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import DudeError
 from ..methods import FullSettings
@@ -12,6 +11,7 @@ from ..settings import parse
 from .base_model import Base, find_base, identity, load_base
 from .config_file import load_config
 from .finite import Divergence
+from .record import check_files, read_record
 from .run_folder import RunFolder
 from .settings import ModelSettings, RunSettings
 
@@ -44,11 +44,6 @@ def open_run(path: str | Path) -> tuple[RunFolder, RunSettings]:
     return folder, load_config(folder.config)
 
 
-def read_record(folder: RunFolder) -> dict[str, Any]:
-    """The run's `run.json`."""
-    return json.loads(folder.record.read_text(encoding="utf-8"))
-
-
 def load_run(path: str | Path, *, dtype: str = "auto", device: str = "auto") -> tuple[Base, nn.Module]:
     """Base and trained model of a finished run: a PEFT model, or the plain model of full fine-tuning.
 
@@ -58,11 +53,13 @@ def load_run(path: str | Path, *, dtype: str = "auto", device: str = "auto") -> 
         device: `auto`, `cpu` or `cuda`.
 
     Raises:
-        DudeError: no finished run there, its base is gone or another one, or the adapter's file is damaged.
+        DudeError: no finished run there, its base is gone or another one, or a file of the result is damaged.
     """
     folder, settings = open_run(path)
     full = isinstance(settings.method, FullSettings)
-    recorded = read_record(folder)["provenance"]["model"]
+    record = read_record(folder)
+    check_files(folder, record, folder.model if full else folder.adapter)
+    recorded = record["provenance"]["model"]
     trained_in = recorded["dtype"]
     wanted = settings.model.model_copy(update={"dtype": trained_in if dtype == "auto" else dtype})
     if full:
@@ -106,6 +103,8 @@ def attach_adapter(model: nn.Module, adapter: Path) -> nn.Module:
     except (SafetensorError, ValueError, RuntimeError, OSError, KeyError) as error:
         first = str(error).strip().splitlines()
         raise DudeError(f"{weights}: cannot be loaded on this base: {' '.join(first[:3])}") from None
+    # The saved name hides the path, and PEFT would look for such a repository on the hub.
+    loaded.peft_config["default"].base_model_name_or_path = model.__dict__.get("name_or_path")
     # PEFT leaves out in silence what finds no place, and starts at random what the file lacks.
     if odd := sorted(stored ^ set(get_peft_model_state_dict(loaded))):
         raise DudeError(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DudeError
-from ..files import check_folder
+from ..files import apply_umask, check_folder, sync, sync_tree
 from .base_model import Base
 from .finished import load_run
 from .weights import load_weights
@@ -82,9 +82,12 @@ def merge(run: Path, output: Path, dtype: str = "auto") -> Merged:
                 f"merged and unmerged model differ by up to {difference:.3g} in a logit (of {scale:.3g}), "
                 f"more than {name} explains; nothing was written."
             )
+        apply_umask(part)
+        sync_tree(part)
         if output.is_dir():
             output.rmdir()
         os.replace(part, output)
+        sync(output.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return Merged(output, name, difference, scale)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import math
 import shutil
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DudeError
-from ..files import folder_bytes, write_json
+from ..files import apply_umask, checksums, folder_bytes, read_json, sync, sync_tree, write_json
 from ..methods import METHODS
 from ..progress import on_start
 from .base_model import identity, load_base
@@ -24,7 +23,7 @@ from .finite import Divergence, NotFinite
 from .lock import OWNER, FolderLock
 from .memory import out_of_memory
 from .plan import Plan, make_plan
-from .record import make_record, summary_of
+from .record import hide_paths, make_record, read_record, summary_of
 from .reporter import Reporter
 from .run_folder import RunFolder
 from .settings import RunSettings
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from .trainer import RunTrainer
 
 
+INITIAL = "start"  # folder among the checkpoints: the adapter before the first step
 FACTORISED = ("svd", "qr")  # starts that take a weight apart, which lasts
 TRAINING = "training"
 
@@ -124,7 +124,7 @@ def train(
 
 
 def _finished(folder: RunFolder) -> RunResult:
-    return RunResult(folder, json.loads(folder.record.read_text(encoding="utf-8")), already=True)
+    return RunResult(folder, read_record(folder), already=True)
 
 
 def _check_checkpoint(checkpoint: Path, plan: Plan, folder: RunFolder) -> None:
@@ -145,6 +145,7 @@ class _Run:
         self.plan, self.folder, self.reporter, self.evaluate_start = plan, folder, reporter, evaluate_start
         self.stop = stop
         self.eval_seconds = 0.0
+        self.before: dict[str, Any] | None = None
         self.started = _now()
 
     def go(self, checkpoint: Path | None) -> RunResult:
@@ -182,7 +183,7 @@ class _Run:
         self._keep_start(trainer)
         begins = checkpoint is None and self.evaluate_start
         try:
-            before = self._evaluate(trainer, 0, "before") if begins else self._read_metrics("before")
+            before = self.before = self._evaluate(trainer, 0, "before") if begins else self._metrics_before(manifest)
             self._train(trainer, checkpoint)
             trainer.check_parameters()
             after = self._evaluate(trainer, plan.steps, "after")
@@ -192,8 +193,10 @@ class _Run:
         self.stop.stage = "saving"
         with self.stop.deferred("the result is being written: the run finishes first; once more stops at once"):
             saved = self._save(trainer)
+            evaluations = [folder.evaluations / name for name, found in (("before", before), ("after", after)) if found]
             record = make_record(
                 plan,
+                files=checksums([saved, folder.curves, *evaluations], folder.path),
                 model=self.identity,
                 curves=self.curves.read(),
                 started=self.started,
@@ -207,8 +210,10 @@ class _Run:
                 after=after,
             )
             self._draw(record)
-            write_json(folder.record, record)
-        return RunResult(folder, record)
+            self._sync()
+            write_json(folder.record, record, checksum=True)
+            shutil.rmtree(folder.checkpoints / INITIAL, ignore_errors=True)  # until now a resumed run may need it
+        return RunResult(folder, read_record(folder))
 
     def _diverged(self, error: NotFinite) -> DudeError:
         """Mark the folder, so that nothing takes the run for one that was only stopped."""
@@ -276,6 +281,7 @@ class _Run:
             "eval_seconds": self.eval_seconds,
             "tokens": self.trainer.tokens,
             "log": self.trainer.log_state,
+            "before": self.before,
         }
 
     def _train(self, trainer: RunTrainer, checkpoint: Path | None) -> None:
@@ -325,7 +331,8 @@ class _Run:
         if not metrics:
             return None
         self.eval_seconds += time.perf_counter() - begin
-        self.curves.append({"step": step, **point})
+        # An evaluation that a stop request cut short is made by the resumed run, when the loss is there already.
+        self.curves.append({"step": step, **point}, before_loss=name is None)
         if name:
             (self.folder.evaluations / name).mkdir(parents=True, exist_ok=True)
             write_json(self.folder.evaluations / name / "summary.json", metrics)
@@ -334,9 +341,12 @@ class _Run:
     def _evaluate_now(self, step: int) -> None:
         self._evaluate(self.trainer, step)
 
-    def _read_metrics(self, name: str) -> dict[str, Any] | None:
-        path = self.folder.evaluations / name / "summary.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    def _metrics_before(self, manifest: dict[str, Any]) -> dict[str, Any] | None:
+        """The metrics before the first step, from a checkpoint; version 0.1.0 wrote them beside the answers alone."""
+        path = self.folder.evaluations / "before" / "summary.json"
+        if "before" in manifest or not path.is_file():
+            return manifest.get("before")
+        return read_json(path, "Restore it from a copy, or remove it to resume without these metrics.")
 
     def _keep_start(self, trainer: RunTrainer) -> None:
         """Where PEFT overwrote the base, the start is needed to save the adapter as a difference to the true base."""
@@ -344,26 +354,38 @@ class _Run:
             return
         config = trainer.model.peft_config["default"]
         kind, config.init_lora_weights = config.init_lora_weights, True
-        trainer.model.save_pretrained(self.folder.checkpoints / "start")
+        trainer.model.save_pretrained(self.folder.checkpoints / INITIAL)
         config.init_lora_weights = kind
 
     def _save(self, trainer: RunTrainer) -> Path:
-        """The result, whole or not at all: written beside its place and moved there."""
+        """The result, complete or not at all: written beside its place, flushed to disk, and moved there."""
         plan, folder = self.plan, self.folder
         place = folder.model if plan.full else folder.adapter
         part = place.with_name(f".{place.name}.part")
         shutil.rmtree(part, ignore_errors=True)
-        shutil.rmtree(place, ignore_errors=True)
         if METHODS[plan.settings.method.name].overwrites_base:
-            start = folder.checkpoints / "start"
+            start = folder.checkpoints / INITIAL
             trainer.model.save_pretrained(part, path_initial_model_for_weight_conversion=str(start))
-            shutil.rmtree(start)
         else:
             trainer.model.save_pretrained(part)
         if plan.full:
             plan.base.tokenizer.save_pretrained(part)
+        else:
+            hide_paths(part)
+        apply_umask(part)
+        sync_tree(part)
+        shutil.rmtree(place, ignore_errors=True)  # of a process that was killed before it wrote the record
         part.rename(place)
         return place
+
+    def _sync(self) -> None:
+        """Flush all that the record is about to call finished."""
+        if self.folder.evaluations.is_dir():
+            sync_tree(self.folder.evaluations)
+        for path in (self.folder.curves, self.folder.picture, self.folder.config):
+            if path.is_file():
+                sync(path)
+        sync(self.folder.path)
 
     def _draw(self, record: dict[str, Any]) -> None:
         from .picture import draw_curves
