@@ -1,6 +1,8 @@
 # make demo   on a bare machine with Python 3.11 and make: installs, then LoRA, DoRA, PiSSA and DuDe side by side: a table, a picture
 # make tour   one run of DuDe from training to a merged model that plain transformers asks a question
 # make test   the same set-up, then all the tests
+# make test-reliability   kills, full disks, flipped bits, fuzz cases, thousands of cycles: 15 minutes on 2 cores; docs/reliability.md
+# make audit  known vulnerabilities of the pinned versions, asked of pypi.org
 # make check  what CI runs: format, lint, types, tests at both ends of the supported PEFT range
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -12,7 +14,7 @@ PYTEST := $(BIN)/python -m pytest
 DEMO := runs/demo
 TOUR := runs/tour
 
-.PHONY: help install demo tour test test-slow test-oldest-peft check format lint types bench clean test-triton
+.PHONY: help install demo tour test test-slow test-oldest-peft check format lint types bench clean test-triton test-reliability audit
 
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
@@ -44,10 +46,21 @@ tour: $(STAMP)
 	@echo "picture: $(TOUR)/curves.png    record: $(TOUR)/run.json    answers: $(TOUR)/eval    merged model: $(TOUR)-merged"
 
 test: $(STAMP)
-	$(PYTEST) -n 2 --dist loadfile -m "not slow"
+	$(PYTEST) -n 2 --dist loadfile -m "not slow and not reliability"
 
 test-slow: $(STAMP)
 	$(PYTEST) -m slow
+
+# The counts go to runs/reliability.json, from there into docs/reliability.md.
+test-reliability: $(STAMP)
+	$(PYTEST) -q -n 2 --dist worksteal -m reliability --reliability-summary runs/reliability.json tests
+	$(BIN)/python tests/reliability/tally.py runs/reliability.json
+
+# --strict: a version that could not be looked up is an error, not a line among others; without a network that is the first.
+audit: $(STAMP)
+	test -d .audit/pip_audit || $(BIN)/python -m pip install -q --disable-pip-version-check --target .audit pip-audit==2.10.1
+	@PYTHONPATH=.audit $(BIN)/python -m pip_audit --strict --no-deps --disable-pip --progress-spinner off -r constraints.txt \
+	  || { echo "make audit: failed. 'could not be audited' means that pypi.org did not answer: nothing was checked."; exit 1; }
 
 # Triton (1 GB) is laid over the environment: without a GPU its interpreter runs the kernels.
 test-triton: $(STAMP)
@@ -79,4 +92,4 @@ bench: $(STAMP)
 	$(BIN)/dude bench all -o runs/bench
 
 clean:
-	rm -rf $(VENV) .peft-oldest .triton runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .peft-oldest .triton .audit runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +19,7 @@ if not torch.cuda.is_available():  # before anybody imports Triton, if it is ins
 torch.set_num_threads(1)
 
 ROOT = Path(__file__).resolve().parents[1]
+START = time.time()
 
 # The one table of tolerances: the largest error, relative to the largest entry compared, by dtype. What was measured is
 # a few units in the last place; a looser value needs the measured error in the commit message.
@@ -34,6 +39,25 @@ def relative_error(got: torch.Tensor, want: torch.Tensor) -> float:
 def assert_close(got: torch.Tensor, want: torch.Tensor, dtype: torch.dtype = torch.float32) -> None:
     error = relative_error(got, want)
     assert error <= TOLERANCE[dtype], f"relative error {error:.3e} above {TOLERANCE[dtype]:.0e} of {dtype}"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--reliability-summary", metavar="FILE.json", help="write what the reliability tests counted")
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """The counts of all processes of a session, which pytest-xdist sends with the reports."""
+    if (path := config.getoption("--reliability-summary")) is None:
+        return
+    sys.path.insert(0, str(ROOT / "tests" / "reliability"))
+    from tally import summary
+
+    reports = [r for kind in ("passed", "failed") for r in terminalreporter.getreports(kind) if r.when == "call"]
+    found = summary(reports, time.time() - START)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    for row in found["rows"]:
+        terminalreporter.write_line(f"{row['what']}, {row['subject']}: {row['good']:,} of {row['tried']:,}")
 
 
 @pytest.fixture(scope="session")
