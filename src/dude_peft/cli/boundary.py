@@ -16,6 +16,7 @@ from typing import Any
 import typer
 
 from ..errors import DudeError, shorten
+from ..training.processes import OtherProcess, process_rank
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -94,6 +95,8 @@ def boundary() -> Iterator[None]:
     except KeyboardInterrupt:
         say_error("stopped", label="")
         raise typer.Exit(INTERRUPTED) from None
+    except OtherProcess:  # the process whose error it is reports it
+        raise typer.Exit(USER_ERROR) from None
     except Exception as error:
         if (message := explain(error)) is None:
             raise
@@ -103,6 +106,8 @@ def boundary() -> Iterator[None]:
 
 def say_error(message: str, label: str = "error: ") -> None:
     """Red on a terminal; the message itself is never taken for markup, and never broken in the middle of a path."""
+    if rank := process_rank():
+        message = f"process {rank}: {message}"
     red = sys.stderr.isatty()
     # Not typer.echo, which writes UTF-8 to a terminal that says it is ASCII.
     print(f"{typer.style(label, fg='red', bold=True) if red and label else label}{message}", file=sys.stderr)

@@ -7,13 +7,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..training.processes import process_rank
+
 CHECKED = "[green]✓[/]"
 FAILED = "[red]✗[/]"
 NOTE = "[yellow]![/]"
 
 
 def console() -> Console:
-    """Standard output; plain, and as wide as a table needs, where it is no terminal."""
+    """Standard output; plain, and as wide as a table needs, where it is no terminal. Of several processes the first."""
+    if process_rank():
+        return Console(quiet=True)
     made = Console(highlight=False)
     return made if made.is_terminal else Console(highlight=False, width=120, no_color=True)
 

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from ..training.checkpoint import step_of
 from ..training.plan import Plan, as_table, make_plan
+from ..training.processes import process_count
 from ..training.quiet import quiet
 from ..training.run import Interrupted, RunResult, train
 from ..training.run_folder import RunFolder
@@ -30,7 +31,9 @@ def run(settings: RunSettings, config: Path, overrides: list[str], resume: str |
     try:
         result = train(settings, resume=resume, reporter=reporter)
     except Interrupted as stopped:
-        again = shlex.join(["dude", "train", str(config), *overrides, "--resume", "auto"])
+        count = process_count()
+        together = ["torchrun", "--nproc_per_node", str(count), "--no-python"] if count > 1 else []
+        again = shlex.join([*together, "dude", "train", str(config), *overrides, "--resume", "auto"])
         kept = (
             f"the checkpoint of step {stopped.step} is kept. Resume" if stopped.step else "no step is kept. Begin again"
         )

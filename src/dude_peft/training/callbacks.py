@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from .checkpoint import PREFIX, is_complete, remove, seal, step_of
 from .curves import Curves
+from .processes import Processes
 from .reporter import Reporter
 from .stop import StopRequest
 
@@ -99,8 +101,17 @@ class EvaluateEvery(TrainerCallback):
     A stop request ends an evaluation at once: a checkpoint is written, and the resumed run evaluates there first.
     """
 
-    def __init__(self, every: int, clock: Clock, curves: Curves, stop: StopRequest, run: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        every: int,
+        clock: Clock,
+        curves: Curves,
+        stop: StopRequest,
+        run: Callable[[int], None],
+        processes: Processes,
+    ) -> None:
         self.every, self.clock, self.curves, self.stop, self.run = every, clock, curves, stop, run
+        self.processes = processes
 
     def _due(self, state: TrainerState) -> bool:
         return 0 < state.global_step < state.max_steps and state.global_step % self.every == 0
@@ -108,19 +119,23 @@ class EvaluateEvery(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Make up for the evaluation that a stop request cut short."""
         step = state.global_step
-        if self._due(state) and not any(r["step"] == step and "loss" not in r for r in self.curves.read()):
+        if self._due(state) and self.processes.from_first(lambda: not self._done(step)):
             self._evaluate(step, control)
+
+    def _done(self, step: int) -> bool:
+        return any(r["step"] == step and "loss" not in r for r in self.curves.read())
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Evaluate when it is time."""
-        if self._due(state) and not self.stop.asked:
+        if self._due(state) and not self.processes.any(self.stop.asked):
             self._evaluate(state.global_step, control)
 
     def _evaluate(self, step: int, control: TrainerControl) -> None:
         self.clock.stop()
         should_log = control.should_log
         try:
-            with self.stop.at_once():
+            # Of several processes none may leave a collective before the others: they finish the evaluation.
+            with self.stop.at_once() if self.processes.count == 1 else nullcontext():
                 self.run(step)
         except KeyboardInterrupt:
             self.stop.reporter.note("the evaluation was stopped; it is repeated when the run is resumed")
@@ -155,11 +170,11 @@ class SealCheckpoints(TrainerCallback):
 class StopCleanly(TrainerCallback):
     """After a stop request: finishes the step, writes a checkpoint, stops."""
 
-    def __init__(self, stop: StopRequest) -> None:
-        self.stop = stop
+    def __init__(self, stop: StopRequest, processes: Processes) -> None:
+        self.stop, self.processes = stop, processes
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Stop where it was asked for."""
-        if self.stop.asked:
+        """Stop where it was asked for, in any process."""
+        if self.processes.any(self.stop.asked):
             control.should_save = True
             control.should_training_stop = True

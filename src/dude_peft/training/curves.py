@@ -15,8 +15,8 @@ REMEDY = "Restore it from a copy, or remove it: the run's curves are then left o
 class Curves:
     """`curves.jsonl`: one JSON object a line, each with its `step`."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, writes: bool = True) -> None:
+        self.path, self.writes = path, writes  # of several processes only the first one writes
 
     def read(self) -> list[dict[str, Any]]:
         """All records; a last line that a kill cut short is left out.
@@ -54,6 +54,8 @@ class Curves:
 
         A checkpoint of version 0.1.0 has no copy: then everything after `step` is removed.
         """
+        if not self.writes:
+            return
         copy = checkpoint / self.path.name if checkpoint is not None else None
         if copy is not None and copy.is_file():
             write_text(self.path, copy.read_text(encoding="utf-8"))
@@ -68,6 +70,8 @@ class Curves:
             record: with its `step`.
             before_loss: put it before the loss of its step, where that is the last record.
         """
+        if not self.writes:
+            return
         line = json.dumps(record, allow_nan=False) + "\n"
         records = self.read() if before_loss else []
         if records and records[-1]["step"] == record["step"] and "loss" in records[-1]:

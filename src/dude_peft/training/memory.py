@@ -48,7 +48,7 @@ def estimate(plan: Plan) -> MemoryEstimate:
     adapter_width = width if plan.full else 4
     config = base.config.get_text_config()
     length = min(plan.train.longest, plan.train.max_length)
-    tokens = train.batch_size * length
+    tokens = train.batch_size // plan.processes * length
     hidden, layers = config.hidden_size, config.num_hidden_layers
     heads = getattr(config, "num_attention_heads", 1)
 

@@ -17,6 +17,7 @@ from ..targets import layer_pattern
 from .base_model import Base, check_base, find_base, meta_model
 from .examples import Examples, length_limit, tokenize
 from .memory import MemoryEstimate, estimate
+from .processes import process_count
 from .settings import RunSettings
 from .targets import TrainablePart, trainable_part
 
@@ -33,6 +34,7 @@ class Plan:
     Attributes:
         steps: updates of the optimizer.
         epochs: passes over the examples that these steps make.
+        processes: that train together; each has `train.batch_size / processes` examples of a batch.
     """
 
     settings: RunSettings
@@ -45,6 +47,7 @@ class Plan:
     steps: int = 0
     epochs: float = 0.0
     notes: list[str] = field(default_factory=list)
+    processes: int = field(default_factory=process_count)
 
     @property
     def full(self) -> bool:
@@ -159,7 +162,20 @@ def _evaluation(plan: Plan) -> str:
 
 
 def _steps(plan: Plan) -> str:
-    train = plan.settings.train
+    train, count = plan.settings.train, plan.processes
+    if train.batch_size % count:
+        down, up = train.batch_size // count * count, -(-train.batch_size // count) * count
+        near = " or ".join(str(size) for size in (down, up) if size)
+        raise DudeError(
+            f"train.batch_size: {train.batch_size} cannot be divided among {count} processes: it counts the examples "
+            f"of all of them. Set train.batch_size to {near}, or start another number of processes."
+        )
+    if count > 1:
+        plan.notes.append(
+            f"{count} processes: a step takes {train.batch_size * train.gradient_accumulation} examples, "
+            f"{train.batch_size // count} (train.batch_size / {count}) x {count} processes x "
+            f"{train.gradient_accumulation} (train.gradient_accumulation)"
+        )
     per_epoch = math.ceil(math.ceil(len(plan.train.data) / train.batch_size) / train.gradient_accumulation)
     plan.steps = train.steps or max(1, math.ceil((train.epochs or 1.0) * per_epoch))
     plan.epochs = plan.steps / per_epoch

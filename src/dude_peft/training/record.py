@@ -86,6 +86,7 @@ def make_record(
         },
         "training": {
             "steps": plan.steps,
+            "processes": plan.processes,
             "epochs": round(plan.epochs, 4),
             "first_loss": losses[0] if losses else None,
             "last_loss": losses[-1] if losses else None,

@@ -23,6 +23,7 @@ from .finite import Divergence, NotFinite
 from .lock import OWNER, FolderLock
 from .memory import out_of_memory
 from .plan import Plan, make_plan
+from .processes import OtherProcess, Processes, connect
 from .record import hide_paths, make_record, read_record, summary_of
 from .reporter import Reporter
 from .run_folder import RunFolder
@@ -72,6 +73,8 @@ def train(
 ) -> RunResult:
     """Train as `settings` says, into `settings.output`.
 
+    Under `torchrun` all processes call this: they share the batches, and the first one checks, writes and reports.
+
     Args:
         settings: the run.
         resume: None to begin, `auto` to resume from the newest complete checkpoint or begin where there is none, `must`
@@ -88,36 +91,52 @@ def train(
         Interrupted: stopped by Ctrl-C or SIGTERM: in training after the step, with a checkpoint; elsewhere at once.
             While the result is being written the run is finished first. `resume="auto"` goes on from what is there.
     """
-    reporter = reporter or Reporter()
+    with connect(settings.train.device) as processes:
+        shown = reporter if reporter is not None and processes.first else Reporter()
+        return _train(settings, resume, shown, evaluate_start, processes)
+
+
+def _train(
+    settings: RunSettings, resume: str | None, reporter: Reporter, evaluate_start: bool, processes: Processes
+) -> RunResult:
     folder = RunFolder(settings.output)
-    retry = resume not in (None, "auto", "must")  # a checkpoint named by hand is tried even where the run diverged
-    folder.check(settings, resume=resume is not None, retry=retry)
-    if resume is not None and folder.record.is_file():
-        return _finished(folder)
+
+    def check() -> bool:
+        # A checkpoint named by hand is tried even where the run diverged.
+        folder.check(settings, resume=resume is not None, retry=resume not in (None, "auto", "must"))
+        return resume is not None and folder.record.is_file()
+
+    def claim() -> tuple[bool, Path | None]:
+        lock = stack.enter_context(FolderLock(folder.path))
+        if not lock.flock:
+            reporter.note(f"{folder.path}: this file system has no flock; {OWNER} alone says that the folder is in use")
+        if check():  # again: another process may have ended in between
+            return True, None
+        return False, folder.find_checkpoint(resume, reporter.note) if resume is not None else None
+
+    def prepare() -> Plan:
+        with reporter.stage("checking"):
+            made = make_plan(settings, reporter.check)
+        if checkpoint is not None:
+            _check_checkpoint(checkpoint, made, folder)
+        return made
+
     with StopRequest(reporter) as stop:
         plan = Plan(settings)
         try:
             with ExitStack() as stack:
+                if processes.from_first(check):
+                    return _finished(folder)
                 with stop.deferred("stopping"):  # or a signal between locking and entering the block would leave files
-                    lock = stack.enter_context(FolderLock(folder.path))
+                    finished, checkpoint = processes.from_first(claim)
                 if stop.asked:
                     raise KeyboardInterrupt
-                if not lock.flock:
-                    reporter.note(
-                        f"{folder.path}: this file system has no flock; {OWNER} alone says that the folder is in use"
-                    )
-                # Again: another process may have ended in between.
-                folder.check(settings, resume=resume is not None, retry=retry)
-                if folder.record.is_file():
+                if finished:
                     return _finished(folder)
-                checkpoint = folder.find_checkpoint(resume, reporter.note) if resume is not None else None
-                with reporter.stage("checking"):
-                    plan = make_plan(settings, reporter.check)
-                if checkpoint is not None:
-                    _check_checkpoint(checkpoint, plan, folder)
+                plan = processes.together(prepare)
                 for text in plan.notes:
                     reporter.note(text)
-                return _Run(plan, folder, reporter, stop, evaluate_start).go(checkpoint)
+                return _Run(plan, folder, reporter, stop, evaluate_start, processes).go(checkpoint)
         except KeyboardInterrupt:
             whole = folder.complete_checkpoints()
             raise Interrupted(folder, step_of(whole[-1]) if whole else 0, plan.steps, stop.stage) from None
@@ -140,10 +159,16 @@ class _Run:
     """The state of a run between its stages."""
 
     def __init__(
-        self, plan: Plan, folder: RunFolder, reporter: Reporter, stop: StopRequest, evaluate_start: bool
+        self,
+        plan: Plan,
+        folder: RunFolder,
+        reporter: Reporter,
+        stop: StopRequest,
+        evaluate_start: bool,
+        processes: Processes,
     ) -> None:
         self.plan, self.folder, self.reporter, self.evaluate_start = plan, folder, reporter, evaluate_start
-        self.stop = stop
+        self.stop, self.processes = stop, processes
         self.eval_seconds = 0.0
         self.before: dict[str, Any] | None = None
         self.started = _now()
@@ -157,7 +182,7 @@ class _Run:
         self.started = manifest.get("started", self.started)
         self.eval_seconds = manifest.get("eval_seconds", 0.0)
         self.clock = Clock(manifest.get("train_seconds", 0.0))
-        self.curves = Curves(folder.curves)
+        self.curves = Curves(folder.curves, writes=self.processes.first)
 
         with self._stage(f"loading {settings.model.name}"):
             self.identity = identity(plan.base)
@@ -173,7 +198,7 @@ class _Run:
             init_seconds = time.perf_counter() - begin
 
         # Everything is checked; from here on the folder is written.
-        folder.begin(settings)
+        self.processes.from_first(lambda: folder.begin(settings))
         self.curves.restore(checkpoint, step_of(checkpoint) if checkpoint else -1)
         trainer = self.trainer = self._make_trainer(model)
         trainer.tokens = manifest.get("tokens", 0)
@@ -192,28 +217,40 @@ class _Run:
 
         self.stop.stage = "saving"
         with self.stop.deferred("the result is being written: the run finishes first; once more stops at once"):
-            saved = self._save(trainer)
-            evaluations = [folder.evaluations / name for name, found in (("before", before), ("after", after)) if found]
-            record = make_record(
-                plan,
-                files=checksums([saved, folder.curves, *evaluations], folder.path),
-                model=self.identity,
-                curves=self.curves.read(),
-                started=self.started,
-                finished=_now(),
-                init_seconds=init_seconds,
-                train_seconds=self.clock.seconds,
-                eval_seconds=self.eval_seconds,
-                tokens=trainer.tokens,
-                saved_bytes=folder_bytes(saved),
-                before=before,
-                after=after,
-            )
-            self._draw(record)
-            self._sync()
-            write_json(folder.record, record, checksum=True)
-            shutil.rmtree(folder.checkpoints / INITIAL, ignore_errors=True)  # until now a resumed run may need it
-        return RunResult(folder, read_record(folder))
+            record = self.processes.from_first(lambda: self._finish(trainer, init_seconds, before, after))
+        return RunResult(folder, record)
+
+    def _finish(
+        self,
+        trainer: RunTrainer,
+        init_seconds: float,
+        before: dict[str, Any] | None,
+        after: dict[str, Any] | None,
+    ) -> dict[str, Any]:
+        """Write the result, the picture and, last, the record."""
+        folder = self.folder
+        saved = self._save(trainer)
+        evaluations = [folder.evaluations / name for name, found in (("before", before), ("after", after)) if found]
+        record = make_record(
+            self.plan,
+            files=checksums([saved, folder.curves, *evaluations], folder.path),
+            model=self.identity,
+            curves=self.curves.read(),
+            started=self.started,
+            finished=_now(),
+            init_seconds=init_seconds,
+            train_seconds=self.clock.seconds,
+            eval_seconds=self.eval_seconds,
+            tokens=trainer.tokens,
+            saved_bytes=folder_bytes(saved),
+            before=before,
+            after=after,
+        )
+        self._draw(record)
+        self._sync()
+        write_json(folder.record, record, checksum=True)
+        shutil.rmtree(folder.checkpoints / INITIAL, ignore_errors=True)  # until now a resumed run may need it
+        return read_record(folder)
 
     def _diverged(self, error: NotFinite) -> DudeError:
         """Mark the folder, so that nothing takes the run for one that was only stopped."""
@@ -225,8 +262,10 @@ class _Run:
             checkpoint=step_of(whole[-1]) if whole else None,
             learning_rate=self.plan.settings.train.learning_rate,
         )
-        divergence.write(self.folder.path)
-        return DudeError(divergence.message(self.folder.path))
+        if self.processes.first:
+            divergence.write(self.folder.path)
+        kind = DudeError if self.processes.first else OtherProcess
+        return kind(divergence.message(self.folder.path))
 
     @contextmanager
     def _stage(self, text: str) -> Iterator[None]:
@@ -263,12 +302,17 @@ class _Run:
         log = LogCurves(self.curves, self.clock, self.reporter)
         callbacks: list[Any] = [
             log,
-            SealCheckpoints(settings.train.keep_checkpoints, self.curves, self._checkpoint_facts),
-            StopCleanly(self.stop),
+            StopCleanly(self.stop, self.processes),
         ]
+        if self.processes.first:
+            callbacks.append(SealCheckpoints(settings.train.keep_checkpoints, self.curves, self._checkpoint_facts))
         if settings.eval is not None and settings.eval.every:
-            callbacks.append(EvaluateEvery(settings.eval.every, self.clock, self.curves, self.stop, self._evaluate_now))
-        log.trainer = build_trainer(self.plan, model, self.folder.checkpoints, callbacks)
+            callbacks.append(
+                EvaluateEvery(
+                    settings.eval.every, self.clock, self.curves, self.stop, self._evaluate_now, self.processes
+                )
+            )
+        log.trainer = build_trainer(self.plan, model, self.folder.checkpoints, callbacks, self.processes)
         return log.trainer
 
     def _checkpoint_facts(self) -> dict[str, Any]:
@@ -281,16 +325,30 @@ class _Run:
             "eval_seconds": self.eval_seconds,
             "tokens": self.trainer.tokens,
             "log": self.trainer.log_state,
+<<<<<<< HEAD
             "before": self.before,
+=======
+            "processes": self.processes.count,
+>>>>>>> 8f393f1 (torchrun: the processes of a run divide each batch, and one of them writes)
         }
 
     def _train(self, trainer: RunTrainer, checkpoint: Path | None) -> None:
         """All steps that are left; none where the checkpoint is that of the last one (a trainer would do one more)."""
         import torch
+        from transformers import set_seed
 
         if checkpoint is not None and step_of(checkpoint) >= self.plan.steps:
             trainer._load_from_checkpoint(str(checkpoint))
             return
+        if self.processes.count > 1 and checkpoint is not None:
+            before = read_manifest(checkpoint).get("processes", 1)
+            if before != self.processes.count:
+                self.reporter.note(
+                    f"{checkpoint} is of {before} processes and now there are {self.processes.count}: the batches are "
+                    "the same, the random numbers of dropout are not"
+                )
+        elif not self.processes.first:
+            set_seed(self.plan.settings.train.seed + self.processes.rank)  # or all would drop the same activations
         self.stop.stage = TRAINING
         try:
             with self.stop.deferred("stopping after this step, with a checkpoint; once more stops at once"):
@@ -300,11 +358,14 @@ class _Run:
         finally:
             self.clock.stop()
             self.reporter.end()
-        if self.stop.asked:
+        if self.processes.any(self.stop.asked):
             raise Interrupted(self.folder, trainer.state.global_step, self.plan.steps)
 
     def _evaluate(self, trainer: RunTrainer, step: int, name: str | None = None) -> dict[str, Any] | None:
-        """Accuracy and validation loss now; kept in full under `eval/NAME` when it has a name."""
+        """Accuracy and validation loss now; kept in full under `eval/NAME` when it has a name.
+
+        Every process computes them, on all the questions: none waits longer than a collective may last.
+        """
         import torch
 
         settings, plan = self.plan.settings, self.plan
@@ -325,15 +386,20 @@ class _Run:
                 result = evaluate(trainer.model, plan.base.tokenizer, settings.eval, progress=self.reporter.asked)
             point |= {"eval": result.headline, "accuracy": result.accuracy}
             metrics |= {"headline": result.headline, "accuracy": result.accuracy, "tasks": result.metrics}
-            if name:
+            if name and self.processes.first:
                 result.write(self.folder.evaluations / name)
             self.reporter.evaluated(step, result.headline, result.accuracy)
         if not metrics:
             return None
         self.eval_seconds += time.perf_counter() - begin
+<<<<<<< HEAD
         # An evaluation that a stop request cut short is made by the resumed run, when the loss is there already.
         self.curves.append({"step": step, **point}, before_loss=name is None)
         if name:
+=======
+        self.curves.append({"step": step, **point})
+        if name and self.processes.first:
+>>>>>>> 8f393f1 (torchrun: the processes of a run divide each batch, and one of them writes)
             (self.folder.evaluations / name).mkdir(parents=True, exist_ok=True)
             write_json(self.folder.evaluations / name / "summary.json", metrics)
         return metrics
@@ -350,7 +416,7 @@ class _Run:
 
     def _keep_start(self, trainer: RunTrainer) -> None:
         """Where PEFT overwrote the base, the start is needed to save the adapter as a difference to the true base."""
-        if not METHODS[self.plan.settings.method.name].overwrites_base:
+        if not METHODS[self.plan.settings.method.name].overwrites_base or not self.processes.first:
             return
         config = trainer.model.peft_config["default"]
         kind, config.init_lora_weights = config.init_lora_weights, True

@@ -29,11 +29,12 @@ class ModelSettings(Settings):
 class TrainSettings(Settings):
     """The recipe. Give `steps` or `epochs`, not both; with neither, one epoch.
 
-    A step is one update of the optimizer, over `batch_size * gradient_accumulation` examples. `warmup` below 1 is a
-    share of all steps, from 1 on a number of steps. `max_length` counts tokens of prompt, completion and end token;
-    without it, 1024 or the longest the model takes. An example above it is dropped (and counted in the report) or, with
-    `overlong: truncate`, cut at its end. `group_by_length` puts examples of about one length into a batch: less
-    padding, the same examples in another order.
+    A step is one update of the optimizer, over `batch_size * gradient_accumulation` examples, whatever the number of
+    processes: under `torchrun` they divide each batch, so `batch_size` has to be a multiple of their number. `warmup`
+    below 1 is a share of all steps, from 1 on a number of steps. `max_length` counts tokens of prompt, completion and
+    end token; without it, 1024 or the longest the model takes. An example above it is dropped (and counted in the
+    report) or, with `overlong: truncate`, cut at its end. `group_by_length` puts examples of about one length into a
+    batch: less padding, the same examples in another order.
     """
 
     steps: int | None = Field(default=None, ge=1)

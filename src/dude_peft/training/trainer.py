@@ -6,21 +6,27 @@ This module imports torch, transformers and TRL; import it only to train.
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from accelerate.utils import DistributedType
 from datasets import Dataset
-from torch.utils.data import Sampler
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, Sampler
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from .batches import LengthGroupedSampler
 from .checkpoint import PREFIX, remove
+from .examples import IGNORED
 from .finite import NotFinite, all_finite, first_not_finite
 from .plan import Plan
+from .processes import ALONE, Processes
 
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 GROUPS = {"A": ".lora_A.", "B": ".lora_B.", "m": ".lora_magnitude_vector"}  # in PEFT's parameter names
@@ -36,16 +42,17 @@ class RunTrainer(SFTTrainer):
 
     Args:
         group_by_length: whether a batch's examples are of about one length (`LengthGroupedSampler`).
+        processes: that share the batches. Each trains on its part of every batch of one process, in the same order.
 
     Attributes:
-        tokens: tokens seen (without padding); set it before `train` when a run is resumed.
+        tokens: tokens seen (without padding), by all processes; set it before `train` when a run is resumed.
         group_norms: gradient norms of the last step, `{"A": ..., "B": ..., "m": ...}`, for the groups that exist.
         log_state: what the next logged step averages, as it was at the last checkpoint.
     """
 
-    def __init__(self, *args: Any, group_by_length: bool = False, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, group_by_length: bool = False, processes: Processes = ALONE, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.group_by_length = group_by_length
+        self.group_by_length, self.processes = group_by_length, processes
         self.tokens = 0
         self.group_norms: dict[str, float] = {}
         self.log_state: dict[str, Any] = {}
@@ -53,22 +60,92 @@ class RunTrainer(SFTTrainer):
         self._logged = 0  # the last logged step
         assert self.model is not None
         self._trained = [p for p in self.model.parameters() if p.requires_grad]
+        self._step_tokens = 0
         named = [(f".{name}", p) for name, p in self.model.named_parameters() if p.requires_grad]
         groups = {group: [p for name, p in named if part in name] for group, part in GROUPS.items()}
         self._groups = {group: parameters for group, parameters in groups.items() if parameters}
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """One forward and backward; on the last one of a step the gradients are complete and not yet clipped."""
-        self.tokens += int(inputs["attention_mask"].sum())
+        if self.processes.count > 1 and not isinstance(model, DistributedDataParallel):
+            raise RuntimeError("the model is not wrapped for training by several processes: gradients would differ")
+        mask = inputs["attention_mask"]
+        if self.processes.count > 1:
+            mask = mask[(inputs["labels"] != IGNORED).any(dim=1)]  # not those that fill up a short batch
+        self._step_tokens += int(mask.sum())
         loss = super().training_step(model, inputs, *args, **kwargs)
         self._loss_sum += loss.detach()
         if self.accelerator.sync_gradients:
-            if not math.isfinite(self._loss_sum):
+            if self.processes.any(not math.isfinite(self._loss_sum)):
                 raise self._not_finite("loss")
+            self.tokens += self.processes.sum(self._step_tokens)
+            self._step_tokens = 0
             scaler = self.accelerator.scaler
             scale = scaler.get_scale() if scaler is not None else 1.0
             self.group_norms = {group: _norm(parameters) / scale for group, parameters in self._groups.items()}
         return loss
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
+        """The batches of a step, and the number of their labels over all processes.
+
+        Accelerate fills up the last, short batch of an epoch with examples of the first one, so that every process has
+        some. They are left without loss.
+        """
+        if self.processes.count == 1:
+            return super().get_batch_samples(epoch_iterator, num_batches, device)
+        batches = list(islice(epoch_iterator, num_batches))
+        state = self.accelerator.gradient_state
+        if batches and state.end_of_dataloader:
+            left = len(self.train_dataset) % self.args.train_batch_size
+            share = self.args.train_batch_size // self.processes.count
+            if left:
+                batches[-1]["labels"][max(0, left - self.processes.rank * share) :] = IGNORED
+            state.active_dataloader.remainder = -1  # or TRL's metrics would leave out processes
+        return batches, self._get_num_items_in_batch(batches, device)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Metrics of the validation examples; every process computes all of them and gathers nothing.
+
+        Evaluated before it is trained, a model counts as prepared for Accelerate, which then does not wrap it for
+        training: each process would follow its own gradient. So that is undone.
+        """
+        if self.processes.count == 1:
+            return super().evaluate(*args, **kwargs)
+        gather = vars(self)["gather_function"]
+        self.gather_function: Any = self._own
+        try:
+            return super().evaluate(*args, **kwargs)
+        finally:
+            self.gather_function = gather
+            if self.model_wrapped is self.model:
+                self.model.__dict__.pop("_is_accelerate_prepared", None)
+                self.accelerator._models.clear()
+
+    def _own(self, losses: torch.Tensor) -> torch.Tensor:
+        """The losses of a batch, one for each example, as Accelerate gathers them in a single process."""
+        state = self.accelerator.gradient_state
+        return losses[: state.remainder] if state.end_of_dataloader and state.remainder > 0 else losses
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """All examples in every process: a loss is a mean over a batch, so it depends on what is in the batch."""
+        if self.processes.count == 1:
+            return super().get_eval_dataloader(eval_dataset)
+        data = self.eval_dataset if eval_dataset is None else eval_dataset
+        loader = DataLoader(data, batch_size=self.args.eval_batch_size, collate_fn=self.data_collator)
+        return prepare_data_loader(loader, self.args.device, num_processes=1, process_index=0, put_on_device=True)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Of every process, written by the first one: it seals the checkpoint when all files are there."""
+        if self.processes.count == 1:
+            super()._save_rng_state(output_dir)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            super()._save_rng_state(folder)
+            (mine,) = Path(folder).iterdir()
+            states = self.processes.gather((mine.name, mine.read_bytes()))
+        if self.processes.first:
+            for name, content in states:
+                (Path(output_dir) / name).write_bytes(content)
 
     def _clip_grad_norm(self, model: torch.nn.Module) -> Any:
         """Clip as the trainer does, but look at the norm first: clipping by NaN makes every gradient NaN.
@@ -107,7 +184,7 @@ class RunTrainer(SFTTrainer):
         """A new folder each time: what a resumed run passed over, damaged or not, is not mixed with what it writes."""
         self.check_parameters()
         place = Path(self.args.output_dir or "") / f"{PREFIX}{self.state.global_step}"
-        if place.is_dir():
+        if self.processes.first and place.is_dir():
             remove(place)
         self.log_state = {
             "loss_sum": self._mean_loss_sum(),
@@ -154,7 +231,7 @@ def sft_config(plan: Plan, folder: Path) -> SFTConfig:
     train = plan.settings.train
     on_cpu = plan.base.device == "cpu"
     mixed = not on_cpu and (plan.base.dtype is torch.bfloat16 or (plan.full and torch.cuda.is_bf16_supported()))
-    return SFTConfig(
+    config = SFTConfig(
         output_dir=str(folder),
         # length and batches
         max_steps=plan.steps,
@@ -216,11 +293,22 @@ def sft_config(plan: Plan, folder: Path) -> SFTConfig:
         load_best_model_at_end=False,
         push_to_hub=False,
         ignore_data_skip=False,
+        # several processes: the batch is divided among them, so that the config means the same with any number
+        accelerator_config={"split_batches": plan.processes > 1},
+        ddp_find_unused_parameters=plan.full and not train.gradient_checkpointing,
+        ddp_broadcast_buffers=False,
     )
+    if config.n_gpu > 1:
+        config._n_gpu = 1  # one process trains on one GPU; DataParallel would multiply the batch in silence
+    return config
 
 
 def build_trainer(
-    plan: Plan, model: torch.nn.Module, folder: Path, callbacks: Iterable[TrainerCallback] = ()
+    plan: Plan,
+    model: torch.nn.Module,
+    folder: Path,
+    callbacks: Iterable[TrainerCallback] = (),
+    processes: Processes = ALONE,
 ) -> RunTrainer:
     """TRL's trainer for a plan.
 
@@ -229,6 +317,7 @@ def build_trainer(
         model: the base model, or the PEFT model made by `adapted_model`.
         folder: where checkpoints go; the trainer makes it.
         callbacks: told about steps, in this order.
+        processes: that train together.
 
     Returns:
         A trainer that trains `plan.steps` steps.
@@ -241,6 +330,7 @@ def build_trainer(
         processing_class=plan.base.tokenizer,
         callbacks=list(callbacks),
         group_by_length=plan.settings.train.group_by_length,
+        processes=processes,
     )
     for chatter in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(chatter)
