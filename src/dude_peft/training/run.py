@@ -325,11 +325,8 @@ class _Run:
             "eval_seconds": self.eval_seconds,
             "tokens": self.trainer.tokens,
             "log": self.trainer.log_state,
-<<<<<<< HEAD
             "before": self.before,
-=======
             "processes": self.processes.count,
->>>>>>> 8f393f1 (torchrun: the processes of a run divide each batch, and one of them writes)
         }
 
     def _train(self, trainer: RunTrainer, checkpoint: Path | None) -> None:
@@ -392,14 +389,9 @@ class _Run:
         if not metrics:
             return None
         self.eval_seconds += time.perf_counter() - begin
-<<<<<<< HEAD
         # An evaluation that a stop request cut short is made by the resumed run, when the loss is there already.
         self.curves.append({"step": step, **point}, before_loss=name is None)
-        if name:
-=======
-        self.curves.append({"step": step, **point})
         if name and self.processes.first:
->>>>>>> 8f393f1 (torchrun: the processes of a run divide each batch, and one of them writes)
             (self.folder.evaluations / name).mkdir(parents=True, exist_ok=True)
             write_json(self.folder.evaluations / name / "summary.json", metrics)
         return metrics
