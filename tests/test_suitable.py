@@ -288,3 +288,42 @@ def test_a_model_that_is_sharded_already_is_refused(way):
     with warnings.catch_warnings(), pytest.raises(DudeError, match=message):
         get_peft_model(model, models.config_for("llama", target_modules=["q_proj"]))
     assert state_of(model) == before
+
+
+@pytest.fixture
+def one_process(tmp_path):
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("way", ["fsdp1", "fsdp1 leaves", "fsdp1 before", "tensor parallel"])
+def test_a_model_that_is_sharded_afterwards_is_refused_in_its_first_forward(way, one_process):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FullyShardedDataParallel as FSDP1
+    from torch.distributed.fsdp.wrap import CustomPolicy
+    from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
+
+    options = {"use_orig_params": True, "device_id": torch.device("cpu")}
+    if way == "fsdp1 before":
+        with pytest.raises(DudeError, match=r"sharded over processes \(FSDP1\)"):
+            get_peft_model(FSDP1(models.llama(), **options), models.config_for("llama", target_modules=["q_proj"]))
+        return
+    model = get_peft_model(models.llama(), models.config_for("llama", target_modules=["q_proj"])).train()
+    model(models.tokens())
+    if way == "fsdp1":
+        wrapped = FSDP1(model, **options).train()
+    elif way == "fsdp1 leaves":  # as PEFT's policy does, which wraps what is trained apart
+        policy = CustomPolicy(lambda m: not list(m.children()) and any(p.requires_grad for p in m.parameters()))
+        wrapped = FSDP1(model, auto_wrap_policy=policy, **options).train()
+    else:
+        mesh = init_device_mesh("cpu", (1,))
+        for layer in models.dude_layers(model).values():
+            parallelize_module(layer.base_layer, mesh, ColwiseParallel())
+        wrapped = model.train()
+    message = "DTensor .tensor parallelism" if way == "tensor parallel" else "wrapped in FSDP1"
+    with pytest.raises(DudeError, match=message):
+        wrapped(models.tokens())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from . import compose, dense
 from .compose import Composition, Factors, MagnitudeAxis
+from .errors import DudeError
 from .gradient import ComposedLinear
 from .kept import Kept
 from .layers import FullPrecision, Start, dense_weight
@@ -41,6 +43,27 @@ class State(NamedTuple):
     whole: Tensor | None = None
 
 
+def check_whole(tensors: Iterable[Any]) -> None:
+    """Refuse parts of a layer that were sharded after the adapter was added, as long as they are not gathered.
+
+    Raises:
+        DudeError: flat parameters of FSDP1, DTensors of tensor parallelism. FSDP2 gathers a layer before its forward.
+    """
+    for tensor in tensors:
+        if tensor is None or (type(tensor) is nn.Parameter and not hasattr(tensor, "_fsdp_flattened")):
+            continue
+        if hasattr(tensor, "_fsdp_flattened") or getattr(tensor._base, "_is_flat_param", False):
+            raise DudeError(
+                "the model is wrapped in FSDP1, whose flat parameters hold DuDe's frozen and trained parts together. "
+                "Use FSDP2: fully_shard, or fsdp_version: 2 in accelerate's configuration"
+            )
+        if hasattr(tensor, "full_tensor"):
+            raise DudeError(
+                "a weight of the layer is a DTensor (tensor parallelism), which DuDe's norm over a whole row or column "
+                "does not support. Shard with FSDP2 (fully_shard) alone"
+            )
+
+
 START_NAMES = tuple(f"lora_{name}" for name in Start._fields)
 
 
@@ -60,6 +83,7 @@ class FrozenStart(FullPrecision):
         self.lora_A0, self.lora_B0, self.lora_n0, self.lora_P0 = (nn.Parameter(t, requires_grad=False) for t in start)
         self.axis, self.detach_norm = axis, detach_norm
         self._kept: Kept[State] = Kept()
+        self._checked = False  # whether a forward has been seen since the mode was set: see `check_whole`
         self._joined = False  # whether the latest forward had one product, which may round otherwise than two
 
     @property
@@ -71,6 +95,7 @@ class FrozenStart(FullPrecision):
     def train(self, mode: bool = True) -> FrozenStart:
         """As every module's; what was kept is dropped."""
         self._kept.drop()
+        self._checked = False
         return super().train(mode)
 
     def compose(self, dA: Tensor, dB: Tensor, magnitude: Tensor, weight: Tensor, scaling: float) -> Composition:
@@ -89,6 +114,9 @@ class FrozenStart(FullPrecision):
             trained: dA, dB and the magnitude. scaling: s, as in `compose`.
             base: the linear layer of W0 and b.
         """
+        if not (self._checked or torch.compiler.is_compiling()):
+            check_whole((*trained, *self._parameters.values(), base.weight))
+            self._checked = True
         forward = self._forward_out if self.axis == "out" else self._forward_in
         return forward(x, x_update, y0, trained, base, scaling)
 
