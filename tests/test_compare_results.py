@@ -54,17 +54,17 @@ def test_the_verdict_and_bold_follow_the_differences(tmp_path: Path) -> None:
     made = report(filled(tmp_path, SHARES))
     assert made["outcome"] == [made["outcome"][0]]
     assert made["outcome"][0].startswith("DoRA r=16 has the highest accuracy")
-    assert "It is higher than" in made["outcome"][0] and "cannot be told apart" not in made["outcome"][0]
+    assert "It is significantly higher than" in made["outcome"][0] and "No significant" not in made["outcome"][0]
     assert "| DoRA | 16 | 0.001 | **" in markdown(made)
     pair = next(one for one in made["differences"] if (one["row"], one["minus"]) == ("DoRA r=16", "LoRA r=16"))
     assert pair["low"] > 0.15 and pair["p"] < 0.05
 
 
-def test_rows_that_cannot_be_told_apart_are_said_so_and_nothing_is_bold(tmp_path: Path) -> None:
+def test_rows_without_a_significant_difference_are_said_so_and_nothing_is_bold(tmp_path: Path) -> None:
     made = report(filled(tmp_path, {"lora-r16": 0.5, "dora-r16": 0.51, "full-fine-tuning": 0.9}))
     first, second = made["outcome"]
     assert first.startswith("Full fine-tuning has the highest") and "higher than" in first
-    assert second.startswith("Without full fine-tuning, ") and "cannot be told apart from" in second
+    assert second.startswith("Without full fine-tuning, ") and "No significant difference from" in second
     assert [row["label"] for row in made["rows"] if row["bold"]] == ["Full fine-tuning"]
 
 

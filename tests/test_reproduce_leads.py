@@ -24,9 +24,13 @@ def made(*compared: dict[str, Any]) -> dict[str, Any]:
 
 def test_the_table_has_a_row_for_each_rank_or_part_and_bold_where_decided() -> None:
     written = {
-        "table2": made(compared("LoRA", 0.031, "wins"), compared("PiSSA", -0.0004, "cannot be told apart")),
-        "table3": made(*(compared("LoRA", -0.02, "loses", part="ranks", r=r) for r in (2, 32))),
-        "table4": made(*(compared("LoRA", 0.01, "wins", part=f"variants-{part}") for part in ("gsm", "mmlu"))),
+        "table2": made(
+            compared("LoRA", 0.031, "significantly higher"), compared("PiSSA", -0.0004, "no significant difference")
+        ),
+        "table3": made(*(compared("LoRA", -0.02, "significantly lower", part="ranks", r=r) for r in (2, 32))),
+        "table4": made(
+            *(compared("LoRA", 0.01, "significantly higher", part=f"variants-{part}") for part in ("gsm", "mmlu"))
+        ),
     }
     found = leads.leads(written)
     assert leads.markdown(found).splitlines() == [
@@ -36,7 +40,7 @@ def test_the_table_has_a_row_for_each_rank_or_part_and_bold_where_decided() -> N
         "| Table 3, r=2; Table 3, r=32 | **-2.0 [-3.0, -1.0]** | - |",
         "| Table 4, gsm; Table 4, mmlu | **+1.0 [+0.0, +2.0]** | - |",
     ]
-    assert "4 comparisons of accuracy, DuDe wins 2 and loses 1; 1 cannot be told apart" in leads.sentence(found)
+    assert "DuDe is significantly higher in 2 and significantly lower in 1; no significant" in leads.sentence(found)
     assert leads.trained_on(found) == " gsm, mmlu: what was fine-tuned on."
     assert leads.trained_on([one for one in found if one.where == "Table 2"]) == ""
 
@@ -50,9 +54,9 @@ def test_the_readme_begins_with_it_and_the_claims_say_how_many_won(tmp_path: Pat
     fill(folder, "mini_gpqa", {"lora": 0.4, "dora": 0.8, "pissa": 0.4, "dude": 0.8})
     write_report(tmp_path)
     text = (tmp_path / "README.md").read_text()
-    assert "Of 3 comparisons of accuracy, DuDe wins 2 and loses 0; 1 cannot be told apart." in text
+    assert "DuDe is significantly higher in 2 and significantly lower in 0; no significant difference in 1." in text
     assert "| Table 2 | **+" in text and "](leads.png)" in text
-    assert "| cannot be told apart (wins 2 of 3) |" in text
+    assert "| no significant difference (significantly higher 2 of 3) |" in text
     picture = (tmp_path / "leads.svg").read_text()
     assert "over PiSSA" in picture and "Table 2" in picture
     assert (tmp_path / "leads.png").stat().st_size > 5000

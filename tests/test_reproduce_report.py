@@ -12,11 +12,13 @@ from comparison_tools import finish
 
 from dude_peft.experiments.compare import Plan
 from dude_peft.experiments.grid import Cell, Grid
+from dude_peft.experiments.report import report
 from dude_peft.reproduction.catalogue import chosen
 from dude_peft.reproduction.folder import PartFolder, Root
 from dude_peft.reproduction.recipe import parts_of
 from dude_peft.reproduction.report import write_report
 from dude_peft.reproduction.run import Reproduction, begin
+from dude_peft.stats.significance import holm
 
 RATES = ("learning_rates=[1e-3]",)
 PLAIN = ("methods=[lora, dora, pissa, dude]", *RATES)
@@ -65,7 +67,7 @@ def words(made: dict[str, Any], name: str) -> dict[str, str]:
     return {one["claim"]: one["word"] for one in made[name]["claims"]}
 
 
-@pytest.mark.parametrize(("dude", "word"), [(0.8, "wins"), (0.5, "cannot be told apart"), (0.3, "loses")])
+@pytest.mark.parametrize(("dude", "word"), [(0.8, "holds"), (0.5, "no significant difference"), (0.3, "does not hold")])
 def test_a_claim_is_judged_by_the_paired_answers(tmp_path: Path, dude: float, word: str) -> None:
     folder = started(tmp_path, "table2", *PLAIN)["gpqa"]
     fill(folder, "mini_gpqa", {"lora": 0.5, "dora": 0.5, "pissa": 0.5, "dude": dude})
@@ -73,15 +75,21 @@ def test_a_claim_is_judged_by_the_paired_answers(tmp_path: Path, dude: float, wo
     assert set(words(made, "table2").values()) == {word}
     compared = made["table2"]["claims"][0]["compared"]
     assert [one["what"] for one in compared] == [f"DuDe r=16 against {rival}" for rival in ("LoRA", "DoRA", "PiSSA")]
-    assert all((one["low"] > 0) is (word == "wins") and (one["high"] < 0) is (word == "loses") for one in compared)
+    assert all(
+        (one["low"] > 0) is (word == "holds") and (one["high"] < 0) is (word == "does not hold") for one in compared
+    )
 
 
-def test_one_lost_comparison_loses_and_a_missing_one_leaves_it_open(tmp_path: Path) -> None:
+def test_one_comparison_the_other_way_decides_and_a_missing_one_leaves_it_open(tmp_path: Path) -> None:
     shares = {"lora": 0.4, "dora": 0.7, "pissa": 0.4, "dude": 0.5}
     folder = started(tmp_path, "table2", *PLAIN)["gpqa"]
     fill(folder, "mini_gpqa", shares, skip=("pissa",))
     made = write_report(tmp_path)
-    assert [one["word"] for one in made["table2"]["claims"][0]["compared"]] == ["wins", "loses", "-"]
+    assert [one["word"] for one in made["table2"]["claims"][0]["compared"]] == [
+        "significantly higher",
+        "significantly lower",
+        "-",
+    ]
     assert set(words(made, "table2").values()) == {"-"}
     page = (tmp_path / "table2.md").read_text()
     line = next(line for line in page.splitlines() if line.startswith("| PiSSA"))
@@ -89,7 +97,30 @@ def test_one_lost_comparison_loses_and_a_missing_one_leaves_it_open(tmp_path: Pa
     for cell in cells(folder):
         if cell.settings.method.name == "pissa":
             finish(folder, cell, {"mini_gpqa": answers(0.4, cell.name)})
-    assert set(words(write_report(tmp_path), "table2").values()) == {"loses"}
+    assert set(words(write_report(tmp_path), "table2").values()) == {"does not hold"}
+
+
+def test_both_commands_say_the_same_of_the_same_runs(tmp_path: Path) -> None:
+    """DuDe's lead over PiSSA has an interval above zero, and is not significant among the six pairs of the table."""
+    folder = started(tmp_path, "table2", *PLAIN)["gpqa"]
+    fill(folder, "mini_gpqa", {"lora": 0.5, "dora": 0.515, "pissa": 0.515, "dude": 0.535})
+    compared = write_report(tmp_path)["table2"]["claims"][0]["compared"]
+    table = report(folder)
+    pairs = {(one["row"], one["minus"]): one for one in table["differences"]}
+    assert len(pairs) == 12 and len(compared) == 3
+    for one in compared:
+        pair = pairs["DuDe r=16", one["what"].removeprefix("DuDe r=16 against ") + " r=16"]
+        assert {key: one[key] for key in ("value", "low", "high", "p", "word")} == {
+            key: pair[key] for key in ("value", "low", "high", "p", "word")
+        }
+        back = pairs[pair["minus"], "DuDe r=16"]
+        assert (back["value"], back["p_holm"]) == (-pair["value"], pair["p_holm"])
+    lead = pairs["DuDe r=16", "PiSSA r=16"]
+    assert lead["low"] > 0 and lead["p"] < 0.05 < lead["p_holm"] and lead["word"] == "no significant difference"
+    assert [one["p_holm"] for one in table["differences"][::2]] == holm([one["p"] for one in table["differences"][::2]])
+    same, higher = table["outcome"][0].index("No significant difference from"), table["outcome"][0].index("higher than")
+    assert higher < table["outcome"][0].index("LoRA") < same < table["outcome"][0].index("PiSSA")
+    assert not any(row["bold"] for row in table["rows"])
 
 
 def test_the_table_shows_ours_and_the_papers(tmp_path: Path) -> None:
@@ -114,7 +145,7 @@ def test_figure_2_judges_losses_and_the_way_there(tmp_path: Path) -> None:
     fill(folder, "mini_gsm", {"full": 0.9, "lora": 0.4, "dora": 0.5, "pissa": 0.7, "dude": 0.6})
     made = write_report(tmp_path)
     verdicts = {one["claim"]: [two["word"] for two in one["compared"]] for one in made["figure2"]["claims"]}
-    wanted = ["wins", "wins", "loses"]
+    wanted = ["significantly higher", "significantly higher", "significantly lower"]
     assert verdicts["DuDe's training loss falls faster"] == wanted
     assert verdicts["DuDe's loss runs nearer to full fine-tuning's"] == wanted
     assert verdicts["DuDe's accuracy leads all along the training"] == wanted
@@ -141,10 +172,10 @@ def test_ranks_are_judged_each_and_the_growth_of_the_lead(tmp_path: Path) -> Non
     made = write_report(tmp_path)
     best, grows = made["table3"]["claims"]
     told = [one["word"] for one in best["compared"]]
-    assert told[:3] == ["cannot be told apart"] * 3 and told[3:] == ["wins"] * 3
+    assert told[:3] == ["no significant difference"] * 3 and told[3:] == ["significantly higher"] * 3
     dude2, dude32, lora2, lora32 = (sum(means[method, r]) / 3 for method in ("dude", "lora") for r in (2, 32))
     assert grows["compared"][0]["value"] == pytest.approx((dude32 - lora32) - (dude2 - lora2))
-    assert grows["word"] == "wins" and grows["compared"][0]["low"] > 0
+    assert grows["word"] == "holds" and grows["compared"][0]["low"] > 0
     page = (tmp_path / "table3.md").read_text()
     assert (
         "Social science" in page
@@ -177,7 +208,7 @@ def test_the_readme_says_what_how_sure_what_it_cost_and_how_again(tmp_path: Path
     text = (tmp_path / "README.md").read_text()
     heads = ["What was asked", "What was found", "How sure", "What it cost", "How to repeat it"]
     assert [text.index(f"## {head}\n") for head in heads] == sorted(text.index(f"## {head}\n") for head in heads)
-    assert "| DuDe has more right than LoRA, DoRA and PiSSA | **wins** |" in text
+    assert "| DuDe has more right than LoRA, DoRA and PiSSA | **holds** |" in text
     assert "40 runs, 0.1 hours" in text and "a processor, 1 of 2 threads" in text
     assert "dude reproduce seeds --scale mini -o again" in text
 
@@ -193,7 +224,7 @@ def test_what_has_not_run_is_empty_and_nothing_is_drawn(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("base", "low", "word"), [(0.4, 0.6, "holds"), (0.1, 0.6, "does not hold"), (0.6, 0.6, "cannot be told apart")]
+    ("base", "low", "word"), [(0.4, 0.6, "holds"), (0.1, 0.6, "does not hold"), (0.6, 0.6, "no significant difference")]
 )
 def test_the_calibration_is_a_ladder(tmp_path: Path, base: float, low: float, word: str) -> None:
     folder = started(tmp_path, "calibration", *RATES)["calibration-gpqa"]
@@ -211,7 +242,8 @@ def test_the_calibration_is_a_ladder(tmp_path: Path, base: float, low: float, wo
     ]  # fmt: skip
     assert rungs[0]["value"] == pytest.approx(sum(whole) / 300 - 0.25)
     words = [one["word"] for one in rungs]
-    assert words[2] == "holds" and word in words and set(words) <= {"holds", word}
+    said = {"holds": "significantly higher", "does not hold": "significantly lower"}.get(word, word)
+    assert words[2] == "significantly higher" and said in words and set(words) <= {"significantly higher", said}
     page = (tmp_path / "calibration.md").read_text()
     assert "| guessing |  |  | 25.0 |" in page and "| untrained |" in page
     told = f"calibration-gpqa: {'**' + word + '**' if 'hold' in word else word}"

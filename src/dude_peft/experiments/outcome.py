@@ -1,19 +1,19 @@
-"""What the results say: an interval for each accuracy, and which rows can be told apart."""
+"""What the results say: an interval for each accuracy, and which rows differ significantly."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 
 import numpy as np
 
-from . import statistics
+from ..stats import intervals
+from ..stats.intervals import Interval
+from ..stats.significance import ALPHA, HIGHER, LOWER, SAME, UNKNOWN, Significance, adjusted, holm, significance
 from .results import Results, RowResult, differences
 from .runs import Run
-from .statistics import Interval
-
-SURE = 0.05  # adjusted p-values below it put a task's best value in bold
 
 
 @dataclass
@@ -22,13 +22,19 @@ class Outcome:
 
     Attributes:
         sentences: the outcome as measured, one for each group of rows that is compared.
-        pairs: (row, row) -> the difference of the first to the second, where both were asked the same questions.
-        bold: (row, column) -> its value is the best of its group and differs from the runner-up's.
+        pairs: (row, row) -> the difference of the first to the second, both ways.
+        adjusted: (row, row) -> its p-value after Holm's correction over all pairs of the table.
+        bold: (row, column) -> its value is the best of its group and significantly higher than the runner-up's.
     """
 
     sentences: list[str] = field(default_factory=list)
     pairs: dict[tuple[str, str], Interval] = field(default_factory=dict)
+    adjusted: dict[tuple[str, str], float] = field(default_factory=dict)
     bold: set[tuple[str, str]] = field(default_factory=set)
+
+    def word(self, one: str, other: str) -> Significance:
+        """Whether the first of two rows is significantly higher or lower than the second."""
+        return significance(self.pairs.get((one, other)), self.adjusted.get((one, other), math.nan))
 
 
 def accuracy(runs: Sequence[Run], task: str | None = None) -> Interval | None:
@@ -41,11 +47,11 @@ def accuracy(runs: Sequence[Run], task: str | None = None) -> Interval | None:
     if not found:
         return None
     if len(found) > 1:
-        return statistics.t_interval([one["value"] for one in found])
+        return intervals.t_interval([one["value"] for one in found])
     one, correct = found[0], found[0]["value"] * found[0]["n"]
     if name in runs[0].tasks_asked and abs(correct - round(correct)) < 1e-6 * one["n"]:
-        return statistics.wilson(round(correct), one["n"])
-    return statistics.normal(one["value"], one["stderr"]) if one["stderr"] is not None else None
+        return intervals.wilson(round(correct), one["n"])
+    return intervals.normal(one["value"], one["stderr"]) if one["stderr"] is not None else None
 
 
 def groups(results: Results) -> list[tuple[str, list[RowResult]]]:
@@ -59,24 +65,45 @@ def groups(results: Results) -> list[tuple[str, list[RowResult]]]:
 
 def find_outcome(results: Results) -> Outcome:
     """Compare the rows of every group with each other."""
-    outcome = Outcome()
-    for prefix, rows in groups(results):
-        for k, one in enumerate(rows):
-            for other in rows[k + 1 :]:
-                _pair(outcome, one, other)
+    outcome, found = Outcome(), groups(results)
+    tops: list[tuple[str, str, float]] = []
+    for _, rows in found:
+        for left, right in combinations(rows, 2):
+            _pair(outcome, left, right)
+        tops += _task_tops(rows, results.sets)
+    family = list(outcome.pairs)[::2]  # each pair once: `_pair` enters both ways, one after the other
+    for (one, other), p in zip(family, adjusted([outcome.pairs[pair] for pair in family]), strict=True):
+        outcome.adjusted[one, other] = outcome.adjusted[other, one] = p
+    by_task = holm([p for *_, p in tops])
+    outcome.bold |= {(row, task) for (row, task, _), p in zip(tops, by_task, strict=True) if p < ALPHA}
+    for prefix, rows in found:
         _verdict(outcome, prefix, rows, "")
-        _bold_tasks(outcome, rows, results.sets)
         adapters = [row for row in rows if row.method != "full"]
         if len(adapters) < len(rows) and len(adapters) > 1 and _best(rows).method == "full":
             _verdict(outcome, prefix, adapters, "without full fine-tuning, ")
     return outcome
 
 
+def difference(one: RowResult, other: RowResult) -> Interval | None:
+    """How much more `one` has right: paired by seed and question, or by seed alone where answers cannot be paired."""
+    if (found := differences(one, other)) is not None:
+        tasks, weights, _ = found
+        return intervals.hierarchical_bootstrap(tasks, weights=weights)
+    return by_seed(one, other, lambda run: run.accuracy)
+
+
+def by_seed(one: RowResult, other: RowResult, value: Callable[[Run], float | None]) -> Interval | None:
+    """Student's t of `value(one) - value(other)` over the seeds that both have; None with fewer than two."""
+    mine, theirs = ({run.seed: found for run in row.runs if (found := value(run)) is not None} for row in (one, other))
+    seeds = [seed for seed in mine if seed in theirs]
+    if len(seeds) < 2:
+        return None
+    return intervals.paired_t([mine[seed] for seed in seeds], [theirs[seed] for seed in seeds])
+
+
 def _pair(outcome: Outcome, one: RowResult, other: RowResult) -> None:
-    if (one.name, other.name) in outcome.pairs or (found := differences(one, other)) is None:
+    if (one.name, other.name) in outcome.pairs or (made := difference(one, other)) is None:
         return
-    tasks, weights, _ = found
-    made = statistics.hierarchical_bootstrap(tasks, weights=weights)
     outcome.pairs[one.name, other.name] = made
     outcome.pairs[other.name, one.name] = Interval(-made.estimate, -made.high, -made.low, made.p)
 
@@ -96,19 +123,25 @@ def _verdict(outcome: Outcome, prefix: str, rows: list[RowResult], kind: str) ->
         return
     ranked = sorted(rows, key=mean_accuracy, reverse=True)
     best, others = ranked[0], ranked[1:]
-    told = {row.name: outcome.pairs.get((best.name, row.name)) for row in others}
-    differ = [f"{name} ({_points(i)})" for name, i in told.items() if i is not None and i.excludes_zero]
-    same = [f"{name} ({_points(i)})" for name, i in told.items() if i is not None and not i.excludes_zero]
-    unknown = [name for name, i in told.items() if i is None]
+    words: dict[Significance, list[str]] = {}
+    for row in others:
+        interval, word = outcome.pairs.get((best.name, row.name)), outcome.word(best.name, row.name)
+        words.setdefault(word, []).append(row.name if interval is None else f"{row.name} ({_points(interval)})")
     text = f"{prefix}{kind}{best.name} has the highest accuracy, {100 * mean_accuracy(best):.1f}%."
     text = text[0].upper() + text[1:] if not prefix else text
-    text += f" It cannot be told apart from {', '.join(same)}." if same else ""
-    text += f" It is higher than {', '.join(differ)}." if differ else ""
-    text += f" No paired answers to compare it with {', '.join(unknown)}." if unknown else ""
+    for word, form in _FORMS.items():
+        text += form.format(", ".join(words[word])) if word in words else ""
     outcome.sentences.append(text)
-    runner_up = told[others[0].name]
-    if not kind and runner_up is not None and runner_up.excludes_zero:
+    if not kind and outcome.word(best.name, others[0].name) == HIGHER:
         outcome.bold.add((best.name, "accuracy"))
+
+
+_FORMS: dict[Significance, str] = {
+    HIGHER: " It is significantly higher than {}.",
+    SAME: " No significant difference from {}.",
+    LOWER: " Seed by seed it is significantly lower than {}.",  # where rows have other seeds
+    UNKNOWN: " Nothing to compare it by with {}.",
+}
 
 
 def _points(interval: Interval) -> str:
@@ -116,20 +149,17 @@ def _points(interval: Interval) -> str:
     return f"{100 * interval.estimate:+.1f} points, 95% interval {low:+.1f} to {high:+.1f}"
 
 
-def _bold_tasks(outcome: Outcome, rows: list[RowResult], sets: Sequence[str]) -> None:
-    """In each task the best row, where it differs from the runner-up: paired t over seeds, Holm across tasks."""
-    tops: list[tuple[str, str]] = []
-    p_values: list[float] = []
+def _task_tops(rows: list[RowResult], sets: Sequence[str]) -> list[tuple[str, str, float]]:
+    """Of each task the best row, the task, and the p-value of no difference from the runner-up: paired t over seeds."""
+    tops: list[tuple[str, str, float]] = []
     for task in sets:
         means = {row.name: found.estimate for row in rows if (found := accuracy(row.runs, task)) is not None}
         if len(means) < 2:
             continue
         first, second = sorted(means, key=lambda name: means[name], reverse=True)[:2]
         one, other = (next(row for row in rows if row.name == name) for name in (first, second))
-        tops.append((first, task))
-        p_values.append(task_p_value(one, other, task))
-    adjusted = statistics.holm(p_values)
-    outcome.bold |= {top for top, p in zip(tops, adjusted, strict=True) if p < SURE}
+        tops.append((first, task, task_p_value(one, other, task)))
+    return tops
 
 
 def task_p_value(one: RowResult, other: RowResult, task: str) -> float:
@@ -137,11 +167,11 @@ def task_p_value(one: RowResult, other: RowResult, task: str) -> float:
     mine, theirs = ({r.seed: found["value"] for r in row.runs if (found := r.task(task))} for row in (one, other))
     seeds = [seed for seed in mine if seed in theirs]
     if len(seeds) > 1:
-        return statistics.paired_t([mine[s] for s in seeds], [theirs[s] for s in seeds]).p
+        return intervals.paired_t([mine[s] for s in seeds], [theirs[s] for s in seeds]).p
     if not seeds:
         return math.nan
     left, right = (next(r for r in row.runs if r.seed == seeds[0]).answers().get(task) for row in (one, other))
     if left is None or right is None or [i for i, _ in left] != [i for i, _ in right]:
         return math.nan
     table = np.array([[float(a) - float(b) for (_, a), (_, b) in zip(left, right, strict=True)]])
-    return statistics.hierarchical_bootstrap([table]).p
+    return intervals.hierarchical_bootstrap([table]).p

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import DudeError
 from ..evaluation.settings import EvalSettings
+from ..stats.intervals import Table
 from ..training.config_file import parse_run
 from ..training.finished import open_run
 from ..training.settings import RunSettings
@@ -20,7 +21,6 @@ from .grid import Grid
 from .rows import Row, full_name
 from .runs import FolderRun, Run, find_run
 from .search import choose
-from .statistics import Table
 
 
 @dataclass(frozen=True)

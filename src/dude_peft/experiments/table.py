@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
+from ..stats.intervals import Interval
 from .folder import SCHEMA
 from .outcome import Outcome, accuracy, find_outcome
 from .results import Results, RowResult
 from .runs import Run
-from .statistics import Interval
 
 MISSING = "-"
 
@@ -28,7 +28,16 @@ def make_table(results: Results) -> dict[str, Any]:
         "rows": rows,
         "outcome": outcome.sentences,
         "differences": [
-            {"row": one, "minus": other, "value": found.estimate, "low": found.low, "high": found.high, "p": found.p}
+            {
+                "row": one,
+                "minus": other,
+                "value": found.estimate,
+                "low": found.low,
+                "high": found.high,
+                "p": found.p,
+                "p_holm": outcome.adjusted[one, other],
+                "word": outcome.word(one, other),
+            }
             for (one, other), found in outcome.pairs.items()
         ],
         "notes": _notes(results, runs),
@@ -105,8 +114,9 @@ def _notes(results: Results, runs: list[Run]) -> list[str]:
             one = "The base, and rows of one seed" if counts - {1} else "One seed"
             notes.append(f"{one}: 95% interval over the questions (Wilson), which says nothing about other seeds.")
         notes.append(
-            "Differences: paired by seed and question, bootstrap over both; not corrected for being several. Bold: "
-            "best, and different from the runner-up (tasks: paired t over seeds, Holm across tasks)."
+            "Differences: paired by seed and question, bootstrap over both; each interval is of its pair by itself. "
+            "Significant: p < 0.05 after Holm's correction over all pairs of the table. Bold: best, and significantly "
+            "higher than the runner-up (tasks: paired t over seeds, Holm over the tasks)."
         )
     if any(row.tried > 1 for row in results.rows):
         notes.append("Learning rate: chosen on validation for each row, among equally many (search.json).")

@@ -37,7 +37,7 @@ function difference(first, second) {
   const found = DATA.differences.find((one) => one.row === first && one.minus === second);
   if (!found) return "";
   const points = (share) => `${share < 0 ? "" : "+"}${(100 * share).toFixed(1)}`;
-  return ` Difference in accuracy: ${points(found.value)} points, 95% interval ${points(found.low)} to ${points(found.high)}.`;
+  return ` Difference in accuracy: ${points(found.value)} points, 95% interval ${points(found.low)} to ${points(found.high)}: ${found.word} (Holm over the table).`;
 }
 
 function card(entry, pair, turned, side, several) {

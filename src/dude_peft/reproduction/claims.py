@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from ..experiments import statistics
+from ..experiments.outcome import by_seed, difference
 from ..experiments.results import RowResult, differences
 from ..experiments.runs import Run
-from ..experiments.statistics import Interval
+from ..stats import intervals
+from ..stats.intervals import Interval
+from ..stats.significance import adjusted, significance
 from ..training.picture import smooth
 from .catalogue import RIVALS, Experiment
 from .rates import PAIRS, forgiving
 from .tables import PartResult
 from .verdict import Compared, Verdict, Word
-
-SURE = 0.05
 
 
 def verdicts(experiment: Experiment, parts: Sequence[PartResult]) -> list[Verdict]:
@@ -28,37 +28,26 @@ def verdicts(experiment: Experiment, parts: Sequence[PartResult]) -> list[Verdic
 
 
 def _judged(name: str, claim: Claim, parts: Sequence[PartResult]) -> Verdict:
-    found = [one for part in parts for one in claim.compare(part)]
-    if claim.plain:
-        return Verdict(claim.text, tuple(found))
-    adjusted = statistics.holm([one.interval.p if one.interval else math.nan for one in found])
-    words = [claim.words.get(word := _word(one.interval, p), word) for one, p in zip(found, adjusted, strict=True)]
-    return Verdict(claim.text, tuple(replace(one, word=word) for one, word in zip(found, words, strict=True)))
+    """The claim's comparisons with their words; the rule is that of `stats.significance`, a part being a table."""
+    compared: list[Compared] = []
+    for part in parts:
+        found = claim.compare(part)
+        family = [one for one in found if one.pair is None and not claim.plain]
+        words = dict(zip(map(id, family), adjusted([one.interval for one in family]), strict=True))
+        for one in found:
+            if one.pair is not None:
+                compared.append(replace(one, word=part.outcome.word(*one.pair)))
+            elif claim.plain:
+                compared.append(one)
+            else:
+                compared.append(replace(one, word=significance(one.interval, words[id(one)])))
+    return Verdict(claim.text, tuple(compared))
 
 
-def _word(interval: Interval | None, p: float) -> Word:
-    if interval is None or math.isnan(p):
-        return "-"
-    if p >= SURE:
-        return "cannot be told apart"
-    return "wins" if interval.estimate > 0 else "loses"
-
-
-def lead(one: RowResult, other: RowResult) -> Interval | None:
-    """How much more `one` has right: paired by seed and question, or by seed alone where answers cannot be paired."""
-    if (found := differences(one, other)) is not None:
-        tasks, weights, _ = found
-        return statistics.hierarchical_bootstrap(tasks, weights=weights)
-    return by_seed(one, other, lambda run: run.accuracy)
-
-
-def by_seed(one: RowResult, other: RowResult, value: Callable[[Any], float | None]) -> Interval | None:
-    """Student's t of `value(one) - value(other)` over the seeds that both have; None with fewer than two."""
-    mine, theirs = ({run.seed: found for run in row.runs if (found := value(run)) is not None} for row in (one, other))
-    seeds = [seed for seed in mine if seed in theirs]
-    if len(seeds) < 2:
-        return None
-    return statistics.paired_t([mine[seed] for seed in seeds], [theirs[seed] for seed in seeds])
+def _rows(part: PartResult, one: RowResult, other: RowResult) -> Compared:
+    """The accuracies of two rows that the part's table compares."""
+    pair = (one.name, other.name)
+    return Compared(part.name, _against(one, other), part.outcome.pairs.get(pair), pair=pair)
 
 
 def _pairs(part: PartResult, ours: Sequence[str] = ("dude",), rivals: Sequence[str] = RIVALS) -> Iterator[Any]:
@@ -72,21 +61,18 @@ def _pairs(part: PartResult, ours: Sequence[str] = ("dude",), rivals: Sequence[s
 
 
 def _best(part: PartResult) -> list[Compared]:
-    return [
-        Compared(part.name, _against(one, other), lead(one, other), other=other.label, r=one.r)
-        for one, other in _pairs(part)
-    ]
+    return [replace(_rows(part, one, other), other=other.label, r=one.r) for one, other in _pairs(part)]
 
 
 def _keeps_more(part: PartResult) -> list[Compared]:
     """Where the rate is given, not searched for: with the magnitude against without it."""
     pairs = [one for mine, theirs in PAIRS for one in _pairs(part, (mine,), (theirs,))] if not part.searched else []
-    return [Compared(part.name, _against(one, other), lead(one, other)) for one, other in pairs]
+    return [_rows(part, one, other) for one, other in pairs]
 
 
 def _variants(part: PartResult) -> list[Compared]:
     pairs = _pairs(part, ("dude_a", "dude_b"), ("dude",))
-    return [Compared(part.name, _against(one, other), lead(one, other)) for one, other in pairs]
+    return [_rows(part, one, other) for one, other in pairs]
 
 
 def _grows(part: PartResult) -> list[Compared]:
@@ -101,7 +87,7 @@ def _grows(part: PartResult) -> list[Compared]:
         interval = None
         if low is not None and high is not None and low[2] == high[2]:
             tables = [b - a for a, b in zip(low[0], high[0], strict=True)]
-            interval = statistics.hierarchical_bootstrap(tables, weights=low[1])
+            interval = intervals.hierarchical_bootstrap(tables, weights=low[1])
         what = f"lead over {rows[0][1].label} at r={ranks[-1]} against r={ranks[0]}"  # type: ignore[union-attr]
         out.append(Compared(part.name, what, interval))
     return out
@@ -202,13 +188,15 @@ def _ladder(part: PartResult) -> list[Compared]:
     chance = next((column.chance for column in part.selection.columns[::-1] if column.chance is not None), None)
     over = rises = None
     if base is not None and chance is not None and (found := base.task(base.after["headline"])) is not None:
-        over = statistics.normal(found["value"] - chance, found["stderr"])
+        over = intervals.normal(found["value"] - chance, found["stderr"])
     if base is not None and low is not None and low.runs:
-        rises = lead(low, replace(low, label="untrained", runs=tuple(_as_seed(base, run.seed) for run in low.runs)))
+        untrained = tuple(_as_seed(base, run.seed) for run in low.runs)
+        rises = difference(low, replace(low, label="untrained", runs=untrained))
+    last = "full fine-tuning against LoRA r=2"
     return [
         Compared(part.name, "untrained against guessing", over),
         Compared(part.name, "LoRA r=2 against untrained", rises),
-        Compared(part.name, "full fine-tuning against LoRA r=2", lead(full, low) if full and low else None),
+        replace(_rows(part, full, low), what=last) if full and low else Compared(part.name, last, None),
     ]
 
 
@@ -229,13 +217,11 @@ class Claim:
         text: in our words.
         compare: what it comes to on one part.
         plain: it is looked up, not tested.
-        words: what to say instead of a word.
     """
 
     text: str
     compare: Callable[[PartResult], list[Compared]]
     plain: bool = False
-    words: Mapping[Word, Word] = field(default_factory=dict)
 
 
 CLAIMS = {
@@ -247,9 +233,7 @@ CLAIMS = {
     "steadier": Claim("DuDe varies less from seed to seed", _steadier),
     "faster": Claim("DuDe's training loss falls faster", _faster),
     "near_full": Claim("DuDe's loss runs nearer to full fine-tuning's", _near_full),
-    "ladder": Claim(
-        "Guessing < untrained < LoRA r=2 < full fine-tuning", _ladder, words={"wins": "holds", "loses": "does not hold"}
-    ),
+    "ladder": Claim("Guessing < untrained < LoRA r=2 < full fine-tuning", _ladder),
     "forgiving": Claim(
         "Too large a rate costs less with a magnitude: DuDe than PiSSA, DoRA than LoRA", forgiving, plain=True
     ),

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ..experiments.figure import COLORS, STYLE, save
+from ..stats.significance import HIGHER, LOWER, SAME
 from .catalogue import EXPERIMENTS
 
-DECIDED = ("wins", "loses")
+DECIDED = (HIGHER, LOWER)
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,10 @@ def _where(name: str, made: dict[str, Any], compared: dict[str, Any]) -> str:
 
 def sentence(found: list[Lead]) -> str:
     """How many comparisons came to what."""
-    counts = {word: sum(one.word == word for one in found) for word in ("wins", "cannot be told apart", "loses")}
+    counts = {word: sum(one.word == word for one in found) for word in (HIGHER, SAME, LOWER)}
     return (
-        f"Of {len(found)} comparisons of accuracy, DuDe wins {counts['wins']} and loses {counts['loses']}; "
-        f"{counts['cannot be told apart']} cannot be told apart."
+        f"Of {len(found)} comparisons of accuracy, DuDe is significantly higher in {counts[HIGHER]} and significantly "
+        f"lower in {counts[LOWER]}; no significant difference in {counts[SAME]}."
     )
 
 
@@ -138,6 +139,6 @@ def draw(found: list[Lead], *paths: Path) -> None:
             axes.set_yticks(range(len(places)), [_folded(place) for place in places])
             axes.set_ylim(len(places) - 0.4, -0.6)
             axes.set_xlim(-reach, reach)
-        told = "DuDe's lead in points, 95% interval of each by itself; filled: beyond chance after Holm's correction"
+        told = "DuDe's lead in points, 95% interval of each by itself; filled: significant after Holm's correction"
         figure.supxlabel(told + (";\nwide intervals go on beyond the edge" if cut else ""), fontsize=9.5)
         save(figure, *paths)

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..experiments.figure import COLORS, STYLE, save
 from ..experiments.results import RowResult
-from ..experiments.statistics import Interval
+from ..stats.intervals import Interval
 from .catalogue import FOUR
 from .tables import PartResult, text
 from .verdict import Compared, Word

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..stats.significance import HIGHER, LOWER
 from . import leads, rates
 from .catalogue import EXPERIMENTS, SELECTIONS, Scale, at
 from .recipe import load_recipe
 from .tables import markdown
 
-WORDS = {"wins": "**wins**", "loses": "**loses**", "holds": "**holds**", "does not hold": "**does not hold**"}
+WORDS = {"holds": "**holds**", "does not hold": "**does not hold**"}
+DECIDED = (HIGHER, LOWER, "holds", "does not hold")
 HOW_SURE = """\
 - An accuracy is the mean over the seeds with Student's 95% interval over them; with one seed, Wilson's over the
   questions, which says nothing about other seeds.
 - A comparison is paired by seed and question, its error from a bootstrap over both; comparisons of losses and of mean
   accuracies along the training are paired by seed alone (Student's t). Each interval is of its comparison by itself.
-- Verdicts are at 5% after Holm's correction among the comparisons of a claim. *Wins*: every comparison goes the claim's
-  way beyond chance. *Loses*: at least one goes the other way beyond chance. *Cannot be told apart*: neither. That does
-  not mean *equal*: a difference smaller than the interval may be there. *Holds* and *does not hold* are looked up, not
-  tested.
-- Across claims nothing is corrected: of twenty claims without a true difference one would be misjudged.
+- A difference is *significantly higher* or *lower* at p < 0.05 after Holm's correction: of accuracies among all pairs
+  of rows that the table compares, as in `dude compare`; of anything else among the comparisons of the claim in the
+  table. *No significant difference* does not mean *equal*: a difference smaller than the interval may be there.
+- A claim *holds* where every comparison goes its way significantly, and *does not hold* where at least one goes the
+  other way significantly. The lowest seed against the highest, and rates above the best, are looked up, not tested.
+- Tables and claims are not corrected for each other: of twenty without a true difference one would be misjudged.
 - `-`: not run, or too few seeds to say."""
 
 
@@ -66,7 +69,7 @@ def _word(claim: dict[str, Any]) -> str:
 
 
 def _mixed(word: str, words: list[str]) -> str:
-    others = [one for one in WORDS if one != word and one in words]
+    others = [one for one in DECIDED if one != word and one in words and len(set(words)) > 1]
     return f" ({', '.join(f'{one} {words.count(one)} of {len(words)}' for one in others)})" if others else ""
 
 
@@ -103,7 +106,7 @@ def readme(facts: dict[str, Any], written: dict[str, Any], found: list[leads.Lea
         lines += [
             leads.markdown(found),
             "",
-            f"Bold: beyond chance after Holm's correction.{leads.trained_on(found)}",
+            f"Bold: significant after Holm's correction.{leads.trained_on(found)}",
             "",
         ]
         lines += ["The paper's claims:", ""]

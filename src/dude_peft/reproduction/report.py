@@ -27,7 +27,8 @@ def write_report(path: str | Path) -> dict[str, Any]:
     """
     root = Root(path)
     facts = root.facts()
-    written = {one.name: write_experiment(root, one, (facts or {}).get("scale", "")) for one in root.experiments()}
+    scale, parts = (facts or {}).get("scale", ""), dict[str, tables.PartResult]()
+    written = {one.name: write_experiment(root, one, scale, parts) for one in root.experiments()}
     assert facts is not None
     found = leads.leads(written)
     if found:
@@ -36,9 +37,14 @@ def write_report(path: str | Path) -> dict[str, Any]:
     return written
 
 
-def write_experiment(root: Root, experiment: Experiment, scale: str) -> dict[str, Any]:
-    """Write an experiment's table, verdicts and figures; returns what its `.json` holds."""
-    parts = tables.results_of(root, experiment)
+def write_experiment(
+    root: Root, experiment: Experiment, scale: str, read: dict[str, tables.PartResult] | None = None
+) -> dict[str, Any]:
+    """Write an experiment's table, verdicts and figures; returns what its `.json` holds.
+
+    `read` holds the parts that were read already, as in `tables.results_of`.
+    """
+    parts = tables.results_of(root, experiment, read)
     made: dict[str, Any] = {
         "experiment": experiment.name,
         "title": experiment.title,

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import stdev
 from typing import Any
 
-from ..experiments.outcome import accuracy
+from ..experiments.outcome import Outcome, accuracy, find_outcome
 from ..experiments.results import Results, RowResult, collect
 from ..experiments.rows import slug
 from ..experiments.runs import Run
-from ..experiments.statistics import Interval
+from ..stats.intervals import Interval
 from . import published
 from .catalogue import Column, Experiment, Selection
 from .folder import PartFolder, Root
@@ -48,14 +49,31 @@ class PartResult:
         """Whether learning rates were searched for, not given."""
         return any(row.candidates for row in self.results.rows)
 
+    @cached_property
+    def outcome(self) -> Outcome:
+        """The comparisons of its rows."""
+        return find_outcome(self.results)
+
     def row(self, method: str, r: int | None) -> RowResult | None:
         """The row of a method at a rank."""
         return next((row for row in self.results.rows if (row.method, row.r) == (method, r)), None)
 
 
-def results_of(root: Root, experiment: Experiment) -> list[PartResult]:
-    """Every part of an experiment that has been begun, from the folder alone."""
-    return [_result(selection, facts, folder) for selection, facts, folder in root.parts(experiment)]
+def results_of(root: Root, experiment: Experiment, read: dict[str, PartResult] | None = None) -> list[PartResult]:
+    """Every part of an experiment that has been begun, from the folder alone.
+
+    Args:
+        root: the folder.
+        experiment: which one.
+        read: parts that were read already, by name; those that are read now are entered.
+    """
+    read = {} if read is None else read
+    found = []
+    for selection, facts, folder in root.parts(experiment):
+        if folder.name not in read:
+            read[folder.name] = _result(selection, facts, folder)
+        found.append(read[folder.name])
+    return found
 
 
 def _result(selection: Selection, facts: dict[str, Any], folder: PartFolder) -> PartResult:

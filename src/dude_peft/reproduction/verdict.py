@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ..experiments.statistics import Interval
+from ..stats.intervals import Interval
+from ..stats.significance import LOWER, SAME, Significance
 
-Word = Literal["wins", "cannot be told apart", "loses", "holds", "does not hold", "-"]
+Word = Significance | Literal["holds", "does not hold"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class Compared:
         what: who against whom.
         interval: of the difference, above zero where the claim is borne out; None where nothing can be said.
         unit: of the difference.
-        word: what it comes to, after Holm's correction among the comparisons of the claim.
+        word: what it comes to (`stats.significance`); of what is looked up and not tested, whether it holds.
+        pair: the rows whose accuracies are compared, where the table compares them; their word is that of the table.
         other: label of the other method where it is DuDe's lead in accuracy over it; r: their rank then.
     """
 
@@ -29,6 +31,7 @@ class Compared:
     interval: Interval | None
     unit: str = "points"
     word: Word = "-"
+    pair: tuple[str, str] | None = None
     other: str = ""
     r: int | None = None
 
@@ -58,11 +61,12 @@ class Verdict:
 
 
 def _together(words: Sequence[Word]) -> Word:
-    """All won: wins. One lost: loses. Otherwise they cannot be told apart; `-` while a comparison is missing.
+    """A claim holds where every comparison is significantly higher, and does not hold where one is significantly lower.
 
-    Claims that are not about who wins hold or do not hold by the same rule.
+    Otherwise there is no significant difference; `-` while a comparison is missing.
     """
     if not words or "-" in words:
         return "-"
-    bad: tuple[Word, ...] = ("loses", "does not hold", "cannot be told apart")
-    return next((word for word in bad if word in words), words[0])
+    if LOWER in words or "does not hold" in words:
+        return "does not hold"
+    return SAME if SAME in words else "holds"

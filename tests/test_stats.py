@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dude_peft.experiments.statistics import (
+from dude_peft.stats.intervals import (
     hierarchical_bootstrap,
-    holm,
     normal,
     paired_t,
     t_interval,
     wilson,
 )
+from dude_peft.stats.significance import holm
 
 
 def test_wilson_against_published_values() -> None:

@@ -177,17 +177,6 @@ def _components(tasks: Sequence[Table]) -> _Parts:
     return _Parts(between, questions, residual, tuple(terms))
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted for being several (Holm 1979), in the order given; not a number stays so and does not count."""
-    known = sorted((p, k) for k, p in enumerate(p_values) if not math.isnan(p))
-    adjusted = [math.nan] * len(p_values)
-    running = 0.0
-    for rank, (p, k) in enumerate(known):
-        running = max(running, min(1.0, (len(known) - rank) * p))
-        adjusted[k] = running
-    return adjusted
-
-
 def _student(estimate: float, stderr: float, df: float, confidence: float) -> Interval:
     if stderr < 1e-12:  # every difference the same
         same = 1.0 if abs(estimate) < 1e-12 else 0.0

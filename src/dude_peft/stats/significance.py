@@ -1,0 +1,48 @@
+"""When a difference is called significant: the rule that `dude compare` and `dude reproduce` share.
+
+The comparisons of one quantity in one table are a family: of accuracies, all pairs of rows that the table compares; of
+anything else (losses, spread, the growth of a lead), the comparisons of the claim in that table. Within a family
+p-values are adjusted by Holm's method, and a difference is significant at an adjusted p below 0.05. Families are not
+corrected for each other, and intervals are those of each comparison by itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from .intervals import Interval
+
+ALPHA = 0.05
+
+Significance = Literal["significantly higher", "significantly lower", "no significant difference", "-"]
+HIGHER: Significance = "significantly higher"
+LOWER: Significance = "significantly lower"
+SAME: Significance = "no significant difference"
+UNKNOWN: Significance = "-"
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values adjusted for being several (Holm 1979), in the order given; not a number stays so and does not count."""
+    known = sorted((p, k) for k, p in enumerate(p_values) if not math.isnan(p))
+    adjusted = [math.nan] * len(p_values)
+    running = 0.0
+    for rank, (p, k) in enumerate(known):
+        running = max(running, min(1.0, (len(known) - rank) * p))
+        adjusted[k] = running
+    return adjusted
+
+
+def adjusted(family: Sequence[Interval | None]) -> list[float]:
+    """Holm-adjusted p-values of a family of differences; NaN where there is none."""
+    return holm([math.nan if one is None else one.p for one in family])
+
+
+def significance(interval: Interval | None, p: float) -> Significance:
+    """The word for a difference whose adjusted p-value is `p`."""
+    if interval is None or math.isnan(p):
+        return UNKNOWN
+    if p >= ALPHA:
+        return SAME
+    return HIGHER if interval.estimate > 0 else LOWER
