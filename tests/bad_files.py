@@ -321,7 +321,6 @@ MODELS: dict[str, Callable[[Path], None]] = {
             ("list", [1]),
             ("true", True),
         )
-        if (key, label) != ("max_position_embeddings", "huge") and (key, label) != ("vocab_size", "huge")
     },
     "tokenizer-missing": lambda p: [f.unlink() for f in p.glob("tokenizer*")],
     "tokenizer-empty": _text("tokenizer.json", ""),
@@ -338,7 +337,6 @@ MODELS: dict[str, Callable[[Path], None]] = {
     "tokenizer-config-broken": _text("tokenizer_config.json", "{"),
     "tokenizer-config-list": _text("tokenizer_config.json", "[]"),
     "tokenizer-config-deep": _text("tokenizer_config.json", DEEP),
-    "tokenizer-config-class": _json_with("tokenizer_config.json", tokenizer_class="Nowhere", auto_map=None),
     "tokenizer-config-eos-number": _json_with("tokenizer_config.json", eos_token=3),
     "tokenizer-config-eos-list": _json_with("tokenizer_config.json", eos_token=[]),
     "tokenizer-config-no-eos": _json_with("tokenizer_config.json", eos_token=None),
@@ -393,8 +391,8 @@ MODELS: dict[str, Callable[[Path], None]] = {
 }
 MODELS_FINE = {
     # A part of a file that PEFT and transformers leave alone, or a size that is odd and no mistake.
-    "config-max_position_embeddings-huge": _json_with("config.json", max_position_embeddings=10**12),
     "config-more-keys": _json_with("config.json", nowhere=1),
+    "tokenizer-config-class": _json_with("tokenizer_config.json", tokenizer_class="Nowhere", auto_map=None),
     "generation-config-broken": _text("generation_config.json", "{"),
     "generation-config-values": _json_with("generation_config.json", temperature="x"),
     "index-inside": lambda p: _index(dict.fromkeys(_names(p), "a.safetensors"))(p),

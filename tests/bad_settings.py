@@ -226,7 +226,6 @@ COMMANDS: list[tuple[str, ...]] = [
     ("eval", "base", "--suite", "nowhere"), ("eval", "base", "--suite", "\udcff"),
     ("eval", "base", "--suite", "x" * 100_000), ("eval", "base", "--suite", "lm_eval:"),
     ("eval", "base", "--suite", "lm_eval:nowhere"), ("eval", "base", "--suite", "lm_eval:\0"),
-    ("eval", "base", "--suite", "lm_eval:../x"), ("eval", "base", "--suite", "lm_eval:" + "x" * 5000),
     ("eval", "nowhere/x/y", "--suite", "mini_gsm"), ("eval", "", "--suite", "mini_gsm"),
     ("eval", "\0", "--suite", "mini_gsm"), ("eval", "\udcff", "--suite", "mini_gsm"),
     ("eval", "x" * 5000, "--suite", "mini_gsm"),

@@ -123,3 +123,11 @@ def test_of_a_huge_example_only_what_could_fit_is_tokenised(base: Any, monkeypat
     assert examples.longest > 16
     with pytest.raises(DudeError, match="the longest has at least"):
         made(base, 16, {key: values[1:] for key, values in rows.items()})
+
+
+def test_a_token_without_a_row_in_the_embedding_is_named(base: Any) -> None:
+    data = Dataset.from_dict(ROWS)
+    highest = max(max(ids) for ids in made(base).data["input_ids"])
+    tokenize(data, base.tokenizer, TrainSettings(), 128, vocabulary=highest + 1)
+    with pytest.raises(DudeError, match=rf"token {highest} .* has {highest} rows"):
+        tokenize(data, base.tokenizer, TrainSettings(), 128, vocabulary=highest)

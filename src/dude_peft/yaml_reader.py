@@ -194,7 +194,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
             raise DudeError(f"{name}: a config has at most {MAX_BYTES:,} bytes.") from None
         raise DudeError(f"{name}: not a YAML text file: {error}. Save it as UTF-8.") from None
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, up to Python 3.12
-        raise DudeError(f"{name}: cannot be read ({error}).") from None
+        raise DudeError(f"{name}: cannot be read ({shorten(error)}).") from None
     if len(content) > MAX_BYTES:
         raise DudeError(f"{name}: a config has at most {MAX_BYTES:,} bytes.")
     raw = load_yaml(text, name)

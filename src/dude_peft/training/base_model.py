@@ -6,12 +6,13 @@ Everything that can go wrong with a name, a folder or a tokenizer is told by `fi
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DudeError, did_you_mean, shorten
-from ..files import user_path
+from ..errors import DudeError, did_you_mean, quote, shorten
+from ..files import read_json, user_path
 from .settings import ModelSettings
 from .weights import check_weights, load_weights, weight_files
 
@@ -20,6 +21,13 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 EMBEDDED = "mini"
+MAX_SIZE = 2**31 - 1
+MAX_COUNT = 1_000  # layers; the largest published models have some 130
+COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+SIZES = (
+    "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size",
+    "max_position_embeddings", "n_embd", "n_head", "n_positions", "d_model",
+)  # fmt: skip
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -102,8 +110,9 @@ def find_base(settings: ModelSettings, *, device: str = "auto", full: bool = Fal
         config = AutoConfig.from_pretrained(
             source, revision=settings.revision, trust_remote_code=settings.trust_remote_code
         )
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a value that transformers does not expect fails anywhere in it, with any class
         raise DudeError(_unreadable(settings, source, "config", error)) from None
+    _check_quantization(settings, config)
     return Base(
         name=settings.name,
         source=source,
@@ -128,7 +137,7 @@ def load_tokenizer(settings: ModelSettings, source: str | None = None) -> PreTra
         tokenizer = AutoTokenizer.from_pretrained(
             source, revision=settings.revision, trust_remote_code=settings.trust_remote_code
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # tokenizers raises nothing more special
         raise DudeError(_unreadable(settings, source, "tokenizer", error)) from None
     if tokenizer.eos_token_id is None:
         raise DudeError(
@@ -158,21 +167,28 @@ def load_base(base: Base) -> PreTrainedModel:
         )
     except DudeError as error:
         raise DudeError(f"model '{base.name}': {error}") from None
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError, TypeError, LookupError, AttributeError) as error:
         check_base(base)  # names what is wrong where it can
         raise DudeError(_unreadable(base.settings, base.source, "weights", error)) from None
     return model.to(device=base.device)  # type: ignore[arg-type]
 
 
 def meta_model(base: Base) -> PreTrainedModel:
-    """The model's modules with shapes and no storage."""
+    """The model's modules with shapes and no storage.
+
+    Raises:
+        DudeError: the config describes no causal language model, or one that cannot be built.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(
-            base.config, dtype=base.dtype, trust_remote_code=base.settings.trust_remote_code
-        )
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(
+                base.config, dtype=base.dtype, trust_remote_code=base.settings.trust_remote_code
+            )
+    except Exception as error:  # sizes that do not go together fail anywhere in the architecture, with any class
+        raise DudeError(_unreadable(base.settings, base.source, "architecture", error)) from None
 
 
 def check_base(base: Base) -> None:
@@ -226,6 +242,10 @@ def _checked_folder(path: Path, name: str) -> Path:
                 f"model '{name}': this folder holds an adapter. Name the base model that it was trained on."
             )
         raise DudeError(f"model '{name}': no config.json in {path}. Give the folder that `save_pretrained` wrote.")
+    try:
+        _check_sizes(path / "config.json")
+    except DudeError as error:
+        raise DudeError(f"model '{name}': the config in {path} cannot be used: {error}") from None
     if not weight_files(path):
         pickled = sorted(p.name for p in path.glob("*.bin"))
         why = f" It has {', '.join(pickled)}, which can run code when opened." if pickled else ""
@@ -236,8 +256,41 @@ def _checked_folder(path: Path, name: str) -> Path:
     return path
 
 
+def _check_sizes(file: Path) -> None:
+    """Refuse a config.json whose sizes would fill the memory before transformers looks at them.
+
+    Raises:
+        DudeError: not a JSON object, a size outside its range, or a number that is NaN.
+    """
+    remedy = "Copy the model's folder again."
+    raw = read_json(file, remedy)
+    for section in (raw, *(one for one in raw.values() if isinstance(one, dict))):
+        for key, value in section.items():
+            most = MAX_COUNT if key in COUNTS else MAX_SIZE
+            if isinstance(value, float) and math.isnan(value):
+                raise DudeError(f"{file}: '{shorten(key)}' is NaN. {remedy}")
+            if key in (*COUNTS, *SIZES) and isinstance(value, int) and not 1 <= value <= most:
+                raise DudeError(f"{file}: '{key}' is {quote(value)}, and must be from 1 to {most:,}. {remedy}")
+
+
+def _check_quantization(settings: ModelSettings, config: PretrainedConfig) -> None:
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+
+    quantization = getattr(config, "quantization_config", None)
+    if quantization is None:
+        return
+    values = quantization if isinstance(quantization, dict) else getattr(quantization, "__dict__", {})
+    method = getattr(values.get("quant_method"), "value", values.get("quant_method"))
+    if not isinstance(method, str) or method not in AUTO_QUANTIZATION_CONFIG_MAPPING:
+        raise DudeError(
+            f"model '{settings.name}': transformers knows no quantization {quote(method)}. Take an unquantized model."
+        )
+
+
 def _unreadable(settings: ModelSettings, source: str, what: str, error: BaseException) -> str:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    said = shorten(error, 400).rstrip(".")
+    told = said if isinstance(error, (OSError, ValueError)) and said else f"{type(error).__name__}: {said}"
+    first = f"{told}."
     if "trust_remote_code" in str(error):
         return (
             f"model '{settings.name}': its {what} runs code that comes with the model. If you trust it, set "

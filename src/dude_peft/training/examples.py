@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..errors import DudeError
+from ..errors import DudeError, quote
 from .settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -67,15 +67,29 @@ def length_limit(train: TrainSettings, config: PretrainedConfig) -> int:
 
 
 def tokenize(
-    data: Dataset, tokenizer: PreTrainedTokenizerBase, train: TrainSettings, max_length: int, what: str = "training"
+    data: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    train: TrainSettings,
+    max_length: int,
+    what: str = "training",
+    vocabulary: int | None = None,
 ) -> Examples:
     """Token ids and labels of a data set with the columns `prompt` and `completion`.
 
     Prompt and completion are tokenised together and the end token is appended; the loss mask starts where the ids of
     the prompt alone and of the whole part company.
 
+    Args:
+        data: the texts.
+        tokenizer: makes the ids.
+        train: what is done with long examples, and which tokens have a loss.
+        max_length: the limit, in tokens.
+        what: the data's name in messages.
+        vocabulary: rows of the model's embedding; None where it is not known.
+
     Raises:
-        DudeError: every example is longer than `max_length` (with count, longest and remedy).
+        DudeError: every example is longer than `max_length` (with count, longest and remedy), or a token has no row in
+            the embedding.
     """
     from datasets import Dataset
 
@@ -99,6 +113,11 @@ def tokenize(
         start = common_prefix(prompt, ids)
         merged += start < len(prompt)
         longest = max(longest, len(ids))
+        if vocabulary is not None and (highest := max(ids)) >= vocabulary:
+            raise DudeError(
+                f"the tokenizer gives token {highest} ({quote(tokenizer.decode([highest]))}), and the embedding of the "
+                f"model has {vocabulary:,} rows: they are of two models. Copy its folder again, or resize it."
+            )
         if len(ids) > max_length:
             if train.overlong == "drop" or start >= max_length:
                 dropped += 1

@@ -112,9 +112,10 @@ def _data(plan: Plan) -> str:
 def _lengths(plan: Plan) -> str:
     train, tokenizer = plan.settings.train, plan.base.tokenizer
     limit = length_limit(train, plan.base.config)
-    plan.train = tokenize(plan.data.train, tokenizer, train, limit)
+    vocabulary = getattr(plan.base.config.get_text_config(), "vocab_size", None)
+    plan.train = tokenize(plan.data.train, tokenizer, train, limit, vocabulary=vocabulary)
     if plan.data.validation is not None:
-        plan.validation = tokenize(plan.data.validation, tokenizer, train, limit, "validation")
+        plan.validation = tokenize(plan.data.validation, tokenizer, train, limit, "validation", vocabulary)
     for what, examples in (("training", plan.train), ("validation", plan.validation)):
         if examples is None:
             continue
