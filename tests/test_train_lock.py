@@ -18,6 +18,7 @@ from test_train_run import steps
 from tiny_run import Tiny, tiny, tiny_base  # noqa: F401
 
 from dude_peft.errors import DudeError
+from dude_peft.files import part_of
 from dude_peft.training.lock import LOCK, OWNER, FolderLock, Owner
 from dude_peft.training.run import train
 
@@ -75,6 +76,14 @@ def test_a_lock_of_a_killed_process_is_no_lock(tiny: Tiny) -> None:  # noqa: F81
     assert {p.name for p in tiny.output.iterdir()} == {LOCK, OWNER}  # it could not clean up
     train(tiny.settings())
     assert not {LOCK, OWNER} & {p.name for p in tiny.output.iterdir()}
+
+
+@pytest.mark.parametrize("name", [OWNER, "config.yaml"])
+def test_a_kill_while_the_first_files_are_written_leaves_a_folder_that_can_be_used(tiny: Tiny, name: str) -> None:  # noqa: F811
+    tiny.output.mkdir()
+    part_of(tiny.output / name).write_text("{")
+    train(tiny.settings(), resume="auto")
+    assert (tiny.output / "run.json").is_file()
 
 
 def test_an_owner_on_another_host_is_refused_with_the_remedy(tiny: Tiny) -> None:  # noqa: F811

@@ -23,9 +23,14 @@ BLOCK = 1 << 22  # bytes read at a time
 CHECKSUM = "content_sha256"  # key of a JSON object that holds the SHA-256 of the others
 
 
+def part_of(path: Path) -> Path:
+    """Where a file is written before it is moved to its place; a killed process may leave it behind."""
+    return path.with_name(f".{path.name}.part")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file atomically, with the mode that the process's umask gives; it survives a power failure."""
-    part = path.with_name(f".{path.name}.part")
+    part = part_of(path)
     try:
         part.write_text(text, encoding="utf-8")
         sync(part)

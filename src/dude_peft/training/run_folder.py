@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import DudeError
-from ..files import check_folder, user_path, write_text
+from ..files import check_folder, part_of, user_path, write_text
 from ..yaml_reader import read_yaml
 from .checkpoint import PREFIX, fault, is_complete, is_sealed, step_of
 from .config_file import differences, to_yaml
@@ -47,7 +47,8 @@ class RunFolder:
         """
         if not (resume and self.record.is_file()):  # a finished run may lie on a disk that is read only
             check_folder(self.path, "output")
-        ours = {LOCK, OWNER, f".{self.config.name}.part"}  # of a process that was killed before it began the run
+        # Left by a process that was killed before it began the run.
+        ours = {LOCK, OWNER, part_of(self.path / OWNER).name, part_of(self.config).name}
         held = sorted({p.name for p in self.path.iterdir()} - ours) if self.path.is_dir() else []
         if not held:
             return
