@@ -160,6 +160,10 @@ def test_errors_of_torch_are_told_from_our_own_mistakes() -> None:
     for kind, text in (  # as measured on full disks
         (RuntimeError, "[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"),
         (RuntimeError, "[enforce fail at inline_container.cc:858] . PytorchStreamWriter failed writing file data/0"),
+        (
+            RuntimeError,
+            "[enforce fail at inline_container.cc:747] . open file failed with strerror: Input/output error",
+        ),
         (RuntimeError, "basic_ios::clear: iostream error"),
         (SafetensorError, "Error while serializing: I/O error: No space left on device (os error 28)"),
         (Exception, "No space left on device (os error 28)"),  # tokenizers

@@ -43,7 +43,7 @@ NO_MEMORY = (
     "use a smaller dtype."
 )
 # How torch, safetensors and tokenizers say what an OSError would: none of them keeps the error number.
-WRITING = ("PytorchStreamWriter failed", "unexpected pos", "file write failed", "iostream error", "(os error")
+WRITING = ("inline_container.cc", "file write failed", "iostream error", "(os error")
 MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate memory")
 
 
