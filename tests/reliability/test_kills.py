@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from faults import KILL, TEAR, server  # noqa: F401
+from faults import COUNT, KILL, TEAR, server  # noqa: F401
 from runs import METHODS, Subject, subjects, writes  # noqa: F401
 from tally import tally  # noqa: F401
 
@@ -77,3 +77,21 @@ def test_killed_at_any_moment(subjects: Any, tally: Callable[..., None], method:
     tally("SIGKILL at a random moment, up to 3 in a run with evaluations", method, kills, kills - len(wrong))
     assert not wrong, "\n".join(wrong)
     assert kills >= 12
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_is_on_disk_before_it_is_called_complete(subjects: Any, method: str) -> None:  # noqa: F811
+    """What a manifest or `run.json` vouches for was synced, and its folder, before that file appears."""
+    subject = subjects(method)
+    subject.fresh()
+    calls = subject.train(log_calls=True, action=COUNT).calls
+    final = "model" if method == "full" else "adapter"
+    finished = next(c.number for c in calls if c.path == "/run/run.json" and c.name == "rename")
+    names = [p.name for p in (subject.run / final).iterdir()]
+    assert names
+    for name in names:
+        paths = {f"/run/{final}/{name}", f"/run/.{final}.part/{name}"}
+        mine = [c for c in calls if c.path in paths and c.number < finished and c.kind in "wd"]
+        assert mine and mine[-1].name == "sync", f"{name} was not synced after its last write"
+    moved = next(c.number for c in calls if c.path == f"/run/{final}" and c.name == "rename")
+    assert any(c.name == "sync" and c.path == "/run" and moved < c.number < finished for c in calls)
