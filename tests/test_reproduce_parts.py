@@ -24,6 +24,8 @@ def test_a_part_is_shown_and_makes_a_page(reproduction: Path) -> None:
     part, page = reproduction / "parts" / "gpqa", reproduction.parent / "page"
     shown = dude("compare", part)
     assert shown.exit_code == 0 and "DuDe" in shown.stdout and "PiSSA" in shown.stdout
+    assert (part / "table.md").is_file() and (part / "curves.png").is_file()
+    assert not list(reproduction.glob("table.*")) and not list(reproduction.glob("curves.*"))
     made = dude("report", part, "-o", page)
     assert made.exit_code == 0 and "mini_gpqa" in (page / "index.html").read_text(encoding="utf-8")
 
