@@ -7,6 +7,7 @@ import warnings
 
 import models
 import pytest
+import tiny_run
 import torch
 from peft import get_peft_model
 from torch import nn
@@ -88,6 +89,33 @@ def test_every_method_of_a_comparison_adapts_the_same_modules_of_a_mixture(metho
     assert trained and not any(".mlp." in name for name, _ in trained)
     assert sum(p.numel() for _, p in trained) == part.trainable
     assert sum(".mlp." in name for name, _ in adapted.named_parameters()) == sum(".mlp." in name for name in names)
+
+
+@pytest.mark.parametrize("method", ["dude", "lora"])
+def test_a_run_on_a_mixture_notes_what_it_leaves_out_and_trains_the_rest(method, tmp_path):
+    """`dude validate` and `dude train` show the notes of the plan."""
+    from peft import PeftModel
+    from transformers import AutoConfig, AutoModelForCausalLM, MixtralConfig
+
+    from dude_peft.training.plan import make_plan
+    from dude_peft.training.run import train
+
+    base = tiny_run.write_base(tmp_path / "base")
+    size = AutoConfig.from_pretrained(base).vocab_size
+    config = MixtralConfig(
+        **{**COMMON, "vocab_size": size}, num_local_experts=4, bos_token_id=None, eos_token_id=0, pad_token_id=0
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(base)
+    run = tiny_run.Tiny(base, tmp_path)
+    run.raw["method"] = {"name": method, "r": 4, "target_modules": "all-linear"}
+    settings = run.settings("train.steps=2", "train.save_every=2")
+    plan_ = make_plan(settings)
+    assert any(GATE_UP in note and ROUTER in note for note in plan_.notes)
+    train(settings)
+    (adapter,) = {path.parent for path in run.output.rglob("adapter_config.json") if "checkpoint" not in str(path)}
+    loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter)  # as stock PEFT reads it
+    adapted = {name.split(".lora_")[0].rsplit(".", 1)[-1] for name in loaded.state_dict() if ".lora_" in name}
+    assert adapted == ATTENTION
 
 
 def test_an_expression_on_a_mixture_means_whole_names():
