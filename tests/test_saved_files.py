@@ -14,7 +14,7 @@ from peft import get_peft_model
 from transformers import AutoModelForCausalLM
 
 from dude_peft import DudeError, load_adapter
-from dude_peft.config import public_name
+from dude_peft.files import public_name
 from dude_peft.svd_cache import cached_triplets
 
 

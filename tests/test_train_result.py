@@ -135,6 +135,23 @@ def test_a_published_adapter_names_no_absolute_path(finished: dict[str, Path], t
     assert config["base_model_name_or_path"] == tiny_base.name
 
 
+def test_the_report_and_the_table_name_no_absolute_path(
+    finished: dict[str, Path],
+    tiny_base: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    from dude_peft.experiments.results import collect_runs
+    from dude_peft.experiments.table import make_table
+    from dude_peft.report import write_page
+
+    runs = [finished["dude"], finished["pissa"]]
+    page = write_page(runs, tmp_path).read_text()
+    table = json.dumps(make_table(collect_runs(runs)))
+    for path in (tiny_base, *runs):
+        assert str(path.parent) not in page + table
+    assert "sums.jsonl" in page and "sums.jsonl" in table and f"name: {tiny_base.name}" in page
+
+
 def test_the_result_is_on_disk_before_the_record(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     flushed: set[int] = set()
     at_record: set[int] = set()

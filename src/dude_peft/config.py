@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import math
 import re
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any, ClassVar
 
 from peft import LoraConfig
@@ -16,7 +15,7 @@ from peft import LoraConfig
 from .compose import MagnitudeAxis
 from .decompose import SvdMethod, Variant
 from .errors import DudeError, did_you_mean, quote, shorten
-from .files import read_json, sha256, sync, use_umask, write_json, write_text
+from .files import public_name, read_json, sha256, sync, use_umask, write_json, write_text
 from .options import check_options
 
 CONFIG_NAME = "dude_config.json"
@@ -208,23 +207,6 @@ class DudeConfig(LoraConfig):
         """
         path = find_adapter_file(pretrained_model_name_or_path, CONFIG_NAME, subfolder, **kwargs)
         return cls.from_dude_dict(read_json(path, "Save the adapter again or fetch it anew"), str(path))
-
-
-def public_name(base: str | None) -> str | None:
-    """What a published file calls the base model: never an absolute path, which says where somebody's files lie.
-
-    A repository's name and a relative path stay as they are. Of a snapshot in the hub's cache it is the repository, of
-    the embedded model "mini", of any other folder its last name.
-    """
-    if not base or not (PurePosixPath(base).is_absolute() or PureWindowsPath(base).is_absolute()):
-        return base
-    parts = [part for part in re.split(r"[/\\]", base) if part]
-    for part, following in itertools.pairwise(parts):
-        if part.startswith("models--") and following == "snapshots":
-            return part.removeprefix("models--").replace("--", "/", 1)
-    if parts[-3:] == ["dude_peft", "mini", "weights"]:
-        return "mini"
-    return parts[-1] if parts else None
 
 
 def publish_card(card: Path) -> None:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
+import re
 import secrets
 import stat
 import tempfile
 from collections.abc import Collection, Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from .errors import DudeError, shorten
@@ -219,3 +221,29 @@ def check_folder(path: Path, what: str, own: Collection[str] | None = None) -> N
 def folder_bytes(path: Path) -> int:
     """Size of all files below a folder, in bytes."""
     return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+
+
+def public_name(base: str | None) -> str | None:
+    """What a published file calls the base model: never an absolute path, which says where somebody's files lie.
+
+    A repository's name and a relative path stay as they are. Of a snapshot in the hub's cache it is the repository, of
+    the embedded model "mini", of any other folder its last name.
+    """
+    if not base or not (PurePosixPath(base).is_absolute() or PureWindowsPath(base).is_absolute()):
+        return base
+    parts = [part for part in re.split(r"[/\\]", base) if part]
+    for part, following in itertools.pairwise(parts):
+        if part.startswith("models--") and following == "snapshots":
+            return part.removeprefix("models--").replace("--", "/", 1)
+    if parts[-3:] == ["dude_peft", "mini", "weights"]:
+        return "mini"
+    return parts[-1] if parts else None
+
+
+def without_paths(value: Any) -> Any:
+    """Plain values with `public_name` in place of each text that is an absolute path, or several with commas."""
+    if isinstance(value, dict):
+        return {key: without_paths(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_paths(item) for item in value]
+    return ", ".join(str(public_name(part)) for part in value.split(", ")) if isinstance(value, str) else value

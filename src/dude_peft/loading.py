@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from . import stored
 from .adapter import plan, saved_modules
-from .config import WEIGHTS_NAME, DudeConfig, find_adapter_file, public_name
+from .config import WEIGHTS_NAME, DudeConfig, find_adapter_file
 from .errors import DudeError, shorten
-from .files import sha256
+from .files import public_name, sha256
 
 
 def load_adapter(

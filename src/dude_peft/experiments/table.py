@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
+from ..files import without_paths
 from ..stats.intervals import Interval
 from .folder import SCHEMA
 from .outcome import Outcome, accuracy, find_outcome
@@ -146,7 +147,7 @@ def _provenance(runs: list[Run]) -> dict[str, list[str]]:
         "versions": set(),
     }
     for run in runs:
-        source = run.record["provenance"]
+        source = without_paths(run.record["provenance"])
         model, git, machine, v = source["model"], source["git"], source["hardware"], source["versions"]
         mark = model.get("sha256") or model.get("commit") or ""
         found["models"].add(f"{model['name'].rstrip('/').rsplit('/', 1)[-1]} {mark[:12]}".strip())

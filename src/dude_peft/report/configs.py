@@ -7,6 +7,7 @@ from typing import Any
 from ..experiments.folder import ComparisonFolder
 from ..experiments.results import Results
 from ..experiments.runs import Run
+from ..files import without_paths
 from ..yaml_reader import dump_yaml
 
 
@@ -23,7 +24,7 @@ def _is_own(base: Run | None) -> bool:
 
 
 def _card(title: str, run: Run) -> dict[str, Any]:
-    record = run.record
+    record = without_paths(run.record)
     source, cost = record["provenance"], record["cost"]
     # Where the folder lay on the machine that trained is nobody's business, and it may have been moved since.
     config = {key: value for key, value in record["config"].items() if key != "output"}

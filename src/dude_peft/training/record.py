@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import DudeError
-from ..files import damage, read_json, write_text
+from ..files import damage, public_name, read_json, write_text
 from ..methods import METHODS
 from .plan import Plan
 from .provenance import git_state, hardware, peak_memory, versions
@@ -199,7 +199,7 @@ def check_files(folder: RunFolder, record: dict[str, Any], below: Path) -> None:
 
 def hide_paths(adapter: Path) -> None:
     """Name the base model of a saved adapter without an absolute path, in its config and its model card."""
-    from ..config import public_name, publish_card
+    from ..config import publish_card
 
     path = adapter / "adapter_config.json"
     config = read_json(path, REMEDY)
