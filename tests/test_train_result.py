@@ -113,6 +113,19 @@ def test_a_damaged_record_is_refused_by_name(tmp_path: Path, kind: str) -> None:
         read_record(RunFolder(tmp_path))
 
 
+DAMAGED_BASES = [b"{", b"[]", b"\xff", b'{"schema": 1, "sha256": 5}', b'{"name": "mini", "x": NaN}']
+
+
+@pytest.mark.parametrize("content", DAMAGED_BASES)
+def test_a_damaged_base_of_a_comparison_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    from comparison_tools import begin
+
+    folder, _ = begin(tmp_path)
+    folder.base.write_bytes(content)
+    with pytest.raises(DudeError, match=r"base\.json.*Restore it from a copy"):
+        folder.grid()
+
+
 def test_files_have_the_mode_of_the_umask(finished: dict[str, Path]) -> None:
     found = {oct(p.stat().st_mode & 0o777) for run in finished.values() for p in run.rglob("*") if p.is_file()}
     assert found == {"0o640"}

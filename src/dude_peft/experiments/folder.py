@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DudeError
-from ..files import check_folder, write_json, write_text
+from ..files import check_folder, read_json, write_json, write_text
 from ..yaml_reader import dump_yaml, read_yaml
 from .grid import Cell, Grid
 from .runs import Run, RunStore
@@ -66,7 +66,7 @@ class ComparisonFolder:
         with self.writing():
             if not self.config.is_file() or self.config.read_text(encoding="utf-8") != text:
                 write_text(self.config, text)
-            write_json(self.base, {"schema": SCHEMA, **base})
+            write_json(self.base, {"schema": SCHEMA, **base}, checksum=True)
 
     def grid(self) -> Grid:
         """The rows and cells that the folder's own config stands for.
@@ -77,7 +77,11 @@ class ComparisonFolder:
         if not self.config.is_file() or not self.base.is_file():
             raise DudeError(f"{self.path}: no comparison here (no compare.yaml). Give the output of `dude compare`.")
         settings = parse_comparison(read_yaml(self.config), str(self.config))
-        return Grid(settings, mark_of(json.loads(self.base.read_text(encoding="utf-8"))), self.runs, str(self.config))
+        remedy = "Restore it from a copy, or remove it and go on with `dude compare` and the YAML file."
+        base = read_json(self.base, remedy, finite=True)
+        if not isinstance(base.get("sha256") or base.get("commit") or base.get("name"), str):
+            raise DudeError(f"{self.base}: damaged: it names no base model. {remedy}")
+        return Grid(settings, mark_of(base), self.runs, str(self.config))
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -153,5 +157,5 @@ def read(path: Path) -> dict[str, Any] | None:
     """A JSON file; None where there is none, or where it is being replaced."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ..errors import DudeError
-from ..experiments.folder import ComparisonFolder, read
-from ..files import check_folder, write_json
+from ..experiments.folder import ComparisonFolder
+from ..files import check_folder, read_json, write_json
 from .catalogue import EXPERIMENTS, SELECTIONS, Experiment, Scale, Selection
 
 SCHEMA = 1
@@ -78,8 +77,12 @@ class Root:
             )
 
     def facts(self) -> dict[str, Any] | None:
-        """`reproduction.json`; None where there is none."""
-        return read(self.mark)
+        """`reproduction.json`; None where there is none.
+
+        Raises:
+            DudeError: it is damaged: written again, it would forget the parts of earlier starts.
+        """
+        return read_json(self.mark, "Restore it from a copy.") if self.mark.is_file() else None
 
     def begin(self, scale: Scale, names: list[str], parts: dict[str, dict[str, Any]], overrides: list[str]) -> None:
         """Say what the folder holds; experiments and parts of earlier starts stay."""
@@ -93,9 +96,8 @@ class Root:
             "parts": {**old["parts"], **parts},
         }
         self.path.mkdir(parents=True, exist_ok=True)
-        if self.mark.is_file() and json.loads(self.mark.read_text(encoding="utf-8")) == facts:
-            return
-        write_json(self.mark, facts)
+        if self.facts() != facts:
+            write_json(self.mark, facts)
 
     def experiments(self) -> list[Experiment]:
         """Those that were asked for, in the paper's order.
