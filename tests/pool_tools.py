@@ -58,7 +58,8 @@ if sys.argv[1:]:
     from dude_peft.experiments import processes, server
     processes.COMMAND = (sys.executable, __file__)
     sys.exit(server.main(work, sys.argv[2:]))
-sys.exit(work(json.load(sys.stdin)))
+from dude_peft.experiments.processes import read_spec
+sys.exit(work(read_spec()))
 """
 
 

@@ -81,9 +81,8 @@ def test_a_forked_process_has_its_own_session_and_the_server_goes_with_its_pool(
     assert "serve" in said and "checkpoint written" in said
 
 
-def test_a_server_dies_with_a_killed_pool_and_its_cell_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    stand_in(monkeypatch, tmp_path, "forked")
-    folder, _ = cells_of(tmp_path, [6])
+def pool_of_its_own(folder: ComparisonFolder) -> subprocess.Popen[bytes]:
+    """A pool in a process that can be killed; it works on the folder's first row."""
     code = f"""
         from dude_peft.experiments import pool, processes
         from dude_peft.experiments.folder import ComparisonFolder
@@ -92,17 +91,47 @@ def test_a_server_dies_with_a_killed_pool_and_its_cell_goes_on(monkeypatch: pyte
         folder = ComparisonFolder({str(folder.path)!r})
         grid = folder.grid()
         cells = grid.run_cells(grid.rows[0], grid.rows[0].learning_rates[0])
-        pool.Pool(folder, jobs=1, threads=1, retry_failed=False, watcher=Watcher()).work(lambda: cells)
+        pool.Pool(folder, jobs=2, threads=1, retry_failed=False, watcher=Watcher()).work(lambda: cells)
     """
-    pool = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)])
-    pid, _, server = cell_waits(folder)
-    try:
-        pool.kill()
-        pool.wait()
-        comes(lambda: gone(server))
-        assert not gone(pid)
-    finally:
-        os.kill(pid, signal.SIGKILL)
+    return subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)])
+
+
+@pytest.mark.parametrize("way", ["fresh", "forked", "unfit"])
+def test_everything_ends_with_a_killed_pool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, way: str) -> None:
+    """As by SIGTERM, so with a checkpoint; the next pool goes on. Unfit: fresh processes from a server."""
+    stand_in(monkeypatch, tmp_path, "fresh" if way == "fresh" else "forked", *["no_such_module"] * (way == "unfit"))
+    folder, cells = cells_of(tmp_path, [6, 10])  # seed 6 waits for a minute
+    pool = pool_of_its_own(folder)
+    pid, _, _ = cell_waits(folder)
+    everything = {pid, *(one.pid for one in psutil.Process(pool.pid).children(recursive=True))}
+    pool.kill()
+    pool.wait()
+    comes(lambda: all(gone(one) for one in everything))
+    assert "checkpoint written" in (folder.state / f"{cells[0].name}.log").read_text()
+    assert not folder.is_claimed(cells[0]) and not folder.is_done(cells[0]) and folder.failure(cells[0]) is None
+    assert work(folder, cells[1:]).bad == {}
+
+
+def test_a_cell_that_does_not_stop_is_ended() -> None:
+    code = """
+        import signal, time
+        from dude_peft.experiments import processes
+        signal.signal(signal.SIGTERM, lambda *_: print("asked", flush=True))
+        processes.GRACE = 0.2
+        print(processes.read_spec(), flush=True)
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            time.sleep(0.05)
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write('{"name": "a"}\n')
+    process.stdin.flush()
+    assert process.stdout.readline() == "{'name': 'a'}\n" and process.poll() is None
+    process.stdin.close()
+    assert process.stdout.read() == "asked\n" and process.wait(30) == 1
 
 
 def test_the_cells_of_a_killed_server_are_told_and_the_others_are_worked_on(

@@ -2,7 +2,8 @@
 
 A fork saves the 8 to 10 s of CPU in which a fresh Python imports torch, transformers, TRL and lm-eval. It is the way on
 Linux without an accelerator, whose runtime does not survive a fork; DUDE_FRESH_PROCESSES=1 turns it off. Both ways a
-process has its own session, log and threads, and gives the same bits.
+process has its own session, log and threads, and gives the same bits. It ends with the pool, however that dies: it
+holds the reading end of a pipe that the pool, or the server, never closes before it ends.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import select
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +25,7 @@ SERVER = (sys.executable, "-m", "dude_peft.experiments.server")
 FRESH = "DUDE_FRESH_PROCESSES"
 ACCELERATORS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA's, AMD's, and WSL's way to either
 WAIT = 0.1  # seconds
+GRACE = 10.0  # seconds between SIGTERM and the end of a process whose pool is gone, for a step and a checkpoint
 
 
 class Process(Protocol):
@@ -64,9 +68,31 @@ def fresh(spec: str, log: str | Path, env: dict[str, str] | None = None) -> subp
             start_new_session=True,  # a terminal's Ctrl-C comes to us alone, and we pass it on once
         )
     assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError), process.stdin as pipe:  # it has died already; its exit code tells
-        pipe.write(spec.encode())
-    return process
+    with contextlib.suppress(BrokenPipeError):  # it has died already; its exit code tells
+        process.stdin.write(spec.encode() + b"\n")
+        process.stdin.flush()
+    return process  # with its standard input open: the process ends when that does
+
+
+def read_spec() -> dict[str, Any]:
+    """The spec that `fresh` has written to standard input; from now on this process ends with the one that wrote it."""
+    spec = json.loads(sys.stdin.readline())
+    end_with(sys.stdin.fileno())
+    return spec
+
+
+def end_with(pipe: int) -> None:
+    """End this process once no other holds the writing end of `pipe`: by SIGTERM, as a pool asks, then at once."""
+
+    def watch() -> None:
+        with contextlib.suppress(OSError):
+            while os.read(pipe, 1):
+                pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end with the pool", daemon=True).start()
 
 
 class Launcher:

@@ -10,7 +10,7 @@ Requests and replies are lines of JSON on standard input and output:
     {"id": 1, "code": 0}                       reply: it has ended; minus the signal that killed it
 
 What is shared are imports: no file, no thread, no random state that a run reads before it seeds. The server ends with
-its requests, so it cannot outlive the pool; a cell can, as one in a process started afresh can.
+its requests, so it cannot outlive the pool, and the cells end with the server (`processes.end_with`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from ..training.quiet import prepare_environment
-from .processes import fresh
+from .processes import end_with, fresh
 from .worker import work_on
 
 IDLE = {"jemalloc_bg_thd"}  # threads that a fork does not harm: this one, pyarrow's, jemalloc itself stops and restarts
@@ -62,8 +62,9 @@ class Server:
         self._requests, self._replies = os.dup(0), os.dup(1)
         _redirect(0, os.devnull, os.O_RDONLY)
         os.dup2(2, 1)
+        self._alive = os.pipe()  # cells see its end, which is ours
         self._running: dict[int, int] = {}  # pid -> id
-        self._fresh: list[subprocess.Popen[bytes]] = []  # held, or subprocess would reap them before we do
+        self._fresh: dict[int, subprocess.Popen[bytes]] = {}  # held, or subprocess would reap them before we do
         self._forks = preload(preloaded)
 
     def serve(self) -> int:
@@ -73,6 +74,7 @@ class Server:
             if select.select([self._requests], [], [], LOOK)[0]:
                 data = os.read(self._requests, 1 << 16)
                 if not data:
+                    os.close(self._alive[1])
                     return 0
                 *lines, rest = (rest + data).split(b"\n")
                 for request in map(json.loads, lines):
@@ -87,14 +89,17 @@ class Server:
         if self._forks:
             pid = os.fork()
         else:
-            self._fresh.append(fresh(json.dumps(request["spec"]), request["log"]))
-            pid = self._fresh[-1].pid
+            process = fresh(json.dumps(request["spec"]), request["log"])
+            pid = process.pid
+            self._fresh[pid] = process
         if pid == 0:
             os.close(self._requests)
             os.close(self._replies)
+            os.close(self._alive[1])
             os.setsid()
             _redirect(1, request["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
             os.dup2(1, 2)
+            end_with(self._alive[0])
             return False
         self._running[pid] = request["id"]
         self._reply(id=request["id"], pid=pid)
@@ -109,7 +114,12 @@ class Server:
         for pid in list(self._running):
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
-                self._reply(id=self._running.pop(pid), code=os.waitstatus_to_exitcode(status))
+                code = os.waitstatus_to_exitcode(status)
+                if process := self._fresh.pop(pid, None):
+                    process.returncode = code
+                    assert process.stdin is not None
+                    process.stdin.close()
+                self._reply(id=self._running.pop(pid), code=code)
 
     def _reply(self, **values: int) -> None:
         os.write(self._replies, json.dumps(values).encode() + b"\n")

@@ -1,9 +1,10 @@
 """One cell in a process of its own, so that its seconds and its peak memory are its own.
 
-    python -m dude_peft.experiments.worker < SPEC.json
+    python -m dude_peft.experiments.worker
 
-The spec says which cell, its config, the comparison's folder, and torch's threads. Exit code: 0 done, 1 failed (and
-said why in `state/NAME.failed.json`), 75 another process has it, 130 stopped, with a checkpoint where it was training.
+The spec is one line of JSON on standard input, which stays open: which cell, its config, the comparison's folder, and
+torch's threads. Exit code: 0 done, 1 failed (and said why in `state/NAME.failed.json`), 75 another process has it, 130
+stopped, with a checkpoint where it was training.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from ..training.run import Interrupted, train
 from ..training.run_folder import RunFolder
 from ..training.settings import RunSettings
 from .folder import ComparisonFolder, claim
+from .processes import read_spec
 
 BUSY, FAILED, STOPPED = 75, 1, 130
 EVERY = 0.5  # seconds between two writings of the status
@@ -147,4 +149,4 @@ def write_failure(folder: ComparisonFolder, name: str, config: dict[str, Any], e
 
 
 if __name__ == "__main__":
-    sys.exit(work_on(json.load(sys.stdin)))
+    sys.exit(work_on(read_spec()))
