@@ -63,7 +63,7 @@ def test_nothing_outlives_a_killed_comparison(
 ) -> None:
     monkeypatch.setenv("DUDE_FRESH_PROCESSES", fresh)
     config = write(tiny_base, tmp_path, methods=[{"name": "lora", "r": 4}])
-    changes = ["run.eval=null", "run.train.steps=80"]
+    changes = ["run.eval=null", "run.train.steps=200"]
     command = "from dude_peft.cli.app import main; main()"
     parent = subprocess.Popen([sys.executable, "-c", command, "compare", str(config), *changes])
     plan = plan_comparison(config, changes)

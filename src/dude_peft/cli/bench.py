@@ -59,7 +59,7 @@ def run(
     out.print(tables(rows), width=WIDTH)  # first of all: a disk that is full must not lose them
     write_json(rows, facts, output / JSON, finished=finished)
     names = [JSON, PICTURE] if draw(rows, output / PICTURE, headline(facts)) else [JSON]
-    out.print(f"written: {', '.join(str(output / name) for name in names)}", soft_wrap=True)
+    out.print(f"written: {', '.join(escape(str(output / name)) for name in names)}", soft_wrap=True)
     return 0 if finished else INTERRUPTED
 
 

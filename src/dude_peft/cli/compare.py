@@ -91,7 +91,7 @@ def _show_plan(plan: Plan) -> int:
         f"{total} runs: {done} done, {failed} failed, {total - done - failed} to do; "
         f"{plan.settings.jobs} side by side, {plan.settings.torch_threads} torch threads each"
     )
-    out.print(f"folder: {folder.path}", soft_wrap=True)
+    out.print(f"folder: {escape(str(folder.path))}", soft_wrap=True)
     out.print("[dim]A dry run: nothing was written.[/]")
     return 0
 
@@ -127,9 +127,9 @@ def show_table(made: dict[str, Any]) -> None:
     heads, body = columns(made)
     out.print()
     for block in blocks(heads, body, out.width if out.is_terminal else None):
-        rows = table(*(heads[k] for k in block), right=tuple(heads[k] for k in block[1:]))
+        rows = table(*(escape(heads[k]) for k in block), right=tuple(escape(heads[k]) for k in block[1:]))
         for cells in body:
-            rows.add_row(*(_bold(cells[k]) for k in block))
+            rows.add_row(*(_bold(cells[k]) if k else escape(cells[k]) for k in block))
         out.print(rows, soft_wrap=not out.is_terminal)
     for text in made["outcome"]:
         out.print(escape(text), soft_wrap=not out.is_terminal)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rich.markup import escape
+
 from ..errors import DudeError
 from ..evaluation import EvalSettings
 from ..files import check_folder, sync_tree, user_path, write_json
@@ -47,7 +49,7 @@ def run(model: str, settings: EvalSettings, output: Path | None, *, overwrite: b
         "eval": settings.model_dump(mode="json"),
     }
     write_json(folder / "provenance.json", about | {"git": git_state(), "versions": versions(), "hardware": hardware()})
-    out.print(f"\n{CHECKED} every answer is in {folder / 'samples'}", soft_wrap=True)
+    out.print(f"\n{CHECKED} every answer is in {escape(str(folder / 'samples'))}", soft_wrap=True)
     return 0
 
 

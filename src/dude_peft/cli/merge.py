@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rich.markup import escape
+
 from ..files import folder_bytes
 from ..training.base_model import choose_dtype
 from ..training.merging import check_output, merge
@@ -21,7 +23,7 @@ def run(run_folder: Path, output: Path, dtype: str) -> int:
     with make_reporter(out).stage(f"merging {run_folder}"):
         merged = merge(run_folder, output, dtype)
     out.print(
-        f"{CHECKED} {merged.folder}: {merged.dtype}, {size(folder_bytes(merged.folder))}; the largest "
+        f"{CHECKED} {escape(str(merged.folder))}: {merged.dtype}, {size(folder_bytes(merged.folder))}; the largest "
         f"difference of a logit to the unmerged model is {merged.difference:.2e} (logits up to {merged.scale:.1f})",
         soft_wrap=True,
     )

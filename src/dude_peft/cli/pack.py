@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rich.markup import escape
+
 from ..experiments.packing import Packing, pack, unpack
 from .console import CHECKED, NOTE, console, size
 
@@ -28,7 +30,7 @@ def run_unpack(study: Path, output: Path | None) -> int:
 def _say(made: Packing, what: str) -> None:
     files, sizes = made.files, made.bytes
     console().print(
-        f"{CHECKED} {made.folder}: {what}; {files[0]:,} files ({size(sizes[0])}) before, {files[1]:,} "
+        f"{CHECKED} {escape(str(made.folder))}: {what}; {files[0]:,} files ({size(sizes[0])}) before, {files[1]:,} "
         f"({size(sizes[1])}) now",
         soft_wrap=True,
     )

@@ -54,9 +54,10 @@ def _work(
 
     out = console()
     quiet()
+    place = escape(str(root.path))
     whole = plan_reproduction(experiments, scale, root, parts, tuple(overrides))
     done, total = whole.progress()
-    out.print(f"{total} runs in {len(parts)} parts, {done} done already; folder: {root.path}", soft_wrap=True)
+    out.print(f"{total} runs in {len(parts)} parts, {done} done already; folder: {place}", soft_wrap=True)
 
     def starting(part: Part, number: int) -> None:
         out.print(f"[bold]part {number} of {len(parts)}: {escape(part.name)}[/] [dim]{escape(part.recipe.title)}[/]",
@@ -73,7 +74,7 @@ def _work(
     _show(experiments, written, root)
     rows = [row for one in experiments for made in written[one.name]["tables"] for row in made["rows"]]
     if failed := sum(row["failed"] for row in rows):
-        out.print(f"{NOTE} {failed} runs failed: why is in {root.path}/state/*.failed.json. They are not tried again")
+        out.print(f"{NOTE} {failed} runs failed: why is in {place}/state/*.failed.json. They are not tried again")
         out.print(Text(f"  unless by  {shlex.join(['dude', 'reproduce', *again, '--retry-failed'])}"), soft_wrap=True)
     return FAILED if any(row["failed"] or row["missing"] for row in rows) else 0
 
@@ -93,7 +94,7 @@ def _show(experiments: tuple[Experiment, ...], written: dict[str, Any], root: Ro
         for claim in written[one.name]["claims"]:
             for compared in claim["compared"]:
                 out.print(f"[dim]{one.name}: {escape(claim_text(compared))}[/]", soft_wrap=True)
-    out.print(f"\nread first: {root.path / 'README.md'}", soft_wrap=True)
+    out.print(f"\nread first: {escape(str(root.path / 'README.md'))}", soft_wrap=True)
 
 
 def _show_costs(scale: Scale, parts: tuple[Part, ...], root: Root) -> int:
@@ -119,7 +120,7 @@ def _show_costs(scale: Scale, parts: tuple[Part, ...], root: Root) -> int:
     unit = "GPU-hours on an H100" if scale == "paper" else "core-hours"
     out.print(f"in all {hours:.1f} {unit}; runs that several parts share are counted once, '+' are searches for a rate")
     if (progress := stored_progress(root, parts)) is not None:
-        out.print(f"{progress[0]} of {progress[1]} runs are finished in {root.path}", soft_wrap=True)
+        out.print(f"{progress[0]} of {progress[1]} runs are finished in {escape(str(root.path))}", soft_wrap=True)
     if scale == "paper":
         out.print(f"[dim]Assumed: {budget.MFU:.0%} of the peak, {budget.BANDWIDTH_SHARE:.0%} of the bandwidth, and "
                   f"{1000 * budget.LAUNCH:.1f} ms a layer and pass at least; tokens an example as in the recipes. A "

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rich.markup import escape
+
 from ..errors import DudeError
 from ..training.plan import CHECKS, make_plan
 from ..training.quiet import quiet
@@ -46,5 +48,5 @@ def run(config: Path, overrides: list[str]) -> int:
     if failed:
         out.print(f"\n[bold red]{len(failed)} of {len(done) + 1} checks failed[/]: {', '.join(failed)}")
         return USER_ERROR
-    out.print("\n[bold green]ready[/]: dude train " + str(config), soft_wrap=True)
+    out.print("\n[bold green]ready[/]: dude train " + escape(str(config)), soft_wrap=True)
     return 0

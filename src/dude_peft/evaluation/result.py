@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_json, write_text
+from ..markdown import escape_markdown
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ def _finite(value: Any) -> Any:
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    rows = [[escape_markdown(cell) for cell in row] for row in rows]
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     left = {0, 1, 4}
     head, *body = [

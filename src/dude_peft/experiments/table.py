@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from ..files import without_paths
+from ..markdown import escape_markdown
 from ..stats.intervals import Interval
 from .folder import SCHEMA
 from .outcome import Outcome, accuracy, find_outcome
@@ -160,7 +161,7 @@ def _provenance(runs: list[Run]) -> dict[str, list[str]]:
 
 
 def columns(table: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Heads and cells of the table as text; the same for the screen and for Markdown."""
+    """Heads and cells of the table as text; a row begins with its label as it is, other cells may hold `**bold**`."""
     several = (
         table["sets"] if len(table["sets"]) > 1 or (table["sets"] and table["sets"] != [table["headline"]]) else []
     )
@@ -192,12 +193,12 @@ def short(name: str, among: Sequence[str]) -> str:
 def markdown(table: dict[str, Any]) -> str:
     """The table, the outcome and the notes as Markdown."""
     heads, rows = columns(table)
-    lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * (len(heads) - 1)]
-    lines += ["| " + " | ".join(cells) + " |" for cells in rows]
-    lines += ["", *(f"- {text}" for text in table["outcome"])]
-    lines += ["", *(f"{text}  " for text in table["notes"])]
+    lines = ["| " + " | ".join(map(escape_markdown, heads)) + " |", "|---|" + "---:|" * (len(heads) - 1)]
+    lines += ["| " + " | ".join([escape_markdown(label), *cells]) + " |" for label, *cells in rows]
+    lines += ["", *(f"- {escape_markdown(text)}" for text in table["outcome"])]
+    lines += ["", *(f"{escape_markdown(text)}  " for text in table["notes"])]
     known = [f"{key}: {'; '.join(values)}" for key, values in table["provenance"].items() if values]
-    return "\n".join([*lines, "", *(f"{text}  " for text in known)]).rstrip() + "\n"
+    return "\n".join([*lines, "", *(f"{escape_markdown(text)}  " for text in known)]).rstrip() + "\n"
 
 
 def _long(table: dict[str, Any]) -> bool:

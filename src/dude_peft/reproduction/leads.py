@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..experiments.figure import COLORS, STYLE, save
+from ..markdown import escape_markdown
 from ..stats.significance import HIGHER, LOWER, SAME
 from .catalogue import EXPERIMENTS
 
@@ -75,7 +76,7 @@ def trained_on(found: list[Lead]) -> str:
 def markdown(found: list[Lead]) -> str:
     """A row for each place, a column for each other method; bold where decided."""
     others = list(dict.fromkeys(one.other for one in found))
-    lines = [f"| DuDe's lead, points | {' | '.join(f'over {other}' for other in others)} |"]
+    lines = [f"| DuDe's lead, points | {' | '.join(f'over {escape_markdown(other)}' for other in others)} |"]
     lines.append("|---" + "|---:" * len(others) + "|")
     for where, row in _by_place(found).items():
         lines.append(f"| {where} | {' | '.join(_cell(row.get(other)) for other in others)} |")

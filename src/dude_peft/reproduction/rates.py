@@ -10,6 +10,7 @@ import numpy as np
 
 from ..experiments.figure import COLORS, STYLE, save
 from ..experiments.results import RowResult
+from ..markdown import escape_markdown
 from ..stats.intervals import Interval
 from .catalogue import FOUR
 from .tables import PartResult, text
@@ -47,7 +48,11 @@ def markdown(made: dict[str, Any]) -> str:
         best = None if row["learning_rate"] is None else f"{row['learning_rate']:g}"
         cells = [text(None if rate not in row["rates"] else 100 * row["rates"][rate], "{:.1f}") for rate in rates]
         cells = [f"**{cell}**" if rate == best else cell for rate, cell in zip(rates, cells, strict=True)]
-        lines.append("| " + " | ".join([row["label"], text(row["r"]), *cells, text(row["asked"], "{:,}")]) + " |")
+        lines.append(
+            "| "
+            + " | ".join([escape_markdown(row["label"]), text(row["r"]), *cells, text(row["asked"], "{:,}")])
+            + " |"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -12,6 +12,7 @@ from ..experiments.outcome import Outcome, accuracy, find_outcome
 from ..experiments.results import Results, RowResult, collect
 from ..experiments.rows import slug
 from ..experiments.runs import Run
+from ..markdown import escape_markdown
 from ..stats.intervals import Interval
 from . import published
 from .catalogue import Column, Experiment, Selection
@@ -182,7 +183,11 @@ def markdown(table: dict[str, Any]) -> str:
         cells = ["untrained", "", ""] + [_share(table["base"][column["key"]], column is last) for column in columns]
         lines.append("| " + " | ".join(cells + [""] * (len(heads) - len(cells))) + " |")
     for row in table["rows"]:
-        cells = [row["label"], text(row["r"]), text(row["learning_rate"], "{:g}") + ("*" if row["at_end"] else "")]
+        cells = [
+            escape_markdown(row["label"]),
+            text(row["r"]),
+            text(row["learning_rate"], "{:g}") + ("*" if row["at_end"] else ""),
+        ]
         cells += [_share(row["values"][column["key"]], column is last) for column in columns]
         if show_seeds:
             cells += [text(_hundred(row["seeds"].get(seed)), "{:.1f}") for seed in seeds]
@@ -216,7 +221,9 @@ def _paper_rows(table: dict[str, Any]) -> str:
         for row in table["rows"]:
             values = row["paper"].get(model, {})
             cells = [text(values.get(column["key"]), "{:.2f}") for column in columns]
-            lines.append(f"| {model} | {row['label']} | {text(row['r'])} | " + " | ".join(cells) + " |")
+            lines.append(
+                f"| {model} | {escape_markdown(row['label'])} | {text(row['r'])} | " + " | ".join(cells) + " |"
+            )
     return "\n".join(lines) + "\n"
 
 

@@ -18,6 +18,7 @@ NORMS = (
 )
 STYLE = {
     "font.size": 9.5,
+    "text.parse_math": False,  # a dollar sign in a label is one
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
