@@ -50,7 +50,10 @@ def notices(action: Callable[[Any], object]) -> bool:
 
 
 def measure(method: str, base: Path, folder: Path, flips: int, draw: random.Random) -> dict[str, tuple[int, int, int]]:
-    """Noticed flips, flips that changed nothing, and flips: in the newest checkpoint, and in the final adapter."""
+    """Noticed flips, flips that changed nothing, and flips: in the newest checkpoint, and in the final adapter.
+
+    The newest checkpoint is that of step 4 of 6, so that the optimizer's state decides the result too.
+    """
     from tiny_run import Tiny
 
     from dude_peft.training.finished import load_run
@@ -59,10 +62,12 @@ def measure(method: str, base: Path, folder: Path, flips: int, draw: random.Rand
     tiny = Tiny(base, folder)
     tiny.raw["method"] = "full" if method == "full" else {**tiny.raw["method"], "name": method}
     run = tiny.output
-    train(tiny.settings())
+    settings = tiny.settings("train.keep_checkpoints=3")
+    train(settings)
     place = run / ("model" if method == "full" else "adapter")
     right = {p.name: p.read_bytes() for p in place.iterdir()}
-    kept = shutil.copytree(run, folder / "kept")
+    kept = Path(shutil.copytree(run, folder / "kept"))
+    shutil.rmtree(kept / "checkpoints" / "checkpoint-6")
     found = {}
 
     def again() -> None:
@@ -71,13 +76,13 @@ def measure(method: str, base: Path, folder: Path, flips: int, draw: random.Rand
 
     noticed = harmless = count = 0
     (kept / "run.json").rename(folder / "run.json")
-    newest = kept / "checkpoints" / "checkpoint-6"
+    newest = kept / "checkpoints" / "checkpoint-4"
     for name in sorted(p.relative_to(kept) for p in newest.iterdir()):
         for _ in range(flips):
             again()
             flip_random_bit(run / name, draw)
             count += 1
-            if notices(lambda notes: train(tiny.settings(), resume="auto", reporter=notes)):
+            if notices(lambda notes: train(settings, resume="auto", reporter=notes)):
                 noticed += 1
             elif {p.name: p.read_bytes() for p in place.iterdir()} == right:
                 harmless += 1
