@@ -20,7 +20,7 @@ from typing import Any
 import tiny_run
 import yaml
 
-SECONDS = 30  # after which a command counts as hanging
+SECONDS = 60  # far above what any of them takes on an idle machine, where most take milliseconds
 LONGEST_MESSAGE = 4_000  # characters of an error; a message that quotes a whole file helps nobody
 SHARED = ".shared"  # link to the folder of `make_shared`, for makers that copy from it
 VALIDATE = ("validate", "run.yaml")
@@ -39,12 +39,14 @@ class Case:
         files: path in that folder -> bytes, text, or a `Maker`. Beside them lie `base` (a model), `sums.jsonl` (data),
             `run.yaml` (a valid config of the two) and `finished` (a finished run), unless they are named here.
         accepted: whether the command may also succeed, where the input is odd and not wrong.
+        seconds: after which it counts as hanging.
     """
 
     name: str
     argv: tuple[str, ...] = VALIDATE
     files: Mapping[str, bytes | str | Maker] = field(default_factory=dict)
     accepted: bool = False
+    seconds: int = SECONDS
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def prepare(case: Case, folder: Path, shared: Path) -> None:
             path.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
 
 
-def outcome(case: Case, folder: Path, shared: Path, seconds: int = SECONDS) -> Outcome:
+def outcome(case: Case, folder: Path, shared: Path) -> Outcome:
     """Prepare the case in `folder` and run its command in this process."""
     from typer.testing import CliRunner
 
@@ -139,13 +141,13 @@ def outcome(case: Case, folder: Path, shared: Path, seconds: int = SECONDS) -> O
     before = _listing(folder)
     with inside(folder):
         try:
-            with _alarm(seconds):
+            with _alarm(case.seconds):
                 result = CliRunner().invoke(app, list(case.argv))
         except _Hang:
-            return Outcome("hang", f"nothing after {seconds} s")
+            return Outcome("hang", f"nothing after {case.seconds} s")
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         if isinstance(result.exception, _Hang):
-            return Outcome("hang", f"nothing after {seconds} s")
+            return Outcome("hang", f"nothing after {case.seconds} s")
         return Outcome("traceback", f"{type(result.exception).__name__}: {result.exception}"[:300])
     text = result.output
     if result.exit_code == 0:

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from ..errors import DudeError, did_you_mean, shorten
+from ..errors import DudeError, did_you_mean, quote, shorten
 from ..files import user_path
 from . import families, layouts
 from .files import Rows, read_jsonl
@@ -82,7 +82,7 @@ class NamedSet:
             DudeError: no such split, or it can be reached nowhere.
         """
         if split not in self.splits:
-            raise DudeError(f"{self.name} has no split {split!r}. It has: {', '.join(self.splits)}.")
+            raise DudeError(f"{self.name} has no split {quote(split)}. It has: {', '.join(self.splits)}.")
         if self.generated:
             from .. import mini
 
@@ -166,7 +166,7 @@ def named_set(name: str) -> NamedSet:
     """
     known = named_sets()
     if name not in known:
-        raise DudeError(f"no data set is called {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}.")
+        raise DudeError(f"no data set is called {quote(name)}.{did_you_mean(name, known)} Known: {', '.join(known)}.")
     return known[name]
 
 

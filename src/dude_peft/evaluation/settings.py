@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from ..data.names import COMMONSENSE, MINI_COMMONSENSE, REAL_SETS, SET_NAMES
-from ..errors import did_you_mean
+from ..errors import did_you_mean, quote
 from ..settings import Settings
 
 SUITES: dict[str, tuple[str, ...]] = {
@@ -67,7 +67,7 @@ class EvalSettings(Settings):
             if name not in SUITES:
                 hint = did_you_mean(name, SUITES) or f" Known: {', '.join(SUITES)}."
                 raise ValueError(
-                    f"no suite is called {name!r}.{hint} A task of lm-evaluation-harness is written '{BUILT_IN}NAME'"
+                    f"no suite is called {quote(name)}.{hint} A task of lm-evaluation-harness is written '{BUILT_IN}NAME'"
                 )
         return value
 

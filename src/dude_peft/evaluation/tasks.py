@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.questions import Asked, Problem, Question, subject_heading
 from ..data.sets import NamedSet, named_set
-from ..errors import DudeError
+from ..errors import DudeError, quote
 from .answers import final_number, last_number
 from .settings import BUILT_IN, EvalSettings
 
@@ -90,7 +90,7 @@ def _named(named: NamedSet, settings: EvalSettings) -> list[Unit]:
         task = _choice_task(name, asked, pool, shots, settings, protocol, subject)
         group = part[0].group if subject is not None else None
         if subject is not None and group is None:
-            raise DudeError(f"{name}: subject {subject!r} belongs to no known group; give its records a 'group'.")
+            raise DudeError(f"{name}: subject {quote(subject)} belongs to no known group; give its records a 'group'.")
         units.append(Unit(name, named.name, task, asked, protocol, metric, split, shots, group))
     return units
 
@@ -190,7 +190,7 @@ def _built_in(name: str, settings: EvalSettings) -> list[Unit]:
     wanted = name.removeprefix(BUILT_IN)
     manager = TaskManager()
     if wanted not in manager.all_tasks:
-        raise DudeError(f"lm-evaluation-harness has no task {wanted!r}; `lm-eval ls tasks` lists those it has.")
+        raise DudeError(f"lm-evaluation-harness has no task {quote(wanted)}; `lm-eval ls tasks` lists those it has.")
     try:
         tasks = _flat(get_task_dict([wanted], manager))
     except Exception as error:  # its data sets come from the hub: every network fault ends here

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import DudeError, did_you_mean
+from ..errors import DudeError, did_you_mean, quote
 from ..methods import METHODS, MethodSettings, parse_method
 from .settings import ComparisonSettings
 
@@ -78,15 +79,17 @@ def _expand(
     allowed = METHODS[raw["name"]].settings.model_fields
     given = {key: value for key, value in settings.shared.items() if key in allowed}
     used |= set(given)
+    parse_method({**given, **raw}, f"{place}, with shared")  # also a rank that `ranks` takes the place of
     ranks: list[int | None] = list(settings.ranks) if settings.ranks and "r" in allowed and "r" not in raw else [None]
     label, rates = own.get("label", METHODS[raw["name"]].title), own.get("learning_rates", settings.learning_rates)
     if not isinstance(label, str) or not slug(label):
-        raise DudeError(f"{place}: label: a text with letters or digits, got {label!r}.")
+        raise DudeError(f"{place}: label: a text with letters or digits, got {quote(label)}.")
     if isinstance(rates, (int, float)):
         rates = [rates]
-    good = isinstance(rates, list) and rates and all(isinstance(x, (int, float)) and x > 0 for x in rates)
+    numbers = isinstance(rates, list) and all(isinstance(x, (int, float)) and x is not True for x in rates)
+    good = numbers and rates and all(0 < x < math.inf for x in rates)
     if not good or len(set(rates)) != len(rates):
-        raise DudeError(f"{place}: learning_rates: a list of numbers above 0, each once, got {rates!r}.")
+        raise DudeError(f"{place}: learning_rates: a list of numbers above 0, each once, got {quote(rates)}.")
     rows = []
     for rank in ranks:
         section = {**given, **raw} | ({"r": rank} if rank is not None else {})
