@@ -67,7 +67,8 @@ class EvalSettings(Settings):
             if name not in SUITES:
                 hint = did_you_mean(name, SUITES) or f" Known: {', '.join(SUITES)}."
                 raise ValueError(
-                    f"no suite is called {quote(name)}.{hint} A task of lm-evaluation-harness is written '{BUILT_IN}NAME'"
+                    f"no suite is called {quote(name)}.{hint} A task of lm-evaluation-harness is written "
+                    f"'{BUILT_IN}NAME'"
                 )
         return value
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import DudeError
+from ..errors import DudeError, quote
 from ..training.config_file import fingerprint, json_copy, parse_run
 from ..training.settings import RunSettings
 from .rows import Row, expand_rows
@@ -115,7 +115,7 @@ class Grid:
         values = json_copy(raw)
         train = values.setdefault("train", {})
         if not isinstance(train, dict):
-            raise DudeError(f"{self.source}: run.train: a section with keys such as steps, got {train!r}.")
+            raise DudeError(f"{self.source}: run.train: a section with keys such as steps, got {quote(train)}.")
         train |= {"seed": seed, "learning_rate": learning_rate}
         return parse_run({**values, "method": row.method, "output": str(self.folder)}, f"{self.source}: run")
 

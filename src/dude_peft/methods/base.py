@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator, model_validator
 
+from ..errors import quote
 from ..expressions import check_expression
 from ..settings import Settings
 from ..targets import ALL_LINEAR, Target
@@ -51,8 +52,8 @@ class TargetSettings(MethodSettings):
     def _layers_of_a_list(self) -> TargetSettings:
         if self.layers_to_transform is not None and isinstance(self.target_modules, str):
             raise ValueError(
-                f"layers_to_transform goes with a list of target_modules, and that is {self.target_modules!r}: list "
-                "the modules, for instance [q_proj, v_proj], or put the layers into a regular expression"
+                f"layers_to_transform goes with a list of target_modules, and that is {quote(self.target_modules)}: "
+                "list the modules, for instance [q_proj, v_proj], or put the layers into a regular expression"
             )
         return self
 
