@@ -2,7 +2,7 @@
 # make tour   one run of DuDe from training to a merged model that plain transformers asks a question
 # make test   the same set-up, then all the tests
 # make test-reliability   kills, full disks, flipped bits, fuzz cases, thousands of cycles: 15 minutes on 2 cores; docs/reliability.md
-# make audit  known vulnerabilities of the pinned versions, asked of pypi.org
+# make audit  known vulnerabilities of the pinned versions, asked of the advisory service
 # make check  what CI runs: format, lint, types, tests at both ends of the supported PEFT range
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -60,7 +60,7 @@ test-reliability: $(STAMP)
 audit: $(STAMP)
 	test -d .audit/pip_audit || $(BIN)/python -m pip install -q --disable-pip-version-check --target .audit pip-audit==2.10.1
 	@PYTHONPATH=.audit $(BIN)/python -m pip_audit --strict --no-deps --disable-pip --progress-spinner off -r constraints.txt \
-	  || { echo "make audit: failed. 'could not be audited' means that pypi.org did not answer: nothing was checked."; exit 1; }
+	  || { echo "make audit: failed. 'could not be audited' means that the advisory service did not answer: nothing was checked."; exit 1; }
 
 # Triton (1 GB) is laid over the environment: without a GPU its interpreter runs the kernels.
 test-triton: $(STAMP)

@@ -103,6 +103,12 @@ def test_what_is_dumped_reads_back_equal(value: object) -> None:
     assert load_yaml(dump_yaml({"x": value}), "t") == {"x": value}
 
 
+@pytest.mark.parametrize("mark", ["\x85", "\u2028", "\u2029", "\ufeff", "\x7f"])
+def test_text_with_odd_line_breaks_is_dumped_as_it_is(mark: str) -> None:
+    for value in (mark, f"a{mark}b", f"{mark} a", f"a {mark}\n b"):
+        assert load_yaml(dump_yaml({"x": value, value: 1}), "t") == {"x": value, value: 1}
+
+
 PIECES = [
     "a", ": ", "- ", "\n", "  ", "[", "]", "{", "}", ", ", "&a ", "*a", "<<: ", "!!int ", "!!map ", "!x ", "? ", "| \n",
     "> \n", "'", '"', "#", "---\n", "...\n", "%YAML 1.1\n", "\t", "1e999", ".nan", "2024-01-01", "0x", "9" * 30, "~",

@@ -134,10 +134,16 @@ def _mistake(problem: str, mark: Any) -> yaml.MarkedYAMLError:
 class _Dumper(yaml.SafeDumper):
     """Writes what `load_yaml` reads back to equal values: text that would be taken for a number is quoted."""
 
+    def _text(self, value: str) -> yaml.ScalarNode:
+        # PyYAML takes these for line breaks when it reads, but not everywhere when it writes.
+        style = '"' if any(mark in value for mark in "\x85\u2028\u2029") else None
+        return self.represent_scalar(f"{_TAG}str", value, style)
+
 
 for _kind, _expression, _first in (("int", _INTEGER, "-+0123456789"), ("float", _FLOAT, "-+.0123456789")):
     _Loader.add_implicit_resolver(_TAG + _kind, _expression, list(_first))
     _Dumper.add_implicit_resolver(_TAG + _kind, _expression, list(_first))
+_Dumper.add_representer(str, _Dumper._text)
 _Loader.add_constructor(f"{_TAG}map", _Loader._mapping)
 _Loader.add_constructor(f"{_TAG}int", _Loader._integer)
 _Loader.add_constructor(f"{_TAG}float", _Loader._number)
