@@ -77,7 +77,7 @@ def _read(path: Path, expected_hash: str | None) -> dict[str, Tensor]:
     try:
         state = load_file(path)
         actual_hash = None if expected_hash is None else sha256(path)
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:  # RuntimeError: torch cannot open the file
         raise DudeError(
             f"{path}: not a readable safetensors file ({shorten(error)}): fetch or save the adapter again"
         ) from None

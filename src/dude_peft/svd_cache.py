@@ -82,7 +82,7 @@ def _read(path: Path, key: str, rank: int, shape: tuple[int, ...], wide: torch.d
         with safe_open(path, "pt") as file:
             about = file.metadata() or {}
             triplets = SingularTriplets(*(file.get_tensor(name) for name in SingularTriplets._fields))
-    except (SafetensorError, OSError):
+    except (SafetensorError, OSError, RuntimeError):  # RuntimeError: torch cannot open the file
         return None
     shapes = ((shape[0], rank), (rank,), (rank, shape[1]))
     fits = all(t.dtype == wide and tuple(t.shape) == s for t, s in zip(triplets, shapes, strict=True))

@@ -61,6 +61,15 @@ def test_some_faults(subjects: Any, tally: Callable[..., None], fault: str) -> N
     assert not wrong, "\n".join(wrong)
 
 
+def test_the_base_model_cannot_be_read(subjects: Any) -> None:  # noqa: F811
+    """It is opened several times, by Python, Rust and C++, each with errors of its own."""
+    subject = subjects("dude")
+    fault = "I/O error at one call"
+    calls = [call for call in calls_of(subject, fault) if call.path == "/base/model.safetensors"]
+    assert len(calls) >= 3
+    assert not (wrong := wrong_after(subject, fault, calls)), "\n".join(wrong)
+
+
 @pytest.mark.reliability
 @pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize("fault", FAULTS)

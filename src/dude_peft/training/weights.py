@@ -120,7 +120,7 @@ def read_headers(files: Iterable[Path]) -> dict[str, torch.Tensor]:
             with safe_open(file, "pt") as header:
                 for name in header.keys():  # noqa: SIM118 - not a mapping
                     shapes[name] = torch.empty(header.get_slice(name).get_shape(), device="meta")
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, RuntimeError) as error:  # RuntimeError: torch cannot open the file
             raise DudeError(f"{file}: not a complete safetensors file ({error}). Copy it again.") from None
     return shapes
 
