@@ -73,7 +73,9 @@ test-oldest-peft: $(STAMP)
 	  $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --target .peft-oldest peft==$(OLDEST_PEFT); }
 	PYTHONPATH=.peft-oldest EXPECTED_PEFT=$(OLDEST_PEFT) $(PYTEST) -q -n 2 --dist loadfile -m "not slow" tests/test_peft_range.py \
 	  tests/test_identity_at_start.py tests/test_gradients.py tests/test_merge.py tests/test_saving.py tests/test_lifecycle.py \
-	  tests/test_bad_input.py tests/test_training.py tests/test_methods.py tests/test_rival_layers.py
+	  tests/test_bad_input.py tests/test_training.py tests/test_methods.py tests/test_rival_layers.py tests/test_loading.py \
+	  tests/test_task_types.py tests/test_hotswap.py tests/test_saved_files.py tests/test_offload.py tests/test_suitable.py \
+	  tests/test_casts.py tests/test_in_place.py tests/test_fsdp2.py
 
 check: lint types test test-oldest-peft
 
