@@ -3,7 +3,7 @@
     python tests/bit_flips.py [--flips 3] [--seed 0]
 
 Each flip is made in a copy of a small run, for each file in turn. It counts as noticed if loading refuses the file, or
-if an earlier checkpoint is used and the user is told so.
+if an earlier checkpoint is used and a note says so.
 """
 
 from __future__ import annotations

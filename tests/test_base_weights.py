@@ -65,7 +65,7 @@ def test_each_architecture_is_accepted_whole_and_refused_without_a_tensor(kind: 
     """Also where transformers renames, merges or ties: tensors are taken away one at a time."""
     model = transformers.AutoModelForCausalLM.from_config(KINDS[kind])
     model.save_pretrained(tmp_path / "whole")
-    check_base(base_at(tmp_path / "whole"))
+    assert check_base(base_at(tmp_path / "whole")) is None
     load_base(base_at(tmp_path / "whole"))
     names = [n for n in load_file(tmp_path / "whole" / "model.safetensors") if ".1." not in n or "experts.1" in n]
     names = [n for n in names if "experts.2" not in n and "experts.3" not in n]
@@ -79,7 +79,7 @@ def test_each_architecture_is_accepted_whole_and_refused_without_a_tensor(kind: 
 
 
 def test_the_embedded_model_is_accepted() -> None:
-    check_base(base_at(Path(model_dir())))
+    assert check_base(base_at(Path(model_dir()))) is None
     load_base(base_at(Path(model_dir())))
 
 
@@ -89,7 +89,7 @@ def test_buffers_of_older_files_and_missing_prefixes_are_accepted(tmp_path: Path
     old = {name.removeprefix("transformer."): value for name, value in load_file(file).items()}
     old |= {"h.0.attn.bias": torch.ones(1, 1, 8, 8), "h.0.attn.masked_bias": torch.tensor(-1e4)}
     save_file(old, file, {"format": "pt"})
-    check_base(base_at(tmp_path))
+    assert check_base(base_at(tmp_path)) is None
     load_base(base_at(tmp_path))
 
 
@@ -119,7 +119,7 @@ def test_shards_are_read_by_their_index(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path, max_shard_size="40KB")
     shards = sorted(tmp_path.glob("model-*.safetensors"))
     assert len(shards) > 1 and weight_files(tmp_path) == shards
-    check_base(base_at(tmp_path))
+    assert check_base(base_at(tmp_path)) is None
     gone, *rest = load_file(shards[0]).items()
     save_file(dict(rest), shards[0], {"format": "pt"})
     both_refuse(tmp_path, gone[0])
@@ -178,3 +178,14 @@ def test_a_merged_model_that_lacks_a_tensor_is_not_read_back(tmp_path: Path) -> 
     change(tmp_path, drop="lm_head.weight")
     with pytest.raises(DudeError, match=r"1 tensor of the architecture missing from the weights \(lm_head\.weight\)"):
         load_weights(tmp_path)
+
+
+def test_a_comparison_that_could_not_be_made_is_a_note(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    from dude_peft.training.plan import make_plan
+
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("no kernel for meta tensors")
+
+    monkeypatch.setattr(transformers.LlamaForCausalLM, "from_pretrained", fails)
+    notes = make_plan(tiny.settings()).notes
+    assert any("only when they are loaded" in note and "no kernel for meta tensors" in note for note in notes)

@@ -1,4 +1,4 @@
-"""One process writes a run folder: who else tries is told who that is, and a lock whose process is gone is no lock."""
+"""One process writes a run folder: a second one gets an error that names the owner; a dead process has no lock."""
 
 from __future__ import annotations
 

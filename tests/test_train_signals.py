@@ -1,4 +1,4 @@
-"""SIGTERM in every phase of a run: exit code 130, one message, no half-written file, and `--resume auto` goes on."""
+"""SIGTERM in every phase of a run: exit code 130, one message, no half-written file, and `--resume auto` resumes."""
 
 from __future__ import annotations
 

@@ -68,8 +68,8 @@ def find_targets(model: nn.Module, config: Any) -> Targets:
     if not matched:
         names_of_limits = ("layers_to_transform", "layers_pattern", "exclude_modules", "modules_to_save")
         limits = {key: getattr(config, key) for key in names_of_limits}
-        told = ", ".join(f"{key}={quote(value)}" for key, value in limits.items() if value is not None)
-        raise DudeError(f"target_modules {quote(wanted)} with {told} matches no module of the model.")
+        limits_shown = ", ".join(f"{key}={quote(value)}" for key, value in limits.items() if value is not None)
+        raise DudeError(f"target_modules {quote(wanted)} with {limits_shown} matches no module of the model.")
     for name in matched:
         if name in saved:
             raise DudeError(f"modules_to_save: '{name}' is named by target_modules too: leave it out of one of them")

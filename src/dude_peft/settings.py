@@ -12,7 +12,7 @@ from .errors import DudeError, did_you_mean, quote, shorten
 from .files import user_path
 
 MAX_TEXT = 10_000  # characters of a value
-MAX_MISTAKES = 20  # told at once
+MAX_MISTAKES = 20  # reported at once
 UserPath = Annotated[Path, AfterValidator(user_path)]
 """A path in a config: `~` is the user's home folder."""
 

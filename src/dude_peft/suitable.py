@@ -218,8 +218,8 @@ def left_out_notes(model: nn.Module, left_out: dict[str, str]) -> list[str]:
     """What `all-linear` does not adapt, for the user: fused experts and routers, and unsuitable modules by reason."""
     notes = []
     if parts := expert_parts(model):
-        told = shorten(", ".join(parts), 400)
-        notes.append(f"all-linear leaves out the experts and the router, which no method adapts yet: {told}")
+        shown = shorten(", ".join(parts), 400)
+        notes.append(f"all-linear leaves out the experts and the router, which no method adapts yet: {shown}")
     by_reason: dict[str, dict[str, None]] = defaultdict(dict)
     for name, reason in left_out.items():
         if layer_pattern(name) not in parts:

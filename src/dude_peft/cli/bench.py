@@ -49,7 +49,7 @@ def run(
     try:
         for row in measured(cases(parts, plan), out):
             rows.append(row)
-            with suppress(OSError):  # a full disk: measuring goes on, and the last write tells
+            with suppress(OSError):  # a full disk: measuring continues, and the last write raises
                 write_json(rows, facts, output / JSON, finished=False)
         finished = True
     except KeyboardInterrupt:

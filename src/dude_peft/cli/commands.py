@@ -281,7 +281,7 @@ def pack(
         bool, typer.Option("--discard-weights", help="Remove trained weights, which a packed study does not hold.")
     ] = False,
 ) -> None:
-    """Put the finished runs of a study into three Parquet files, from which every command goes on."""
+    """Put the finished runs of a study into three Parquet files, which every command reads like run folders."""
     _prepare()
     from .pack import run_pack
 

@@ -47,7 +47,7 @@ def run(settings: RunSettings, config: Path, overrides: list[str], resume: str |
 
 
 def dry_run(settings: RunSettings, resume: str | None = None) -> int:
-    """Show the plan, and with `resume` where the run would go on; write nothing."""
+    """Show the plan, and with `resume` where the run would resume; write nothing."""
     from ..training.config_file import to_yaml
     from ..training.examples import shown
 
@@ -85,7 +85,7 @@ def _beginning(folder: RunFolder, settings: RunSettings, resume: str | None, not
     checkpoint = folder.find_checkpoint(resume, note)
     if checkpoint is None:
         return f"--resume: there is no checkpoint in {folder.path}; the run would begin."
-    return f"--resume: the run would go on after step {step_of(checkpoint)}, from {checkpoint}."
+    return f"--resume: the run would resume after step {step_of(checkpoint)}, from {checkpoint}."
 
 
 def _show_targets(plan: Plan) -> None:

@@ -77,7 +77,7 @@ class ComparisonFolder:
         if not self.config.is_file() or not self.base.is_file():
             raise DudeError(f"{self.path}: no comparison here (no compare.yaml). Give the output of `dude compare`.")
         settings = parse_comparison(read_yaml(self.config), str(self.config))
-        remedy = "Restore it from a copy, or remove it and go on with `dude compare` and the YAML file."
+        remedy = "Restore it from a copy, or remove it and resume with `dude compare` and the YAML file."
         base = read_json(self.base, remedy, finite=True)
         if not isinstance(base.get("sha256") or base.get("commit") or base.get("name"), str):
             raise DudeError(f"{self.base}: damaged: it names no base model. {remedy}")

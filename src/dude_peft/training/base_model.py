@@ -1,6 +1,6 @@
 """The base model: where it lies, its tokenizer, its shape without weights, and the weights themselves.
 
-Everything that can go wrong with a name, a folder or a tokenizer is told by `find_base`, which loads no weight.
+Everything that can go wrong with a name, a folder or a tokenizer is reported by `find_base`, which loads no weight.
 """
 
 from __future__ import annotations
@@ -191,16 +191,19 @@ def meta_model(base: Base) -> PreTrainedModel:
         raise DudeError(_unreadable(base.settings, base.source, "architecture", error)) from None
 
 
-def check_base(base: Base) -> None:
+def check_base(base: Base) -> str | None:
     """Compare a local model's weight files with its architecture, by their headers; nothing for one of the hub.
+
+    Returns:
+        Why a local model's files were not compared; None where they were.
 
     Raises:
         DudeError: tensors that are missing, left over or of another shape, or a file that is damaged.
     """
     if base.folder is None:
-        return
+        return None
     try:
-        check_weights(base.folder, base.config, type(meta_model(base)), base.dtype)
+        return check_weights(base.folder, base.config, type(meta_model(base)), base.dtype)
     except DudeError as error:
         raise DudeError(f"model '{base.name}': {error}") from None
 
@@ -289,8 +292,8 @@ def _check_quantization(settings: ModelSettings, config: PretrainedConfig) -> No
 
 def _unreadable(settings: ModelSettings, source: str, what: str, error: BaseException) -> str:
     said = shorten(error, 400).rstrip(".")
-    told = said if isinstance(error, (OSError, ValueError)) and said else f"{type(error).__name__}: {said}"
-    first = f"{told}."
+    reason = said if isinstance(error, (OSError, ValueError)) and said else f"{type(error).__name__}: {said}"
+    first = f"{reason}."
     if "trust_remote_code" in str(error):
         return (
             f"model '{settings.name}': its {what} runs code that comes with the model. If you trust it, set "

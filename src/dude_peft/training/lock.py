@@ -1,4 +1,4 @@
-"""The lock of a run folder: one process writes it, and everybody else is told which one."""
+"""Lock of a run folder: one process writes it; any other gets an error that names the owner."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ class FolderLock:
             raise
 
     def _lock_file(self) -> bool:
-        """Whether this process may go on: it has the lock, or there is no `flock` here."""
+        """Whether this process may continue: it has the lock, or there is no `flock` here."""
         try:
             import fcntl
         except ImportError:  # Windows

@@ -92,7 +92,8 @@ def make_plan(settings: RunSettings, report: Report | None = None, *, keep_going
 def _model(plan: Plan) -> str:
     settings = plan.settings
     plan.base = find_base(settings.model, device=settings.train.device, full=plan.full)
-    check_base(plan.base)
+    if reason := check_base(plan.base):
+        plan.notes.append(f"the weight files are compared with config.json only when they are loaded: {reason}")
     if plan.full and settings.model.dtype in ("bfloat16", "float16"):
         plan.notes.append(
             f"full fine-tuning in {settings.model.dtype}: steps below its spacing are lost; float32 is safer"

@@ -89,7 +89,7 @@ def train(
         DudeError: anything the user can mend, another process that writes the folder included; before the first weight
             is loaded wherever it can be known by then, and before anything is written.
         Interrupted: stopped by Ctrl-C or SIGTERM: in training after the step, with a checkpoint; elsewhere at once.
-            While the result is being written the run is finished first. `resume="auto"` goes on from what is there.
+            While the result is being written the run is finished first. `resume="auto"` resumes from what is there.
     """
     with connect(settings.train.device) as processes:
         shown = reporter if reporter is not None and processes.first else Reporter()

@@ -98,7 +98,7 @@ class RunFolder:
 
         Args:
             resume: `auto`, `must`, or the path of a checkpoint.
-            note: told which checkpoint is passed over, why, and what is used instead.
+            note: called with a message that names the checkpoint passed over, why, and what is used instead.
 
         Returns:
             None for `auto` where there is none that can be used: the run begins.

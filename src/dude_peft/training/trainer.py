@@ -194,7 +194,7 @@ class RunTrainer(SFTTrainer):
         super()._save_checkpoint(model, trial)
 
     def restore_log_state(self, state: dict[str, Any]) -> None:
-        """Go on with the averages of a checkpoint: `log_state` as it was there."""
+        """Restore the averages of a checkpoint: `log_state` as it was there."""
         self._loss_sum.fill_(state["loss_sum"])
         self._logged = state["step"]
         if state["token_accuracy"]:  # the base class fails on the mean of an empty list

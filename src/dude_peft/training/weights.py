@@ -70,12 +70,15 @@ def load_weights(source: str | Path, **options: Any) -> PreTrainedModel:
 
 def check_weights(
     folder: Path, config: PretrainedConfig, architecture: type[PreTrainedModel], dtype: torch.dtype
-) -> None:
+) -> str | None:
     """Compare the headers of a folder's safetensors files with the architecture; no weight is read.
 
     transformers loads meta tensors of the shapes in the headers, so its own renaming, merging and tying apply. What
     cannot be loaded in this way (quantised weights, files under other names, code of the model's own that fails on meta
     tensors) is left to `load_weights`.
+
+    Returns:
+        Why they were not compared; None where they were.
 
     Raises:
         DudeError: tensors that are missing, left over or of another shape, by name; or a damaged file.
@@ -85,7 +88,7 @@ def check_weights(
     files = weight_files(folder)
     renamed = getattr(config, "transformers_weights", None) or getattr(config, "quantization_config", None)
     if not files or renamed is not None:
-        return
+        return "they are quantised or under other names"
     shapes = read_headers(files)
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.CRITICAL)  # our own message follows
@@ -98,11 +101,12 @@ def check_weights(
         # Tensors that are merged on loading and do not fit together; anything else says nothing about the file.
         if "conversion of the weights" in str(error) and (gaps := _gaps(shapes)):
             raise DudeError(describe({"missing_keys": gaps})) from None
-        return
+        return f"loading the shapes alone raises {type(error).__name__}: {shorten(error, 200)}"
     finally:
         logging.set_verbosity(verbosity)
     if wrong := describe(info):
         raise DudeError(wrong)
+    return None
 
 
 def read_headers(files: Iterable[Path]) -> dict[str, torch.Tensor]:
