@@ -132,6 +132,12 @@ def test_every_model_of_the_paper_has_its_part_and_its_numbers() -> None:
                 assert {column.key for column in selection.columns} <= set(told[str(part.model.paper)])
 
 
+def test_an_override_does_not_outlive_its_call() -> None:
+    before = cells(parts("mini", name="calibration")["calibration-gsm"])
+    overridden = cells(parts("mini", "learning_rates=[1e-3]", name="calibration")["calibration-gsm"])
+    assert overridden != before == cells(parts("mini", name="calibration")["calibration-gsm"])
+
+
 def test_the_published_numbers_are_consistent() -> None:
     for row in published.rows("commonsense"):
         sets = [value for key, value in row.items() if key not in ("model", "method", "r", "avg")]

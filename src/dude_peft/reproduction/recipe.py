@@ -153,7 +153,7 @@ def _parts(selection: Selection, scale: Scale, output: Path, overrides: tuple[st
         raw["shared"] = {**raw.get("shared", {}), **model.shared}
         raw["output"] = str(output)
         if selection.calibration:
-            raw["methods"] = [*raw["methods"], *recipe.for_calibration]
+            raw["methods"] = [*raw["methods"], *json_copy(recipe.for_calibration)]
         if selection.first_seed and scale == "paper":
             raw["seeds"] = raw["seeds"][:1]
         narrowed = {pair.partition("=")[0].strip() for pair in overrides}
