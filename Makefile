@@ -23,7 +23,7 @@ help:
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[cli,dev]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[cli,dev,docs]'
 	touch $(STAMP)
 
 install: $(STAMP)
@@ -65,17 +65,13 @@ audit: $(STAMP)
 # Triton (1 GB) is laid over the environment: without a GPU its interpreter runs the kernels.
 test-triton: $(STAMP)
 	test -d .triton/triton || $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --target .triton triton==3.9.0
-	PYTHONPATH=$(CURDIR)/.triton $(PYTEST) -q tests/test_triton.py tests/test_kernels.py
+	PYTHONPATH=$(CURDIR)/.triton $(PYTEST) -q tests/peft/test_triton.py tests/peft/test_kernels.py
 
 # The other end of the supported range of PEFT, laid over the environment: everything that goes through PEFT.
 test-oldest-peft: $(STAMP)
 	test -d .peft-oldest/peft-$(OLDEST_PEFT).dist-info || { rm -rf .peft-oldest; \
 	  $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --target .peft-oldest peft==$(OLDEST_PEFT); }
-	PYTHONPATH=.peft-oldest EXPECTED_PEFT=$(OLDEST_PEFT) $(PYTEST) -q -n 2 --dist loadfile -m "not slow" tests/test_peft_range.py \
-	  tests/test_identity_at_start.py tests/test_gradients.py tests/test_merge.py tests/test_saving.py tests/test_lifecycle.py \
-	  tests/test_bad_input.py tests/test_training.py tests/test_methods.py tests/test_rival_layers.py tests/test_loading.py \
-	  tests/test_task_types.py tests/test_hotswap.py tests/test_saved_files.py tests/test_offload.py tests/test_suitable.py \
-	  tests/test_casts.py tests/test_in_place.py tests/test_fsdp2.py
+	PYTHONPATH=.peft-oldest EXPECTED_PEFT=$(OLDEST_PEFT) $(PYTEST) -q -n 2 --dist loadfile -m "not slow" tests/peft tests/lab/test_methods.py
 
 check: lint types test test-oldest-peft
 
@@ -86,6 +82,7 @@ format: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports
 
 types: $(STAMP)
 	$(BIN)/mypy

@@ -87,5 +87,5 @@ def ask_for_kernels(monkeypatch):
 @pytest.fixture(params=["thin", "whole"])
 def way(request, monkeypatch):
     """Both ways of axis `"out"` to compute a layer, whatever its shape: thin products, and the whole weight."""
-    monkeypatch.setattr("dude_peft.dense.pays", lambda *shape: request.param == "whole")
+    monkeypatch.setattr("dude_peft.autograd.pays", lambda *shape: request.param == "whole")
     return request.param

@@ -12,8 +12,8 @@ from ._version import __version__
 from .errors import DudeError
 
 if TYPE_CHECKING:
+    from .checkpoint import load_adapter
     from .config import DudeConfig
-    from .loading import load_adapter
 
 __all__ = ["DudeConfig", "DudeError", "__version__", "load_adapter"]
 
@@ -21,10 +21,10 @@ __all__ = ["DudeConfig", "DudeError", "__version__", "load_adapter"]
 def __getattr__(name: str) -> Any:
     """Import torch and PEFT, and put DuDe into PEFT's table, only when a name that needs them is asked for."""
     if name in ("DudeConfig", "load_adapter"):
-        from . import adapter, hotswap, loading
+        from . import checkpoint, hotswap, model
 
         hotswap.install()
-        return adapter.DudeConfig if name == "DudeConfig" else loading.load_adapter
+        return model.DudeConfig if name == "DudeConfig" else checkpoint.load_adapter
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 
 from peft import LoraConfig
 
-from .compose import MagnitudeAxis
-from .decompose import SvdMethod, Variant
 from .errors import DudeError, did_you_mean, quote, shorten
 from .files import public_name, read_json, sha256, sync, use_umask, write_json, write_text
+from .functional import MagnitudeAxis
 from .options import check_options
+from .svd import SvdMethod, Variant
 
 CONFIG_NAME = "dude_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"

@@ -125,3 +125,8 @@ def _stays_within_dots(body: Any) -> bool:
         or (str(o) == "CATEGORY" and not str(v).startswith("CATEGORY_NOT"))
         for o, v in members
     )
+
+
+def layer_pattern(name: str) -> str:
+    """A module's name with `*` for each number, so that layers of a kind have one."""
+    return ".".join("*" if part.isdigit() else part for part in name.split("."))

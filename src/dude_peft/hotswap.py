@@ -17,12 +17,13 @@ from peft.utils import hotswap as peft_hotswap
 from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
-from . import stored
-from .adapter import dude_layers, saved_parameters
+from . import checkpoint
+from .base_weight import dense_weight, onloaded
 from .config import CONFIG_NAME, WEIGHTS_NAME, DudeConfig
 from .errors import DudeError
 from .files import sha256
-from .layers import dense_weight, onloaded, start_from
+from .layer import start_from
+from .model import dude_layers, saved_parameters
 
 
 def install() -> None:
@@ -91,22 +92,22 @@ def swap(model: nn.Module, state: Mapping[str, Tensor], adapter_name: str, confi
         r = ranks["rank_pattern"].get(get_pattern_key(ranks["rank_pattern"].keys(), name), ranks["r"])
         alpha = ranks["alpha_pattern"].get(get_pattern_key(ranks["alpha_pattern"].keys(), name), ranks["lora_alpha"])
         scaling = alpha / r**0.5 if config.use_rslora else alpha / r
-        key = name if name.startswith(stored.PEFT_PREFIX) else stored.PEFT_PREFIX + name
-        parts = stored.split(state, key, current.magnitude_axis)
-        allowed.update(stored.entry_names(state, key, current.magnitude_axis).values())
+        key = name if name.startswith(checkpoint.PEFT_PREFIX) else checkpoint.PEFT_PREFIX + name
+        parts = checkpoint.split(state, key, current.magnitude_axis)
+        allowed.update(checkpoint.entry_names(state, key, current.magnitude_axis).values())
         base = module.get_base_layer()
         with onloaded(base):
             weight = dense_weight(base, name)
-            stored.check_shapes(parts, name, weight, r, current.magnitude_axis)
-            A0, B0 = (parts[part].to(module.lora_dude[adapter_name].lora_A0) for part in (stored.A0, stored.B0))
+            checkpoint.check_shapes(parts, name, weight, r, current.magnitude_axis)
+            A0, B0 = (parts[part].to(module.lora_dude[adapter_name].lora_A0) for part in (checkpoint.A0, checkpoint.B0))
             start = start_from(weight, A0, B0, current.magnitude_axis)
-            stored.check_same_base(start, name, scaling, current.magnitude_axis)
+            checkpoint.check_same_base(start, name, scaling, current.magnitude_axis)
         new.append((module, parts, start, r, alpha, scaling))
     saved = saved_parameters(model, adapter_name)
     copies = {key: model.get_parameter(name) for key, name in saved.items()}
     for key, parameter in copies.items():
-        stored.check_saved(state, key, parameter)
-    stored.refuse_foreign(state, allowed | copies.keys())
+        checkpoint.check_saved(state, key, parameter)
+    checkpoint.refuse_foreign(state, allowed | copies.keys())
     for module, parts, start, r, alpha, scaling in new:
         _fill(module, adapter_name, parts, start, r)
         module.r[adapter_name], module.lora_alpha[adapter_name], module.scaling[adapter_name] = r, alpha, scaling
@@ -129,8 +130,11 @@ def _halved(config: Any) -> dict[str, Any]:
 
 def _fill(module: Any, adapter: str, parts: Mapping[str, Tensor], start: Any, r: int) -> None:
     A, B, frozen = module.lora_A[adapter], module.lora_B[adapter], module.lora_dude[adapter]
-    values = [(A.weight, parts[stored.A]), (B.weight, parts[stored.B])]
-    values += [(module.lora_magnitude_vector[adapter].weight, parts[stored.M]), *zip(frozen.start, start, strict=True)]
+    values = [(A.weight, parts[checkpoint.A]), (B.weight, parts[checkpoint.B])]
+    values += [
+        (module.lora_magnitude_vector[adapter].weight, parts[checkpoint.M]),
+        *zip(frozen.start, start, strict=True),
+    ]
     for parameter, value in values:
         if parameter.shape == value.shape:
             parameter.copy_(value)

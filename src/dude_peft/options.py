@@ -8,9 +8,9 @@ from typing import Any
 
 from peft import PeftType, TaskType
 
-from .decompose import A_EXPONENT
 from .errors import DudeError, did_you_mean, quote
 from .expressions import check_expression
+from .svd import A_EXPONENT
 
 LARGEST_RANK = 1_000_000
 SMALLEST_ALPHA, LARGEST_ALPHA = 1e-9, 1e9  # a float32 scaling that neither overflows nor loses the start

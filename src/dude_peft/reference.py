@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .compose import MagnitudeAxis
-from .decompose import Variant
+from .functional import MagnitudeAxis
+from .svd import Variant
 
 
 def top_part(W0: Tensor, r: int) -> tuple[Tensor, Tensor, Tensor]:

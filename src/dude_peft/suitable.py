@@ -16,9 +16,9 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from .base_weight import FLOATS
 from .errors import DudeError, shorten
-from .layers import FLOATS
-from .targets import layer_pattern
+from .expressions import layer_pattern
 
 LINEAR = (nn.Linear, Conv1D)
 LINEAR_FORWARDS = frozenset(kind.forward for kind in LINEAR)

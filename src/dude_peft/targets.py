@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from .errors import DudeError, nearest
+from peft.tuners.lora import LoraModel
+from peft.tuners.tuners_utils import BaseTunerLayer, _maybe_include_all_linear_layers, check_target_module_exists
+from peft.utils.other import ModulesToSaveWrapper, get_pattern_key
+from torch import nn
+
+from .base_weight import dense_weight
+from .errors import DudeError, nearest, quote
 from .expressions import check_expression
+from .suitable import check_unsharded, left_out_notes, unsuitable
+
+CONTAINERS = (nn.ModuleDict, nn.ModuleList, nn.ParameterDict, nn.ParameterList)
+
 
 ALL_LINEAR = "all-linear"
-
-
-def layer_pattern(name: str) -> str:
-    """A module's name with `*` for each number, so that layers of a kind have one."""
-    return ".".join("*" if part.isdigit() else part for part in name.split("."))
 
 
 class Target(NamedTuple):
@@ -100,3 +106,88 @@ def check_rank(name: str, shape: tuple[int, ...], r: int) -> None:
             f"rank {r} is above {min(shape)}, the most that module '{name}' of shape {tuple(shape)} can have. "
             f"Lower r, or give this module its own: rank_pattern: {{{last}: {min(shape)}}}."
         )
+
+
+def plan(model: nn.Module, config: Any) -> list[Target]:
+    """The modules of `find_targets`."""
+    return find_targets(model, config).modules
+
+
+def find_targets(model: nn.Module, config: Any) -> Targets:
+    """The modules that `config` (a `DudeConfig` or `LoraConfig`) targets in `model`, checked; nothing is changed.
+
+    Reads names and shapes alone, so a model on the meta device will do. A linear layer that cannot take an adapter
+    (see `suitable`) is left out of `all-linear` with a note, and refused where it is named.
+
+    Raises:
+        DudeError: a target that is not found (with the nearest names), not a linear layer, one that cannot take an
+            adapter, or too small for r; a model that is sharded already.
+    """
+    check_unsharded(model)
+    config = copy.copy(config)  # what is filled in below is PEFT's to keep, not ours
+    if config.target_modules is None:
+        known = LoraModel.target_module_mapping.get(LoraModel.get_model_config(model).get("model_type"))
+        if known is None:
+            raise DudeError("target_modules is not set and PEFT knows no default for this architecture: name them")
+        config.target_modules = known if isinstance(known, str) else set(known)
+    wanted = config.target_modules
+    config = _maybe_include_all_linear_layers(config, model)
+    layers = {name: module for name, module in model.named_modules() if name}
+    inside = tuple(f"{name}." for name, module in layers.items() if isinstance(module, BaseTunerLayer))
+    names = [name for name in layers if not (inside and name.startswith(inside))]
+    patterns = {"rank_pattern": config.rank_pattern or (), "alpha_pattern": config.alpha_pattern or ()}
+    check_names(names, wanted, getattr(config, "own_modules_to_save", config.modules_to_save) or (), patterns)
+    saved = saved_modules(model, config)
+    matched = [name for name in names if check_target_module_exists(config, name)]
+    if not matched:
+        names_of_limits = ("layers_to_transform", "layers_pattern", "exclude_modules", "modules_to_save")
+        limits = {key: getattr(config, key) for key in names_of_limits}
+        limits_shown = ", ".join(f"{key}={quote(value)}" for key, value in limits.items() if value is not None)
+        raise DudeError(f"target_modules {quote(wanted)} with {limits_shown} matches no module of the model.")
+    for name in matched:
+        if name in saved:
+            raise DudeError(f"modules_to_save: '{name}' is named by target_modules too: leave it out of one of them")
+    reasons, notes = unsuitable(model), []
+    if isinstance(wanted, str) and wanted.lower() == ALL_LINEAR:
+        notes = left_out_notes(model, {name: reasons[name] for name in matched if name in reasons})
+        if not (matched := [name for name in matched if name not in reasons]):
+            raise DudeError(f"target_modules 'all-linear' finds nothing to adapt: {'; '.join(notes)}")
+    targets = []
+    for name in matched:
+        if name in reasons:
+            raise DudeError(f"module '{name}' cannot be adapted: {reasons[name]}. Leave it out of target_modules")
+        module = layers[name]
+        base = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+        d, k = dense_weight(base, name).shape
+        r = config.rank_pattern.get(get_pattern_key(config.rank_pattern.keys(), name), config.r)
+        alpha = config.alpha_pattern.get(get_pattern_key(config.alpha_pattern.keys(), name), config.lora_alpha)
+        check_rank(name, (d, k), r)
+        targets.append(Target(name, (d, k), r, alpha / r**0.5 if config.use_rslora else alpha / r))
+    return Targets(targets, notes)
+
+
+def saved_modules(model: nn.Module, config: Any) -> dict[str, nn.Module]:
+    """The modules that PEFT copies and trains whole for `modules_to_save` of `config`, by name.
+
+    Of a module that another adapter's copies wrap already, the original.
+
+    Raises:
+        DudeError: one that PEFT cannot copy (a container or an adapted layer).
+    """
+    wanted = tuple(config.modules_to_save or ())
+    inside: tuple[str, ...] = ()
+    found: dict[str, nn.Module] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if inside and name.startswith(inside):
+            continue
+        if isinstance(module, BaseTunerLayer | ModulesToSaveWrapper):
+            inside += (f"{name}.",)
+        if not (wanted and name.endswith(wanted)):
+            continue
+        if isinstance(module, ModulesToSaveWrapper):
+            module = module.original_module
+        if isinstance(module, (BaseTunerLayer, *CONTAINERS)):
+            kind = "an adapted layer" if isinstance(module, BaseTunerLayer) else f"a {type(module).__name__}"
+            raise DudeError(f"modules_to_save: '{name}' is {kind}, which has no copy to train: name modules inside it")
+        found[name] = module
+    return found

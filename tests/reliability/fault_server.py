@@ -16,7 +16,7 @@ import sys
 import time
 from typing import Any
 
-COMMANDS = ("dude_peft.cli.commands", "dude_peft.cli.train", "dude_peft.training.merging", "matplotlib.figure")
+COMMANDS = ("dude_lab.cli.commands", "dude_lab.cli.train", "dude_lab.training.merging", "matplotlib.figure")
 
 
 def save_time() -> None:
@@ -28,7 +28,7 @@ def save_time() -> None:
     from huggingface_hub import ModelCard, ModelCardData
     from matplotlib.figure import Figure
 
-    from dude_peft.training import provenance
+    from dude_lab.training import provenance
 
     Figure.draw = lambda self, renderer: None  # type: ignore[assignment, method-assign]  # pictures are blank
     jinja2.Environment.compile = cache(jinja2.Environment.compile)  # type: ignore[method-assign]
@@ -51,7 +51,7 @@ def run_command(request: dict[str, Any]) -> int:
     below, at, action, error = request["below"], request["at"], request["action"], request["error"]
     os.environ |= request["environment"]
     ctypes.CDLL(None).fault_arm(os.fsencode(below), ctypes.c_long(at), action, error, calls)
-    from dude_peft.cli.app import main
+    from dude_lab.cli.app import main
 
     try:
         main()
@@ -77,8 +77,8 @@ def wait_for(pid: int, seconds: float | None) -> int:
 
 def main() -> int:
     """Serve until standard input ends."""
-    from dude_peft.experiments.server import PRELOADED, preload
-    from dude_peft.training.quiet import prepare_environment
+    from dude_lab.compare.fork_server import PRELOADED, preload
+    from dude_lab.training.quiet import prepare_environment
 
     prepare_environment()
     replies = os.dup(1)

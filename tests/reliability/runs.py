@@ -14,8 +14,8 @@ import pytest
 from faults import Call, Ended, Server, server  # noqa: F401
 from tiny_run import Tiny, write_base
 
+from dude_lab.training.run_folder import RunFolder
 from dude_peft.files import sha256
-from dude_peft.training.run_folder import RunFolder
 
 METHODS = ("dude", "lora", "pissa", "full")
 STEPS = 4

@@ -36,7 +36,7 @@ def summary(reports: Iterable[Any], seconds: float) -> dict[str, Any]:
         reports: pytest's reports of the tests' calls.
         seconds: how long the session took.
     """
-    from dude_peft.training.provenance import git_state, hardware, versions
+    from dude_lab.training.provenance import git_state, hardware, versions
 
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     tests = {"passed": 0, "failed": 0}

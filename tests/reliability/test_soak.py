@@ -6,9 +6,9 @@ import gc
 from collections.abc import Callable
 from pathlib import Path
 
-import models
 import psutil
 import pytest
+import tiny_models as models
 import torch
 from peft import PeftModel, get_peft_model
 from tally import tally  # noqa: F401

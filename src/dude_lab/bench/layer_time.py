@@ -1,0 +1,134 @@
+"""One linear layer, forward and backward, the parameters moved between calls as by an optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+
+from dude_peft import DudeConfig
+
+from .bench_plan import Case, Plan, short, too_long
+from .bench_results import AXIS_IN, BASELINE, DORA, DUDE, FROZEN, HAND, Row
+from .lora_by_hand import HandLora
+from .timing import compared, interleave
+
+GROUP = "forward + backward, over PEFT LoRA"
+
+
+class Shape(NamedTuple):
+    """A weight (d, k) and the adapters' rank."""
+
+    d: int
+    k: int
+    r: int
+    dtype: torch.dtype
+
+    def __str__(self) -> str:
+        rank = "" if self.r == 16 else f", r = {self.r}"
+        return f"{short(self.dtype)} {self.d} x {self.k}{rank}"
+
+
+@lru_cache(maxsize=1)  # the cases of one shape follow each other
+def contestants(shape: Shape, device: str) -> dict[str, nn.Module]:
+    """One layer of each kind on the same weight, in training mode, their parameters a little away from the start."""
+    torch.manual_seed(0)
+    linear = nn.Linear(shape.k, shape.d, bias=False, dtype=shape.dtype, device=device).requires_grad_(False)
+    shared: dict[str, Any] = {"r": shape.r, "target_modules": ["0"]}
+    configs = {
+        BASELINE: LoraConfig(**shared),
+        DORA: LoraConfig(**shared, use_dora=True),
+        DUDE: DudeConfig(**shared),
+    }
+    if max(shape.d, shape.k) <= 1024:
+        configs[AXIS_IN] = DudeConfig(**shared, magnitude_axis="in")
+    made: dict[str, nn.Module] = {FROZEN: linear, HAND: HandLora(linear, shape.r)}
+    for name, config in configs.items():
+        base = nn.Sequential(nn.Linear(shape.k, shape.d, bias=False, dtype=shape.dtype, device=device))
+        base[0].weight = linear.weight
+        made[name] = get_peft_model(base, config).to(device)  # type: ignore[arg-type]
+    for layer in made.values():
+        move(layer.train(), 1e-3)
+    return made
+
+
+@torch.no_grad()
+def move(module: nn.Module, far: float) -> None:
+    """Put every trained parameter somewhere near."""
+    for p in module.parameters():
+        if p.requires_grad:
+            p.add_(torch.randn_like(p), alpha=far)
+
+
+def changer(layer: nn.Module) -> Callable[[], None]:
+    """Changes the trained parameters a little, as an optimizer step does: what was kept holds no longer."""
+    trained = [p for p in layer.parameters() if p.requires_grad]
+
+    @torch.no_grad()
+    def change() -> None:
+        for p in trained:
+            p.mul_(1.0001)
+            p.grad = None
+
+    return change
+
+
+def passer(layer: nn.Module, x: torch.Tensor, G: torch.Tensor, times: int = 1) -> Callable[[], None]:
+    """Forward and backward; x requires its gradient, as in a deep model."""
+
+    def run() -> None:
+        for _ in range(times):
+            x.grad = None
+            layer(x).backward(G)
+
+    return run
+
+
+def inputs(shape: Shape, tokens: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """x (tokens, k) and dL/dy (tokens, d)."""
+    generator = torch.Generator().manual_seed(1)
+    made = [torch.randn(tokens, n, generator=generator).to(device, shape.dtype) for n in (shape.k, shape.d)]
+    return made[0].requires_grad_(), made[1]
+
+
+def sizes(plan: Plan) -> Iterator[tuple[Shape, tuple[int, ...]]]:
+    """Shapes and tokens of the table: square ones, and on a GPU those of a 7B model's q, v and MLP."""
+    if plan.tiny:
+        yield Shape(32, 32, 4, torch.float32), (8,)
+        return
+    tokens = (256, 1024) if plan.quick else (256, 1024, 4096)
+    for dtype in plan.dtypes:
+        for d in (1024,) if plan.quick else (1024, 4096):
+            yield Shape(d, d, 16, dtype), tokens
+    if plan.device == "cuda":
+        for d, k in ((4096, 4096), (1024, 4096), (4096, 11008)):
+            for r in (16,) if plan.quick else (16, 64, 256):
+                yield Shape(d, k, r, torch.bfloat16), (1024, 16384) if plan.quick else (1024, 4096, 16384)
+
+
+def cases(plan: Plan) -> Iterator[Case]:
+    """Every size once."""
+    seen = set()
+    for shape, all_tokens in sizes(plan):
+        for tokens in all_tokens:
+            if (shape, tokens) not in seen:
+                seen.add((shape, tokens))
+                what = f"{shape}, {tokens} tokens"
+                cost = 12 + shape.d * shape.k * tokens / 1e9
+                yield Case("layer", what, cost, partial(measure, shape, tokens, what, plan))
+
+
+def measure(shape: Shape, tokens: int, what: str, plan: Plan) -> Iterator[Row]:
+    """One size."""
+    reach = 1.0 if tokens >= 1024 else 1.05
+    if note := too_long(shape.d * shape.k, tokens, shape.dtype, plan):
+        yield Row("layer", GROUP, what, reach=reach, note=note)
+        return
+    made, (x, G) = contestants(shape, plan.device), inputs(shape, tokens, plan.device)
+    runs = {name: passer(layer, x, G) for name, layer in made.items()}
+    before = {name: changer(layer) for name, layer in made.items()}
+    yield compared("layer", GROUP, what, interleave(runs, plan, before), reach)

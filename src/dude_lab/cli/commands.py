@@ -1,0 +1,355 @@
+"""The commands and their options. What they do is imported when they are called, so that `dude --help` is instant."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from dude_peft.errors import DudeError
+from dude_peft.files import user_path
+
+from .boundary import boundary, prepare_streams
+
+
+class _Group(TyperGroup):
+    """Everything a command does happens inside `boundary`."""
+
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        prepare_streams()
+        with boundary():
+            return super().make_context(*args, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        with boundary(), _sigterm_as_ctrl_c():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """SIGTERM raises `KeyboardInterrupt`: what is open is cleaned up, and one message says that it was stopped."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+app = typer.Typer(
+    cls=_Group,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from dude_peft._version import __version__
+
+        typer.echo(f"dude-peft {__version__}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+]
+
+
+@app.callback()
+def start(version: Version = False) -> None:
+    """DuDe: fine-tune language models, and compare the ways to do it, from one YAML file."""
+
+
+def _expanded(value: Any) -> Any:
+    """Paths with `~` as the home folder, which a shell leaves alone in `--output=~/x`."""
+    if isinstance(value, (list, tuple)):
+        return [user_path(one) for one in value]
+    return None if value is None else user_path(value)
+
+
+Config = Annotated[
+    Path,
+    typer.Argument(help="The run's YAML file.", metavar="CONFIG.yaml", show_default=False, callback=_expanded),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Changes to the config, such as train.learning_rate=1e-4.", metavar="KEY=VALUE", show_default=False
+    ),
+]
+
+
+@app.command()
+def train(
+    config: Config,
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show the plan, write nothing.")] = False,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            help="Resume from a checkpoint: `auto` for the newest, or to begin where there is none; "
+            "`must` for the newest; or its path.",
+            metavar="auto|must|PATH",
+        ),
+    ] = None,
+) -> None:
+    """Train a model as a YAML file says."""
+    _prepare()
+    from .train import dry_run as show_plan
+    from .train import run
+
+    settings = _load(config, overrides)
+    raise typer.Exit(show_plan(settings, resume) if dry_run else run(settings, config, overrides or [], resume))
+
+
+@app.command()
+def validate(config: Config, overrides: Overrides = None) -> None:
+    """Check a config, its data, model and targets, without loading a weight."""
+    _prepare()
+    from .validate import run
+
+    raise typer.Exit(run(config, overrides or []))
+
+
+@app.command("eval")
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(help="A run's folder, a model's folder, `mini`, or a hub name.", metavar="RUN|MODEL")
+    ],
+    suite: Annotated[
+        str, typer.Option(help="What to evaluate on, such as gsm8k, commonsense or mini.", show_default=False)
+    ],
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many questions of each task.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Sequences in one forward.")] = 32,
+    shots: Annotated[int | None, typer.Option(min=0, help="Worked examples before each question.")] = None,
+    root: Annotated[
+        str | None, typer.Option(help="Folder with the raw data files (else DUDE_DATA_DIR, else the hub).")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", callback=_expanded, help="Where to write, if not in the run's folder."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that are there.")] = False,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Evaluate a run or a model; print a table, keep every answer."""
+    _prepare()
+    from ..config.section import parse
+    from ..evaluation import EvalSettings
+    from .evaluate import run
+
+    raw = {"suite": suite, "limit": limit, "batch_size": batch_size, "num_fewshot": shots, "root": root}
+    settings = parse(EvalSettings, raw, "dude eval")
+    raise typer.Exit(run(model, settings, output, overwrite=overwrite, dtype=dtype, device=device))
+
+
+@app.command()
+def merge(
+    run_folder: Annotated[Path, typer.Argument(help="A finished run's folder.", metavar="RUN", callback=_expanded)],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--output", callback=_expanded, help="A new folder for the merged model.", show_default=False
+        ),
+    ],
+    dtype: Annotated[str, typer.Option(help="auto (that of the training), float32, bfloat16 or float16.")] = "auto",
+) -> None:
+    """Write a run's result as a plain transformers model, and check that it is the same model."""
+    _prepare()
+    from .merge import run
+
+    raise typer.Exit(run(run_folder, output, dtype))
+
+
+@app.command()
+def compare(
+    what: Annotated[
+        list[str],
+        typer.Argument(
+            help="A comparison's YAML file and changes to it, or folders of finished runs.",
+            metavar="CONFIG.yaml [KEY=VALUE]... | RUN...",
+            show_default=False,
+        ),
+    ],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List all runs and what is done; write nothing.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try runs that failed again.")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", callback=_expanded, help="Where to write the table of finished runs."),
+    ] = None,
+) -> None:
+    """Train and compare methods as a YAML file says, or compare finished runs."""
+    _prepare()
+    from .compare import run
+
+    raise typer.Exit(run(what, dry_run=dry_run, retry_failed=retry_failed, output=output))
+
+
+@app.command()
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="A comparison's folder, a reproduction's parts/NAME, or finished runs.",
+            metavar="RUNS...",
+            show_default=False,
+            callback=_expanded,
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", callback=_expanded, help="Folder of the page.", show_default=False)
+    ],
+) -> None:
+    """Write one HTML page about finished runs: table, curves, costs, answers, configs."""
+    _prepare()
+    from .page_command import run
+
+    raise typer.Exit(run(runs, output))
+
+
+@app.command()
+def reproduce(
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="table1, table2, table3, table4, figure2, figure3, figure4, seeds, or all.",
+            metavar="EXPERIMENT",
+            show_default=False,
+        ),
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Changes to the comparisons, such as run.train.steps=20.", metavar="KEY=VALUE"),
+    ] = None,
+    scale: Annotated[str, typer.Option(help="mini (a laptop, no network) or paper (its models and data).")] = "mini",
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Models, data, steps, memory, hours, what is done; nothing is written."),
+    ] = False,
+    row: Annotated[
+        list[str] | None, typer.Option("--row", help="Only this row, such as dude-r16; may be repeated.")
+    ] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try runs that failed again.")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", callback=_expanded, help="The folder of runs, tables and figures; studies/SCALE."
+        ),
+    ] = None,
+) -> None:
+    """Repeat the paper's tables and figures, at a small scale or at its own."""
+    _prepare()
+    if scale not in ("mini", "paper"):
+        raise DudeError(f"--scale {scale}: write mini or paper.")
+    from .reproduce import run
+
+    code = run(
+        name,
+        scale,  # type: ignore[arg-type]
+        overrides or [],
+        output=output or Path("studies") / scale,
+        rows=row or [],
+        dry_run=dry_run,
+        retry_failed=retry_failed,
+    )
+    raise typer.Exit(code)
+
+
+Study = Annotated[
+    Path, typer.Argument(help="The folder of a comparison or a reproduction.", metavar="STUDY", show_default=False)
+]
+NewStudy = Annotated[
+    Path | None, typer.Option("-o", "--output", help="A new folder for the result; STUDY then stays as it is.")
+]
+
+
+@app.command()
+def pack(
+    study: Study,
+    output: NewStudy = None,
+    discard_weights: Annotated[
+        bool, typer.Option("--discard-weights", help="Remove trained weights, which a packed study does not hold.")
+    ] = False,
+) -> None:
+    """Put the finished runs of a study into three Parquet files, which every command reads like run folders."""
+    _prepare()
+    from .pack import run_pack
+
+    raise typer.Exit(run_pack(study, output, discard_weights=discard_weights))
+
+
+@app.command()
+def unpack(study: Study, output: NewStudy = None) -> None:
+    """Write the runs of a packed study as folders again, without prompts and weights."""
+    _prepare()
+    from .pack import run_unpack
+
+    raise typer.Exit(run_unpack(study, output))
+
+
+@app.command()
+def bench(
+    part: Annotated[
+        str,
+        typer.Argument(
+            help="layer, accumulate, step, memory, generate, svd, load, import, compile or all.", metavar="PART"
+        ),
+    ] = "all",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=4096, help="CPU threads; with 1 its CPU time is measured, else wall time.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer sizes and rounds.")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", callback=_expanded, help="Folder of bench.json and bench.png; results/bench/PART."
+        ),
+    ] = None,
+    tiny: Annotated[bool, typer.Option("--tiny", hidden=True)] = False,
+) -> None:
+    """Measure what DuDe costs on this machine, beside PEFT's LoRA and DoRA."""
+    _prepare()
+    from .bench import run
+
+    raise typer.Exit(run(part, device, output, threads=threads, quick=quick, tiny=tiny))
+
+
+@app.command()
+def env() -> None:
+    """Show versions and hardware, for a bug report."""
+    _prepare()
+    from .env import run
+
+    run()
+
+
+@app.command()
+def methods() -> None:
+    """List the fine-tuning methods and the keys of each."""
+    from .env import list_methods
+
+    list_methods()
+
+
+def _load(config: Path, overrides: list[str] | None) -> Any:
+    from ..config.yaml_file import load_config
+
+    return load_config(config, overrides or [])
+
+
+def _prepare() -> None:
+    from ..training.quiet import prepare_environment
+
+    prepare_environment()

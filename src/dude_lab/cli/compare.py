@@ -1,0 +1,174 @@
+"""`dude compare`: work through a comparison, or tabulate runs that are there; show the table and what it says."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.text import Text
+
+from dude_peft.errors import DudeError
+from dude_peft.files import check_folder, user_path
+
+from ..compare.comparison import Choices, Plan, compare, known_cells, plan_comparison
+from ..compare.pool import Stopped
+from ..training.quiet import quiet
+from .boundary import INTERRUPTED
+from .compare_progress import make_watcher
+from .console import NOTE, console, table
+
+FAILED = 1
+YAML = (".yaml", ".yml")
+FILES = ("table.md", "table.json", "curves.png", "curves.svg")
+
+
+def run(words: list[str], *, dry_run: bool, retry_failed: bool, output: Path | None) -> int:
+    """Compare; returns the exit code: 0 all finished, 1 some runs failed or are missing, 130 stopped."""
+    if Path(words[0]).suffix.lower() in YAML and not Path(words[0]).is_dir():
+        if output is not None:
+            raise DudeError("-o is for finished runs; a comparison's folder is set by output=DIR.")
+        return _run_config(words[0], words[1:], dry_run=dry_run, retry_failed=retry_failed)
+    if dry_run or retry_failed:
+        raise DudeError(f"{words[0]}: --dry-run and --retry-failed need a comparison's YAML file.")
+    return _tabulate([user_path(word) for word in words], output)
+
+
+def _run_config(config: str, overrides: list[str], *, dry_run: bool, retry_failed: bool) -> int:
+    out = console()
+    quiet()
+    with out.status("checking") if out.is_terminal else _nothing():
+        plan = plan_comparison(config, overrides)
+    if dry_run:
+        return _show_plan(plan)
+    try:
+        compare(plan, make_watcher(out), retry_failed=retry_failed)
+    except Stopped:
+        again = shlex.join(["dude", "compare", config, *overrides])
+        out.print(f"{NOTE} stopped; finished runs are kept, and what was training has a checkpoint. Go on with")
+        out.print(Text(f"  {again}"), soft_wrap=True)
+        return INTERRUPTED
+    from ..compare.comparison_report import report
+
+    made = report(plan.folder, show_table)
+    show_files(plan.folder.path)
+    failed = sum(row["failed"] for row in made["rows"])
+    missing = sum(row["missing"] for row in made["rows"])
+    if failed:
+        runs = "1 run" if failed == 1 else f"{failed} runs"
+        out.print(f"{NOTE} {runs} failed, and will not be tried again unless asked for:")
+        out.print(Text(f"  why       {plan.folder.state}/*.failed.json"), soft_wrap=True)
+        again = shlex.join(["dude", "compare", config, *overrides, "--retry-failed"])
+        out.print(Text(f"  once more {again}"), soft_wrap=True)
+    return FAILED if failed or missing else 0
+
+
+def _show_plan(plan: Plan) -> int:
+    """All cells, and which are done; writes nothing."""
+    out, folder = console(), plan.folder
+    choices = Choices(plan)
+    known = {cell.name: cell for cell in known_cells(plan, choices)}
+    rows = table("run", "seed", "learning rate", "state", right=("seed", "learning rate"))
+    done = failed = 0
+    for cell in known.values():
+        train = cell.settings.train
+        state = "to do"
+        if folder.is_done(cell):
+            state, done = "done", done + 1
+        elif folder.failure(cell) is not None:
+            state, failed = "failed", failed + 1
+        elif folder.state.is_dir() and folder.is_claimed(cell):
+            state = "running"
+        number, rate = ("", "") if cell.kind == "base" else (str(train.seed), f"{train.learning_rate:g}")
+        rows.add_row(escape(cell.name), number, rate, state)
+    for row in plan.grid.rows:
+        if choices.learning_rate(row) is None:
+            for seed in plan.settings.seeds:
+                rows.add_row(escape(row.name), str(seed), "to be chosen", "to do")
+    out.print(rows)
+    total = plan.cells_in_all
+    out.print(
+        f"{total} runs: {done} done, {failed} failed, {total - done - failed} to do; "
+        f"{plan.settings.jobs} side by side, {plan.settings.torch_threads} torch threads each"
+    )
+    out.print(f"folder: {escape(str(folder.path))}", soft_wrap=True)
+    out.print("[dim]A dry run: nothing was written.[/]")
+    return 0
+
+
+def _tabulate(paths: list[Path], output: Path | None) -> int:
+    from ..compare.comparison_report import report, write_report
+    from ..compare.results import collect, collect_runs
+    from ..compare.table import make_table
+    from ..paper.study_folder import find_comparison
+
+    folder = find_comparison(paths[0]) if len(paths) == 1 else None
+    if output is not None:
+        check_folder(output, "-o", own=FILES)
+    elif folder is not None:
+        report(folder, show_table)
+        show_files(folder.picture.parent)
+        return 0
+    results = collect_runs(paths) if folder is None else collect(folder)
+    table = make_table(results)
+    show_table(table)  # first of all: a disk that is full must not lose it
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        write_report(results, table, output)
+        show_files(output)
+    return 0
+
+
+def show_table(made: dict[str, Any]) -> None:
+    """The table, the outcome and the notes."""
+    from ..compare.table import columns
+
+    out = console()
+    heads, body = columns(made)
+    out.print()
+    for block in blocks(heads, body, out.width if out.is_terminal else None):
+        rows = table(*(escape(heads[k]) for k in block), right=tuple(escape(heads[k]) for k in block[1:]))
+        for cells in body:
+            rows.add_row(*(_bold(cells[k]) if k else escape(cells[k]) for k in block))
+        out.print(rows, soft_wrap=not out.is_terminal)
+    for text in made["outcome"]:
+        out.print(escape(text), soft_wrap=not out.is_terminal)
+    out.print()
+    for text in made["notes"]:
+        out.print(f"[dim]{escape(text)}[/]", soft_wrap=not out.is_terminal)
+
+
+def show_files(folder: Path) -> None:
+    """Where everything is."""
+    out = console()
+    out.print()
+    for what, name in (("table", "table.md"), ("picture", "curves.png"), ("data", "table.json")):
+        out.print(Text(f"{what + ':':9}{folder / name}"), soft_wrap=True)  # whole, so that it can be copied
+
+
+def blocks(heads: list[str], body: list[list[str]], width: int | None) -> list[list[int]]:
+    """Columns that stand side by side in a terminal `width` columns wide, the first two (method, rank) in every block.
+
+    None is as wide as it takes. A cell is never broken: that makes numbers unreadable.
+    """
+    room = [2 + max(len(line[k].replace("**", "")) for line in [heads, *body]) for k in range(len(heads))]
+    made: list[list[int]] = [[0, 1]]
+    for k in range(2, len(heads)):
+        if width is not None and len(made[-1]) > 2 and sum(room[j] for j in [*made[-1], k]) > width:
+            made.append([0, 1])
+        made[-1].append(k)
+    return made
+
+
+def _bold(cell: str) -> str:
+    """Markdown's bold as rich's."""
+    before, mark, rest = escape(cell).partition("**")
+    inside, _, after = rest.partition("**")
+    return f"{before}[bold]{inside}[/]{after}" if mark else before
+
+
+def _nothing() -> Any:
+    from contextlib import nullcontext
+
+    return nullcontext()

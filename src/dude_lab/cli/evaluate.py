@@ -1,0 +1,62 @@
+"""`dude eval`: a table on the screen, metrics and every answer in a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.markup import escape
+
+from dude_peft.errors import DudeError
+from dude_peft.files import check_folder, sync_tree, user_path, write_json
+
+from ..evaluation import EvalSettings
+from ..training.finished_run import is_run, load_any, open_run
+from ..training.quiet import quiet
+from .console import CHECKED, console
+from .progress_bar import make_reporter
+
+FILES = ("metrics.json", "metrics.md", "samples", "provenance.json")
+
+
+def run(model: str, settings: EvalSettings, output: Path | None, *, overwrite: bool, dtype: str, device: str) -> int:
+    """Evaluate; returns the exit code."""
+    from ..evaluation import evaluate
+    from ..evaluation.tasks import build_units
+    from ..training.base_model import choose_device, choose_dtype, identity
+    from ..training.provenance import git_state, hardware, versions
+
+    if model.startswith("~"):
+        model = str(user_path(model))
+    suite = "+".join(settings.names) if settings.suite is None else settings.suite
+    folder = output or _place(model, suite)
+    choose_dtype(dtype, choose_device(device))
+    check_folder(folder, "-o", own=FILES)
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise DudeError(f"{folder} holds results already. Write --overwrite to replace them, or -o DIR.")
+    quiet()
+    out = console()
+    reporter = make_reporter(out)
+    build_units(settings)  # the questions first: they are quicker to miss than a model is to load
+    with reporter.stage(f"loading {model}"):
+        base, loaded = load_any(model, dtype=dtype, device=device)
+    with reporter.stage(f"evaluating on {suite}"):
+        result = evaluate(loaded, base.tokenizer, settings, progress=reporter.asked)
+    out.print()
+    out.print(result.markdown(), markup=False, soft_wrap=True)  # first of all: a disk that is full must not lose it
+    result.write(folder)
+    sync_tree(folder)
+    about = {
+        "model": identity(base) | {"run": str(model) if is_run(model) else None},
+        "eval": settings.model_dump(mode="json"),
+    }
+    write_json(folder / "provenance.json", about | {"git": git_state(), "versions": versions(), "hardware": hardware()})
+    out.print(f"\n{CHECKED} every answer is in {escape(str(folder / 'samples'))}", soft_wrap=True)
+    return 0
+
+
+def _place(model: str, suite: str) -> Path:
+    """In the run's own folder, or under `runs/eval` for a model that has none."""
+    name = suite.replace(":", "_").replace("/", "_")
+    if is_run(model):
+        return open_run(model)[0].evaluations / name
+    return Path("runs") / "eval" / (Path(model).name or "model") / name

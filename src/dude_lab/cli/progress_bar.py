@@ -1,0 +1,193 @@
+"""Progress as it is seen: a live bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from dude_peft.errors import DudeError
+
+from ..training.reporter import Reporter
+from .console import CHECKED, FAILED, NOTE, duration
+
+SLOW = 0.5  # seconds: a stage that took longer leaves a line behind
+NEWS = 4.0  # seconds before plain output tells how far a start is; each later line waits three times as long
+
+
+def make_reporter(console: Console) -> Reporter:
+    """The one that suits where the output goes."""
+    return LiveReporter(console) if console.is_terminal else PlainReporter(console)
+
+
+class PlainReporter(Reporter):
+    """A line for each check, stage and evaluation, and about twenty for the training."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._steps = self._every = 1
+        self._began = (0, 0.0)
+        self._told = (0.0, NEWS)  # when, and how long to wait now
+
+    def check(self, name: str, found: str, error: DudeError | None) -> None:
+        """One line a check."""
+        if error is None:
+            self.console.print(f"{CHECKED} {name:<10} [dim]{escape(found)}[/]", soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        """One line."""
+        self.console.print(f"{NOTE} {escape(text)}", soft_wrap=True)
+
+    @contextmanager
+    def _timed(self, text: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        yield
+        if (seconds := time.perf_counter() - begin) > SLOW:
+            self.console.print(f"{CHECKED} {escape(text)} [dim]{duration(seconds)}[/]", soft_wrap=True)
+
+    def stage(self, text: str) -> AbstractContextManager[object]:
+        """A line once it is over."""
+        return self._timed(text)
+
+    def prepared(self, what: str, done: int, total: int, left: float | None) -> None:
+        """A line now and then, in half an hour six."""
+        now = time.perf_counter()
+        since, wait = self._told
+        if done == 0:
+            self._told = (now, NEWS)
+        elif left is not None and now - since >= wait:
+            self._told = (now, 3 * wait)
+            self.console.print(f"{what}: layer {done} of {total}, {duration(left)} left")
+
+    def begin(self, step: int, steps: int) -> None:
+        """Remember how far there is to go."""
+        self._steps, self._every, self._began = steps, max(1, steps // 20), (step, time.perf_counter())
+        start = f"from step {step} " if step else ""
+        self.console.print(f"training {start}to step {steps}")
+
+    def progress(self, step: int, loss: float, tokens_per_second: float) -> None:
+        """A line now and then."""
+        if step % self._every and step != self._steps:
+            return
+        first, since = self._began
+        left = (time.perf_counter() - since) / max(step - first, 1) * (self._steps - step)
+        self.console.print(
+            f"step {step}/{self._steps}  loss {loss:.4f}  {tokens_per_second:,.0f} tokens/s  {duration(left)} left"
+        )
+
+    def evaluated(self, step: int, what: str, value: float) -> None:
+        """One line an evaluation."""
+        self.console.print(f"step {step}: {escape(what)} {value:.1%}")
+
+
+class Count(MofNCompleteColumn):
+    """Done and total, where a total is known."""
+
+    def render(self, task: Task) -> Text:
+        """Nothing without a total."""
+        return Text("") if task.total is None else super().render(task)
+
+
+class _Left(ProgressColumn):
+    """The time left, as soon as it is known."""
+
+    def render(self, task: Task) -> Text:
+        left = task.time_remaining
+        return Text("" if left is None else f"{duration(left)} left", "dim")
+
+
+class LiveReporter(PlainReporter):
+    """A bar with loss, tokens/s and time left; a spinner, or a bar of layers or questions, for everything else."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self._bar: Progress | None = None
+        self._training: TaskID | None = None
+        self._stage: tuple[Progress, TaskID] | None = None
+
+    @contextmanager
+    def _timed(self, text: str) -> Iterator[None]:
+        with super()._timed(text):
+            if self._bar is not None:  # in the middle of training: a second line under the bar
+                task = self._bar.add_task(escape(text), total=None, loss="", speed="")
+                self._stage = (self._bar, task)
+                try:
+                    yield
+                finally:
+                    self._stage = None
+                    self._bar.remove_task(task)
+                return
+            spinner = Progress(
+                SpinnerColumn(), TextColumn("{task.description}"), BarColumn(24), Count(), TimeElapsedColumn(), _Left(),
+                console=self.console, transient=True, speed_estimate_period=600,
+            )  # fmt: skip
+            with spinner:
+                self._stage = (spinner, spinner.add_task(escape(text), total=None))
+                try:
+                    yield
+                finally:
+                    self._stage = None
+
+    def prepared(self, what: str, done: int, total: int, left: float | None) -> None:
+        """Layers of the adapter's start."""
+        self.asked(done, total, what)
+
+    def asked(self, done: int, total: int, what: str) -> None:
+        """Requests of an evaluation."""
+        if self._stage is not None:
+            self._stage[0].update(self._stage[1], completed=done, total=total)
+
+    def begin(self, step: int, steps: int) -> None:
+        """Show the bar."""
+        super_steps = f"from step {step}" if step else ""
+        if super_steps:
+            self.console.print(f"{CHECKED} going on {super_steps}")
+        self._bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[loss]}"),
+            TextColumn("[dim]{task.fields[speed]}"),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            console=self.console,
+        )
+        self._training = self._bar.add_task("training", total=steps, completed=step, loss="", speed="")
+        self._bar.start()
+
+    def progress(self, step: int, loss: float, tokens_per_second: float) -> None:
+        """Move the bar."""
+        if self._bar is not None and self._training is not None:
+            fields: dict[str, Any] = {"loss": f"loss {loss:.4f}", "speed": f"{tokens_per_second:,.0f} tokens/s"}
+            self._bar.update(self._training, completed=step, **fields)
+
+    def evaluated(self, step: int, what: str, value: float) -> None:
+        """A line above the bar."""
+        self.console.print(f"{CHECKED} {escape(what)} [bold]{value:.1%}[/] [dim]at step {step}[/]")
+
+    def end(self) -> None:
+        """Leave the bar as it is."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = self._training = None
+
+
+def show_failure(console: Console, name: str, error: DudeError) -> None:
+    """A check that failed."""
+    console.print(f"{FAILED} {name:<10} {escape(str(error))}", soft_wrap=True)

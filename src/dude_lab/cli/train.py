@@ -1,0 +1,157 @@
+"""`dude train`: show the plan, or carry it out and show what came of it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.text import Text
+
+from ..config.run_settings import RunSettings
+from ..training.distributed import process_count
+from ..training.quiet import quiet
+from ..training.run_checkpoint import step_of
+from ..training.run_folder import RunFolder
+from ..training.run_plan import Plan, as_table, make_plan
+from ..training.train_run import Interrupted, RunResult, train
+from .boundary import INTERRUPTED
+from .console import NOTE, console, duration, facts, size, table
+from .progress_bar import make_reporter
+
+
+def run(settings: RunSettings, config: Path, overrides: list[str], resume: str | None) -> int:
+    """Train; returns the exit code."""
+    out = console()
+    reporter = make_reporter(out)
+    with reporter.stage("loading libraries"):
+        quiet()
+    try:
+        result = train(settings, resume=resume, reporter=reporter)
+    except Interrupted as stopped:
+        count = process_count()
+        together = ["torchrun", "--nproc_per_node", str(count), "--no-python"] if count > 1 else []
+        again = shlex.join([*together, "dude", "train", str(config), *overrides, "--resume", "auto"])
+        kept = (
+            f"the checkpoint of step {stopped.step} is kept. Resume" if stopped.step else "no step is kept. Begin again"
+        )
+        out.print(f"{NOTE} {escape(str(stopped))}; {kept} with")
+        out.print(Text(f"  {again}"), soft_wrap=True)
+        return INTERRUPTED
+    if result.already:
+        out.print(f"{NOTE} {escape(str(result.folder.path))} is finished already; nothing was done.")
+    show_summary(result)
+    return 0
+
+
+def dry_run(settings: RunSettings, resume: str | None = None) -> int:
+    """Show the plan, and with `resume` where the run would resume; write nothing."""
+    from ..config.yaml_file import to_yaml
+    from ..training.examples import shown
+
+    out = console()
+    reporter = make_reporter(out)
+    begin = _beginning(RunFolder(settings.output), settings, resume, reporter.note)
+    with reporter.stage("checking"):
+        quiet()
+        plan = make_plan(settings, reporter.check)
+    for text in plan.notes:
+        reporter.note(text)
+    out.print("\n[bold]Config, as resolved[/]")
+    out.print(Text(to_yaml(settings).rstrip()), soft_wrap=True)
+    _show_targets(plan)
+    _show_memory(plan)
+    prompt, learnt = shown(plan.train, plan.base.tokenizer)
+    out.print("\n[bold]The first example[/] [dim](without loss: dim; learnt: green)[/]")
+    out.print(
+        Text.assemble((prompt, "dim"), (learnt, "green")) if out.is_terminal else f"{prompt}>>>{learnt}<<<",
+        markup=False,
+    )
+    if begin:
+        out.print(f"\n{escape(begin)}", soft_wrap=True)
+    out.print("\n[dim]A dry run: nothing was written.[/]")
+    return 0
+
+
+def _beginning(folder: RunFolder, settings: RunSettings, resume: str | None, note: Callable[[str], None]) -> str:
+    """Check the folder; what `--resume` would do there, empty without it."""
+    folder.check(settings, resume=resume is not None, retry=resume not in (None, "auto", "must"))
+    if resume is None:
+        return ""
+    if folder.record.is_file():
+        return f"--resume: {folder.path} is finished already; nothing would be done."
+    checkpoint = folder.find_checkpoint(resume, note)
+    if checkpoint is None:
+        return f"--resume: there is no checkpoint in {folder.path}; the run would begin."
+    return f"--resume: the run would resume after step {step_of(checkpoint)}, from {checkpoint}."
+
+
+def _show_targets(plan: Plan) -> None:
+    out = console()
+    if plan.part.targets:
+        rows = table(
+            "module",
+            "shape (d, k)",
+            "r",
+            "count",
+            "trainable",
+            title="\nAdapted modules",
+            right=("r", "count", "trainable"),
+        )
+        for row in as_table(plan):
+            d, k = row["shape"]
+            numbers = str(row["r"] or "-"), str(row["count"]), f"{row['trainable']:,}"
+            rows.add_row(escape(row["module"]), f"({d:,}, {k:,})", *numbers)
+        out.print(rows)
+    share = plan.part.trainable / plan.part.total
+    out.print(f"trainable: {plan.part.trainable:,} of {plan.part.total:,} parameters ({share:.3%})")
+    out.print(f"steps: {plan.steps:,}, which are {plan.epochs:.2f} epochs of {len(plan.train.data):,} examples")
+
+
+def _show_memory(plan: Plan) -> None:
+    memory = plan.memory
+    rows = table("memory, estimated", "", right=("",))
+    for name in ("weights", "adapter", "optimizer", "activations", "process", "total", "available"):
+        rows.add_row(name, size(getattr(memory, name)))
+    console().print(rows)
+
+
+def show_summary(result: RunResult) -> None:
+    """The numbers of a finished run, and where its files are."""
+    out, record, folder = console(), result.record, result.folder
+    cost, training = record["cost"], record["training"]
+    rank = f", r = {record['r']}" if record["r"] else ""
+    share = cost["trainable_parameters"] / cost["total_parameters"]
+    memory = cost["peak_memory"]
+    rows = [
+        ("method", f"{record['title']}{rank}"),
+        ("trained", f"{cost['trainable_parameters']:,} of {cost['total_parameters']:,} parameters ({share:.2%})"),
+        ("steps", f"{training['steps']:,} ({training['epochs']:.2f} epochs)"),
+        ("loss", f"{training['first_loss']:.4f} at the start, {training['last_tenth_loss']:.4f} over the last tenth"),
+        *_metrics(record),
+        ("time", f"{duration(cost['train_seconds'])} training, {duration(cost['eval_seconds'])} evaluation, "
+                 f"{duration(cost['init_seconds'])} start of the adapter"),
+        ("speed", f"{cost['tokens_per_second'] or 0:,.0f} tokens/s"),
+        ("peak memory", f"{size(memory['bytes'])} ({memory['kind'].replace('_', ' ')})"),
+        ("result", f"{folder.model if folder.model.is_dir() else folder.adapter} ({size(cost['adapter_bytes'])})"),
+        ("picture", str(folder.picture)),
+        ("record", str(folder.record)),
+    ]  # fmt: skip
+    out.print()
+    out.print(facts(rows))
+
+
+def _metrics(record: dict[str, Any]) -> list[tuple[str, str]]:
+    before, after = record["metrics"]["before"] or {}, record["metrics"]["after"] or {}
+    rows = []
+    if "accuracy" in after:
+        row = after["tasks"][after["headline"]]
+        error = f" ± {row['stderr']:.1%}" if row.get("stderr") is not None else ""
+        was = f"{before['accuracy']:.1%} -> " if "accuracy" in before else ""
+        rows.append(("accuracy", f"{was}{after['accuracy']:.1%}{error} on {after['headline']} (n = {row['n']:,})"))
+    if "validation_loss" in after:
+        was = f"{before['validation_loss']:.4f} -> " if "validation_loss" in before else ""
+        rows.append(("validation", f"{was}{after['validation_loss']:.4f} loss"))
+    return rows

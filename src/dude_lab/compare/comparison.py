@@ -1,0 +1,165 @@
+"""A comparison from its YAML to its folder: check, work through the cells, collect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dude_peft.errors import DudeError
+
+from ..config.compare_settings import ComparisonSettings, load_comparison
+from .comparison_folder import ComparisonFolder, mark_of
+from .grid import Cell, Grid
+from .pool import Pool
+from .rows import Row
+from .search import Choice, choose, write_choices
+from .watcher import Watcher
+
+PER_METHOD = frozenset({"targets"})  # checks that one method may fail and another pass: a failed cell, not an error
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked comparison.
+
+    Attributes:
+        settings: as the YAML says.
+        grid: its rows and cells.
+        folder: where it is kept.
+        base: `identity` of the base model.
+    """
+
+    settings: ComparisonSettings
+    grid: Grid
+    folder: ComparisonFolder
+    base: dict[str, object]
+
+    @property
+    def cells_in_all(self) -> int:
+        """Searches, runs, and the base."""
+        searches = sum(len(self.grid.search_cells(row)) for row in self.grid.rows)
+        return searches + len(self.grid.rows) * len(self.settings.seeds) + (self.grid.base_cell is not None)
+
+
+def plan_comparison(config: str | Path, overrides: Iterable[str] = ()) -> Plan:
+    """Read and check a comparison; writes nothing.
+
+    What all runs share (model, data, questions) is checked as `dude validate` does, unless every cell is finished.
+
+    Raises:
+        DudeError: every mistake that can be told at once, each with its key and remedy.
+    """
+    settings = load_comparison(config, overrides)
+    return plan_settings(settings, ComparisonFolder(settings.output), str(config))
+
+
+def plan_settings(settings: ComparisonSettings, folder: ComparisonFolder, source: str = "config") -> Plan:
+    """Check a comparison that is kept in `folder`; writes nothing.
+
+    Raises:
+        DudeError: as `plan_comparison`.
+    """
+    from ..training.base_model import find_base, identity
+
+    grid = Grid(settings, "", folder.runs, source)  # the mistakes in the YAML first: they need no model
+    folder.check()
+    first = grid.run_cells(grid.rows[0], grid.rows[0].learning_rates[0])[0].settings
+    base = identity(find_base(first.model, device=first.train.device))
+    plan = Plan(settings, Grid(settings, mark_of(base), folder.runs, source), folder, base)
+    if any(not folder.is_done(cell) for cell in known_cells(plan)):
+        _check_shared(plan)
+    return plan
+
+
+def compare(plan: Plan, watcher: Watcher, *, retry_failed: bool = False) -> None:
+    """Work through all cells of a comparison that this process can work on.
+
+    Args:
+        plan: a checked comparison.
+        watcher: told about everything that happens.
+        retry_failed: also those that failed in an earlier start.
+
+    Raises:
+        Stopped: on request; the next start goes on.
+    """
+    settings, folder = plan.settings, plan.folder
+    pool = Pool(folder, jobs=settings.jobs, threads=settings.torch_threads, retry_failed=retry_failed, watcher=watcher)
+    folder.begin(settings, plan.base)
+    choices = Choices(plan, pool.has_failed)
+    watcher.begin(sum(folder.is_done(cell) for cell in known_cells(plan)), plan.cells_in_all)
+    told: set[str] = set()
+
+    def todo() -> list[Cell]:
+        cells = known_cells(plan, choices)
+        for choice in choices.made.values():
+            if choice.row not in told:
+                told.add(choice.row)
+                write_choices(folder, choices.in_order())
+                if choice.warning:
+                    watcher.note(choice.warning)
+        return cells
+
+    pool.work(todo)
+
+
+class Choices:
+    """The learning rates chosen so far; a choice once made stands."""
+
+    def __init__(self, plan: Plan, has_failed: Callable[[Cell], bool] | None = None) -> None:
+        self.plan, self.has_failed = plan, has_failed
+        self.made: dict[str, Choice] = {}
+
+    def learning_rate(self, row: Row) -> float | None:
+        """The row's learning rate; None where it is not chosen yet, or nothing could be chosen."""
+        if len(row.learning_rates) == 1:
+            return row.learning_rates[0]
+        if row.name not in self.made:
+            choice = choose(self.plan.grid, row, self.plan.folder, self.has_failed)
+            if choice is None:
+                return None
+            self.made[row.name] = choice
+        return self.made[row.name].learning_rate
+
+    def in_order(self) -> list[Choice]:
+        """The choices made, in the order of the rows."""
+        return [self.made[row.name] for row in self.plan.grid.rows if row.name in self.made]
+
+
+def known_cells(plan: Plan, choices: Choices | None = None) -> list[Cell]:
+    """The cells that are determined so far: base, searches, and the runs of rows whose learning rate is known.
+
+    Runs come seed by seed, so that a comparison stopped half-way has compared something.
+    """
+    choices = choices or Choices(plan)
+    grid = plan.grid
+    cells = [grid.base_cell] if grid.base_cell else []
+    for row in grid.rows:
+        cells += grid.search_cells(row)
+    rates = {row.name: choices.learning_rate(row) for row in grid.rows}
+    runs = [grid.run_cells(row, rate) for row in grid.rows if (rate := rates[row.name]) is not None]
+    return cells + [cell for seed in zip(*runs, strict=True) for cell in seed]
+
+
+def _check_shared(plan: Plan) -> None:
+    """What every run shares, through the checks of a single run; of the searches their questions."""
+    from ..evaluation.tasks import build_units
+    from ..training.run_plan import make_plan
+
+    grid = plan.grid
+    first = grid.run_cells(grid.rows[0], grid.rows[0].learning_rates[0])[0].settings
+    problems: list[str] = []
+
+    def report(name: str, found: str, error: DudeError | None) -> None:
+        if error is not None and name not in PER_METHOD:
+            problems.append(f"{grid.source}: {error}")
+
+    make_plan(first, report, keep_going=True)
+    searches = [cell.settings for row in grid.rows for cell in grid.search_cells(row)]
+    if searches and searches[0].eval is not None:
+        try:
+            build_units(searches[0].eval)
+        except DudeError as error:
+            problems.append(f"{grid.source}: search.eval: {error}")
+    if problems:
+        raise DudeError("\n".join(problems))

@@ -1,0 +1,162 @@
+"""The folder of a comparison: where things lie, who works on what, what is done and what has failed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dude_peft.errors import DudeError
+from dude_peft.files import check_folder, read_json, write_json, write_text
+
+from ..config.compare_settings import ComparisonSettings, parse_comparison
+from ..config.yaml_reader import dump_yaml, read_yaml
+from .grid import Cell, Grid
+from .run_store import Run, RunStore
+
+SCHEMA = 1  # of table.json, search.json and base.json
+
+
+class ComparisonFolder:
+    """Paths of one comparison.
+
+        compare.yaml, base.json                the config as resolved, and which base model it means
+        runs/NAME/                             one cell each
+        runs.parquet, curves.parquet, answers.parquet    finished cells that were packed (`packing.pack`)
+        state/NAME.lock, .log, .status.json    held while a process works on the cell; its output; how far it is
+        state/NAME.failed.json                 why it failed
+        search.json, table.md, table.json, curves.png, curves.svg
+
+    A lock is the operating system's (`flock`): it ends with the process that holds it, however that dies.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "compare.yaml"
+        self.base = self.path / "base.json"
+        self.runs = self.path / "runs"
+        self.store = RunStore(self.path)
+        self.state = self.path / "state"
+        self.search = self.path / "search.json"
+        self.table_md = self.path / "table.md"
+        self.table_json = self.path / "table.json"
+        self.picture = self.path / "curves.png"
+
+    def check(self) -> None:
+        """Refuse a path that a comparison may not be written to; writes nothing.
+
+        Raises:
+            DudeError: a folder that cannot be written or holds something else.
+        """
+        check_folder(self.path, "output")
+        held = sorted(p.name for p in self.path.iterdir()) if self.path.is_dir() else []
+        if held and not self.config.is_file():
+            raise DudeError(
+                f"output: {self.path} is not empty and holds no comparison ({', '.join(held[:4])}). "
+                "Choose another folder."
+            )
+
+    def begin(self, settings: ComparisonSettings, base: dict[str, Any]) -> None:
+        """Write what the folder is; finished cells of an earlier config stay and are used where they fit."""
+        self.runs.mkdir(parents=True, exist_ok=True)
+        self.state.mkdir(exist_ok=True)
+        values = {**settings.resolved(), "output": "."}  # the folder may be moved
+        text = dump_yaml(values)
+        with self.writing():
+            if not self.config.is_file() or self.config.read_text(encoding="utf-8") != text:
+                write_text(self.config, text)
+            write_json(self.base, {"schema": SCHEMA, **base}, checksum=True)
+
+    def grid(self) -> Grid:
+        """The rows and cells that the folder's own config stands for.
+
+        Raises:
+            DudeError: no comparison there.
+        """
+        if not self.config.is_file() or not self.base.is_file():
+            raise DudeError(f"{self.path}: no comparison here (no compare.yaml). Give the output of `dude compare`.")
+        settings = parse_comparison(read_yaml(self.config), str(self.config))
+        remedy = "Restore it from a copy, or remove it and resume with `dude compare` and the YAML file."
+        base = read_json(self.base, remedy, finite=True)
+        if not isinstance(base.get("sha256") or base.get("commit") or base.get("name"), str):
+            raise DudeError(f"{self.base}: damaged: it names no base model. {remedy}")
+        return Grid(settings, mark_of(base), self.runs, str(self.config))
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Alone among the processes of this comparison, for files that more than one of them writes."""
+        from filelock import FileLock
+
+        with FileLock(self.state / ".writing.lock"):
+            yield
+
+    def record(self, cell: Cell) -> dict[str, Any] | None:
+        """The cell's `run.json`; None where it is not finished.
+
+        Raises:
+            DudeError: it is damaged.
+        """
+        return self.store.record(cell.name)
+
+    def run(self, cell: Cell) -> Run | None:
+        """The cell's run; None where it is not finished."""
+        source = self.store.find(cell.name)
+        record = None if source is None else source.record()
+        return None if source is None or record is None else Run(record, source)
+
+    def is_done(self, cell: Cell) -> bool:
+        """Whether the cell is finished."""
+        return cell.name in self.store
+
+    def failure(self, cell: Cell) -> dict[str, Any] | None:
+        """Why the cell failed; None where it has not."""
+        return read(self.failed_path(cell.name))
+
+    def failed_path(self, name: str) -> Path:
+        """The record of a failure."""
+        return self.state / f"{name}.failed.json"
+
+    def failed_at(self, cell: Cell) -> int | None:
+        """When it failed, as the file system counts; None where it has not."""
+        try:
+            return self.failed_path(cell.name).stat().st_mtime_ns
+        except OSError:
+            return None
+
+    def status(self, name: str) -> dict[str, Any]:
+        """How far a cell is, as its process last said; empty where it said nothing."""
+        return read(self.state / f"{name}.status.json") or {}
+
+    def is_claimed(self, cell: Cell) -> bool:
+        """Whether some process works on the cell now."""
+        if (lock := claim(self.state, cell.name)) is None:
+            return True
+        lock.release()
+        return False
+
+
+def claim(state: Path, name: str) -> Any:
+    """The cell's lock, held until the process ends or releases it; None where another process holds it."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(state / f"{name}.lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return None
+    return lock
+
+
+def mark_of(identity: dict[str, Any]) -> str:
+    """What tells a base model's weights from others, from its `identity`."""
+    return str(identity.get("sha256") or identity.get("commit") or identity["name"])
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """A JSON file; None where there is none, or where it is being replaced."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None

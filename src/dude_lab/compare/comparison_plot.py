@@ -1,0 +1,189 @@
+"""The picture of a comparison: loss against step, and accuracy with its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..training.run_plot import STYLE as RUN_STYLE
+from .outcome import accuracy
+from .results import Results, RowResult
+from .series import seed_series
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, the yellow left out (too pale on white), and a grey.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8A8A8A")
+DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (4, 1.2, 1, 1.2)), (0, (8, 2)))
+STYLE = RUN_STYLE | {"svg.hashsalt": "dude", "svg.fonttype": "none"}  # the same picture is the same file
+BANDS = 4  # more of them cover each other
+LABEL_GAP = 0.055  # of the axes' height, between two direct labels
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a row is drawn: numbers of its colour and of its kind of line."""
+
+    color: int
+    dash: int
+
+
+def draw(results: Results, *paths: Path) -> None:
+    """Draw a comparison into files of the kinds that their names say.
+
+    One colour a method, one kind of line a rank. Losses are means over the seeds, smoothed where the window fits whole;
+    of few methods with a band from the lowest to the highest seed. Accuracies stand with the intervals of the table,
+    the base as a dashed line.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    rows = [row for row in results.rows if row.runs]
+    with rc_context(STYLE):
+        height = max(3.8, 1.3 + 0.3 * len(rows))
+        figure = Figure(figsize=(11.5, height), layout="constrained")
+        if results.headline is not None:
+            left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
+            _accuracies(right, results, rows)
+        else:
+            left = figure.subplots()
+        _losses(left, rows)
+        save(figure, *paths)
+
+
+def save(figure: Figure, *paths: Path) -> None:
+    """Into files of the kinds that their names say; the same picture is the same file (under `STYLE`)."""
+    for path in paths:
+        figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else {"Software": None})
+
+
+def looks(rows: Sequence[RowResult]) -> dict[str, Look]:
+    """Row -> its colour, one for each label, and its line, one for each rank."""
+    labels = list(dict.fromkeys(row.label for row in rows))
+    ranks = sorted({row.r for row in rows if row.r is not None}, reverse=True)
+    found = {}
+    for row in rows:
+        number = labels.index(row.label)
+        dash = ranks.index(row.r) if row.r is not None and len(ranks) > 1 else 0
+        found[row.name] = Look(number % len(COLORS), (dash + number // len(COLORS)) % len(DASHES))
+    return found
+
+
+def _names(rows: Sequence[RowResult]) -> dict[str, str]:
+    """Ranks are named only where there are several."""
+    several = len({row.r for row in rows if row.r is not None}) > 1
+    return {row.name: row.name if several else row.label for row in rows}
+
+
+def _losses(axes: Axes, rows: Sequence[RowResult]) -> None:
+    look_of, names = looks(rows), _names(rows)
+    ends: list[tuple[int, float, str, str]] = []
+    lowest, highest, last = np.inf, -np.inf, 0
+    for row in rows:
+        if (found := seed_series(row, "loss")) is None:
+            continue
+        found = found.smoothed()
+        steps, mean, look = found.steps, found.mean, look_of[row.name]
+        color = COLORS[look.color]
+        if len(found.values) > 1 and len(rows) <= BANDS:
+            low, high = found.values.min(axis=0), found.values.max(axis=0)
+            axes.fill_between(steps, low, high, color=color, alpha=0.12, linewidth=0)
+        axes.plot(steps, mean, color=color, linestyle=DASHES[look.dash], linewidth=1.7)
+        ends.append((steps[-1], float(mean[-1]), names[row.name], color))
+        # The fall of the first steps would press the rest flat; what matters is told apart at the end.
+        settled = mean[len(mean) // 5 :]
+        lowest, highest, last = min(lowest, settled.min()), max(highest, settled.max()), max(last, steps[-1])
+    axes.set_title("Training loss (nats per token)", loc="left", fontsize=10)
+    axes.set_xlabel("step")
+    axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
+    if ends:
+        room = 0.06 * (highest - lowest or 1.0)
+        axes.set_ylim(lowest - room, highest + room)
+        axes.set_xlim(0, last)
+        _label_ends(axes, ends)
+
+
+def _label_ends(axes: Axes, ends: list[tuple[int, float, str, str]]) -> None:
+    """A name at the end of each line, pushed apart where they would cover each other."""
+    low, high = axes.get_ylim()
+    ordered = sorted(ends, key=lambda end: end[1:])
+    wanted = np.array([(value - low) / (high - low) for _, value, _, _ in ordered])
+    places = spread(wanted, min(LABEL_GAP, 0.96 / max(len(ordered), 1)))
+    for (x, value, name, color), place in zip(ordered, places, strict=True):
+        axes.annotate(
+            name,
+            xy=(x, value),
+            xytext=(1.06, place),
+            textcoords="axes fraction",
+            color=color,
+            va="center",
+            fontsize=9,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": color,
+                "linewidth": 0.7,
+                "shrinkA": 2,
+                "shrinkB": 1,
+                "relpos": (0, 0.5),
+            },
+        )
+
+
+def spread(wanted: np.ndarray, gap: float) -> np.ndarray:
+    """Places at least `gap` apart, in the order of `wanted` (ascending), within 0 and 1 where they fit, near it."""
+    places = np.clip(wanted, 0, 1).astype(float)
+    for _ in range(200):
+        moved = False
+        for k in range(len(places) - 1):
+            short = gap - (places[k + 1] - places[k])
+            if short > 1e-9:
+                places[k] -= short / 2
+                places[k + 1] += short / 2
+                moved = True
+        if len(places):
+            places += max(0.0, -places[0]) - max(0.0, places[-1] - 1)
+        if not moved:
+            break
+    return places
+
+
+def _accuracies(axes: Axes, results: Results, rows: Sequence[RowResult]) -> None:
+    look_of, names = looks(rows), _names(rows)
+    shown = []
+    for place, row in enumerate(reversed(rows)):
+        found = accuracy(row.runs)
+        shown.append(names[row.name])
+        if found is None:
+            continue
+        color = COLORS[look_of[row.name].color]
+        mid, low, high = 100 * found.estimate, 100 * max(0.0, found.low), 100 * min(1.0, found.high)
+        axes.plot([low, high], [place, place], color=color, linewidth=2.2, solid_capstyle="butt")
+        single = [100 * run.accuracy for run in row.runs if run.accuracy is not None]
+        if len(single) > 1:
+            axes.plot(single, [place] * len(single), "|", color=color, markersize=9, alpha=0.55)
+        axes.plot([mid], [place], "o", color=color, markersize=6.5)
+        axes.annotate(
+            f"{mid:.1f}", (max([high, *single]), place), (6, 0), textcoords="offset points", va="center", color=color
+        )
+    base = accuracy([results.base]) if results.base is not None else None
+    if base is not None:
+        value = 100 * base.estimate
+        axes.axvline(value, color="#555555", linewidth=1, linestyle=(0, (4, 2)))
+        axes.annotate(
+            f"base {value:.1f}", (value, len(rows) - 0.45), (3, 0), textcoords="offset points", color="#555555",
+            fontsize=8.5, va="center",
+        )  # fmt: skip
+    axes.set_yticks(range(len(shown)), shown)
+    axes.set_ylim(-0.6, len(rows) - 0.2)
+    axes.grid(axis="y", visible=False)
+    axes.margins(x=0.12)
+    seeds = {len(row.runs) for row in rows}
+    over = "seeds (ticks)" if seeds - {1} else "questions, one seed"
+    axes.set_title(f"Accuracy on {results.headline} (%)", loc="left", fontsize=10)
+    axes.set_xlabel(f"per cent, with 95% interval over {over}")

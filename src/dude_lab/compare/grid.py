@@ -1,0 +1,166 @@
+"""From the YAML of a comparison to its rows, and from each row to the runs that it needs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from dude_peft.errors import DudeError, quote
+
+from ..config.compare_settings import ComparisonSettings
+from ..config.run_settings import RunSettings
+from ..config.yaml_file import fingerprint, json_copy, parse_run
+from .rows import Row, expand_rows
+
+BASE = "base"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One process's work: a training run, or the evaluation of the untrained base.
+
+    Attributes:
+        kind: `base`, `search` (for the choice of a learning rate) or `run`.
+        name: of its folder: readable, and eight digits of what determines its result.
+        settings: the run; of `base` only model, eval and device count.
+        row: `Row.name`; empty for the base.
+    """
+
+    kind: Literal["base", "search", "run"]
+    name: str
+    settings: RunSettings
+    row: str = ""
+
+    @property
+    def title(self) -> str:
+        """As messages call it."""
+        if self.kind == "base":
+            return "base"
+        train = self.settings.train
+        return f"{self.row}, seed {train.seed}, lr {train.learning_rate:g}" + (" (search)" * (self.kind == "search"))
+
+
+class Grid:
+    """Every row and cell of a comparison, all validated when it is made.
+
+    Args:
+        settings: the comparison.
+        base_mark: what tells the base's weights from others (SHA-256 of its files): part of every cell's key.
+        folder: where the cells' folders go.
+        source: name of the YAML, for messages.
+
+    Raises:
+        DudeError: every mistake in methods, ranks and the run config that can be told without loading anything.
+    """
+
+    def __init__(self, settings: ComparisonSettings, base_mark: str, folder: Path, source: str = "config") -> None:
+        self.settings, self.base_mark, self.folder, self.source = settings, base_mark, folder, source
+        self.rows = expand_rows(settings, source)
+        self._runs: dict[tuple[str, float], tuple[Cell, ...]] = {}
+        self._searches: dict[str, tuple[Cell, ...]] = {}
+        problems: dict[str, None] = {}
+        for row in self.rows:
+            try:
+                for rate in row.learning_rates:
+                    self._runs[row.name, rate] = self._make_runs(row, rate)
+                self._searches[row.name] = self._make_searches(row)
+            except DudeError as error:
+                problems[str(error)] = None
+        if problems:
+            raise DudeError("\n".join(problems))
+        _once([cell for row in self.rows for cell in self.run_cells(row, row.learning_rates[0])], source)
+
+    def run_cells(self, row: Row, learning_rate: float) -> tuple[Cell, ...]:
+        """The runs of a row at one of its learning rates, one for each seed."""
+        return self._runs[row.name, learning_rate]
+
+    def search_cells(self, row: Row) -> tuple[Cell, ...]:
+        """The runs that choose its learning rate, one for each candidate; none where there is one only."""
+        return self._searches[row.name]
+
+    @property
+    def base_cell(self) -> Cell | None:
+        """The untrained model on the same questions; None where nothing is asked."""
+        settings = self.run_cells(self.rows[0], self.rows[0].learning_rates[0])[0].settings
+        if settings.eval is None:
+            return None
+        values = settings.resolved()
+        key = _key({"model": values["model"], "eval": values["eval"], "device": values["train"]["device"]}, self)
+        name = f"{BASE}-{key}"
+        return Cell("base", name, settings.model_copy(update={"output": self.folder / name}))
+
+    def _make_runs(self, row: Row, learning_rate: float) -> tuple[Cell, ...]:
+        return tuple(
+            self._cell("run", row, self._run(row, learning_rate, seed, self.settings.run))
+            for seed in self.settings.seeds
+        )
+
+    def _make_searches(self, row: Row) -> tuple[Cell, ...]:
+        if len(row.learning_rates) == 1:
+            return ()
+        raw, seed = self._search_config(), self.settings.search.seed
+        return tuple(self._cell("search", row, self._run(row, rate, seed, raw)) for rate in row.learning_rates)
+
+    def _cell(self, kind: Literal["search", "run"], row: Row, settings: RunSettings) -> Cell:
+        train = settings.train
+        rate = f"{train.learning_rate:.3g}".replace("e-0", "e-")
+        readable = f"{'search-' * (kind == 'search')}{row.name}-lr{rate}-s{train.seed}"
+        name = f"{readable}-{_key(fingerprint(settings), self)}"
+        return Cell(kind, name, settings.model_copy(update={"output": self.folder / name}), row.name)
+
+    def _run(self, row: Row, learning_rate: float, seed: int, raw: Mapping[str, Any]) -> RunSettings:
+        values = json_copy(raw)
+        train = values.setdefault("train", {})
+        if not isinstance(train, dict):
+            raise DudeError(f"{self.source}: run.train: a section with keys such as steps, got {quote(train)}.")
+        train |= {"seed": seed, "learning_rate": learning_rate}
+        return parse_run({**values, "method": row.method, "output": str(self.folder)}, f"{self.source}: run")
+
+    def _search_config(self) -> dict[str, Any]:
+        """`run` with what `search` changes of it."""
+        raw, search = json_copy(self.settings.run), self.settings.search
+        asked = raw.pop("eval", None)
+        if search.eval is not None:
+            if not asked and not ({"suite", "tasks"} & set(search.eval)):
+                raise DudeError(
+                    f"{self.source}: several learning_rates and no questions to choose among them by: give run.eval, "
+                    "search.eval.suite, or search.eval: null with run.data.validation."
+                )
+            keep = {k: v for k, v in (asked or {}).items() if k not in ("every", "limit", "split")}
+            if {"suite", "tasks"} & set(search.eval):
+                keep = {k: v for k, v in keep.items() if k not in ("suite", "tasks")}
+            raw["eval"] = keep | search.eval
+            if asked and asked.get("split") == raw["eval"]["split"]:
+                raise DudeError(
+                    f"{self.source}: search.eval.split is '{asked['split']}', and so is run.eval.split: a learning "
+                    "rate is not chosen on the questions that the table is about. Name another split."
+                )
+        elif not (raw.get("data") or {}).get("validation"):
+            raise DudeError(
+                f"{self.source}: search.eval is null, so the learning rate is chosen by validation loss, and "
+                "run.data.validation is not set. Set it, for instance to 0.05."
+            )
+        if search.steps is not None:
+            raw["train"] = {**raw.get("train", {}), "steps": search.steps}
+            raw["train"].pop("epochs", None)
+        return raw
+
+
+def _once(cells: list[Cell], source: str) -> None:
+    seen: dict[str, Cell] = {}
+    for cell in cells:
+        mark = fingerprint(cell.settings)
+        if mark in seen:
+            raise DudeError(
+                f"{source}: methods: '{seen[mark].row}' and '{cell.row}' are the same run. Remove one of them."
+            )
+        seen[mark] = cell
+
+
+def _key(what: Any, grid: Grid) -> str:
+    text = json.dumps([what, grid.base_mark], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

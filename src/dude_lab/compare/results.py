@@ -1,0 +1,218 @@
+"""What a comparison has measured so far, read from its folders: rows, each with its runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dude_peft.errors import DudeError
+
+from ..config.eval_settings import EvalSettings
+from ..config.run_settings import RunSettings
+from ..config.yaml_file import parse_run
+from ..stats.intervals import Table
+from ..training.finished_run import open_run
+from .comparison_folder import ComparisonFolder
+from .grid import Grid
+from .rows import Row, full_name
+from .run_store import FolderRun, Run, find_run
+from .search import choose
+
+
+@dataclass(frozen=True)
+class RowResult:
+    """A row of the table.
+
+    Attributes:
+        label: as the table names it.
+        method: the method's name.
+        r: the rank, or None.
+        learning_rate: None where it is not chosen yet.
+        runs: finished, by seed.
+        failed: how many failed.
+        missing: how many are neither finished nor failed.
+        tried: among how many learning rates this one was chosen.
+        at_end: whether it is the smallest or largest of these.
+        candidates: what the search measured at each of them (`search.Choice`); empty without a finished search.
+    """
+
+    label: str
+    method: str
+    r: int | None
+    learning_rate: float | None
+    runs: tuple[Run, ...]
+    failed: int = 0
+    missing: int = 0
+    tried: int = 1
+    at_end: bool = False
+    candidates: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Label and rank."""
+        return full_name(self.label, self.r)
+
+
+@dataclass(frozen=True)
+class Results:
+    """All rows, the untrained base, and the columns.
+
+    Attributes:
+        rows: in the order of the YAML.
+        base: its evaluation; None where there is none.
+        sets: the tasks that get a column.
+        headline: what the accuracy stands for; None where nothing was asked.
+        jobs: how many runs went side by side; None where it is not known.
+    """
+
+    rows: tuple[RowResult, ...]
+    base: Run | None
+    sets: tuple[str, ...]
+    headline: str | None
+    jobs: int | None = None
+
+
+def collect(folder: ComparisonFolder) -> Results:
+    """Everything that is finished in the folder of a comparison, and what is missing from it.
+
+    Raises:
+        DudeError: no comparison there.
+    """
+    grid = folder.grid()
+    rows = tuple(_row(grid, row, folder) for row in grid.rows)
+    base = None
+    if grid.base_cell is not None:
+        base = folder.run(grid.base_cell)
+    return _results(rows, base, grid.settings.jobs)
+
+
+def collect_runs(paths: Sequence[Path]) -> Results:
+    """Rows from the folders of finished runs; those that differ in nothing but the seed are one row.
+
+    Raises:
+        DudeError: a folder without a finished run, two runs of one row and seed, or runs asked different questions.
+    """
+    rows: dict[str, RowResult] = {}
+    for path in paths:
+        run, settings = _open(path)
+        record, config = run.record, settings.resolved()
+        key = json.dumps([config["model"], config["method"], config["data"], {**config["train"], "seed": None}])
+        rate = settings.train.learning_rate
+        old = rows.get(key) or RowResult(record["title"], record["method"], record["r"], rate, ())
+        if run.seed in [one.seed for one in old.runs]:
+            raise DudeError(f"{path}: a second run of {old.name} with seed {run.seed}. Name each run once.")
+        rows[key] = replace(old, runs=tuple(sorted((*old.runs, run), key=lambda one: one.seed)))
+    if len({json.dumps(_questions(row.runs[0])) for row in rows.values()}) > 1:
+        raise DudeError("these runs were asked different questions. Name runs with the same 'eval' section.")
+    first = next(iter(rows.values())).runs[0]
+    before = first.record["metrics"]["before"]
+    base = None
+    if before is not None:
+        base = Run({**first.record, "metrics": {"before": None, "after": before}}, first.source)
+    return _results(_told_apart(tuple(rows.values())), base, None)
+
+
+def _open(path: Path) -> tuple[Run, RunSettings]:
+    """A finished run in its folder, or packed.
+
+    Raises:
+        DudeError: there is none.
+    """
+    if not path.exists() and (source := find_run(path)) is not None and (record := source.record()) is not None:
+        return Run(record, source), parse_run(record["config"], str(path))
+    source = FolderRun(open_run(path)[0].path)
+    record = source.record()
+    assert record is not None
+    return Run(record, source), parse_run(record["config"], str(source.folder.record))
+
+
+def _row(grid: Grid, row: Row, folder: ComparisonFolder) -> RowResult:
+    made = RowResult(row.label, row.method.name, row.r, None, (), tried=len(row.learning_rates))
+    rate, at_end = row.learning_rates[0], False
+    if made.tried > 1:
+        choice = choose(grid, row, folder)
+        if choice is None:
+            return replace(made, missing=len(grid.settings.seeds))
+        made = replace(made, candidates=choice.candidates)
+        if choice.learning_rate is None:
+            return replace(made, failed=len(grid.settings.seeds))
+        rate, at_end = choice.learning_rate, choice.at_end
+    runs, failed = [], 0
+    for cell in grid.run_cells(row, rate):
+        if (run := folder.run(cell)) is not None:
+            runs.append(run)
+        else:
+            failed += folder.failure(cell) is not None
+    missing = len(grid.settings.seeds) - len(runs) - failed
+    return replace(made, learning_rate=rate, runs=tuple(runs), failed=failed, missing=missing, at_end=at_end)
+
+
+def _results(rows: tuple[RowResult, ...], base: Run | None, jobs: int | None) -> Results:
+    run = next((run for row in rows for run in row.runs), base)
+    if run is None or not run.after.get("tasks"):
+        return Results(rows, base, (), None, jobs)
+    headline, tasks = run.after["headline"], run.after["tasks"]
+    wanted = EvalSettings.model_validate(run.record["config"]["eval"]).names
+    sets = [name for name in wanted if name in tasks]
+    if len(wanted) == 1:  # one set: its groups, where it has some
+        sets = [name for name in tasks if "/" not in name and name != headline]
+    return Results(rows, base, tuple(sets), headline, jobs)
+
+
+def _questions(run: Run) -> Any:
+    asked = run.record["config"]["eval"]
+    return {k: v for k, v in asked.items() if k not in ("every", "batch_size")} if asked else None
+
+
+def _told_apart(rows: tuple[RowResult, ...]) -> tuple[RowResult, ...]:
+    """Rows of one name get what they differ in (learning rate, or the folder) into their label."""
+    names = [row.name for row in rows]
+    return tuple(
+        replace(row, label=f"{row.label} ({row.runs[0].name})") if names.count(row.name) > 1 else row for row in rows
+    )
+
+
+def differences(one: RowResult, other: RowResult) -> tuple[list[Table], list[float], list[int]] | None:
+    """Task by task, `one`'s answers minus `other`'s: (seeds, questions) of -1, 0, 1; and the weight of each task.
+
+    The third value is the seeds. None where they share no seed, were asked different questions, or the answers do not
+    add up to the accuracy (a metric that is no share of right answers).
+    """
+    mine, theirs = ({run.seed: run for run in row.runs} for row in (one, other))
+    seeds = [seed for seed in mine if seed in theirs]
+    rows: list[dict[str, Any]] = []
+    weights: dict[str, float] = {}
+    for seed in seeds:
+        left, right = mine[seed].answers(), theirs[seed].answers()
+        weights = weights or _weights(mine[seed], list(left))
+        if {t: [i for i, _ in a] for t, a in left.items()} != {t: [i for i, _ in a] for t, a in right.items()}:
+            return None
+        for run, answers in ((mine[seed], left), (theirs[seed], right)):
+            if set(answers) != set(weights):
+                return None
+            total = sum(weights[task] * float(np.mean([ok for _, ok in items])) for task, items in answers.items())
+            if run.accuracy is None or abs(total - run.accuracy) > 1e-6:
+                return None
+        rows.append({t: [float(a) - float(b) for (_, a), (_, b) in zip(left[t], right[t], strict=True)] for t in left})
+    if not rows or not weights:
+        return None
+    if any(len({len(row[task]) for row in rows}) > 1 for task in weights):
+        return None
+    return [np.array([row[task] for row in rows]) for task in weights], list(weights.values()), seeds
+
+
+def _weights(run: Run, tasks: list[str]) -> dict[str, float]:
+    """The weight of each task in the headline: equal for each set, and equal for the subjects within a set."""
+    names = EvalSettings.model_validate(run.record["config"]["eval"]).names
+
+    def owner(task: str) -> str:
+        near = [name for name in names if task == name or task.startswith((f"{name}/", f"{name}_"))]
+        return max(near, key=len) if near else task
+
+    owners = [owner(task) for task in tasks]
+    return {task: 1 / (len(set(owners)) * owners.count(mine)) for task, mine in zip(tasks, owners, strict=True)}

@@ -1,0 +1,100 @@
+"""The learning rate of a row: the best of its candidates on validation, each candidate trained alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from dude_peft.files import write_json
+
+from .comparison_folder import SCHEMA, ComparisonFolder
+from .grid import Cell, Grid
+from .rows import Row
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the search of a row found.
+
+    Attributes:
+        row: its name.
+        candidates: learning rate, run, and what was measured on validation; `error` in place of it where a run failed.
+        learning_rate: the best; None where every candidate failed.
+        at_end: whether the best is the smallest or the largest of the candidates, so that a better one may lie beyond.
+    """
+
+    row: str
+    candidates: tuple[dict[str, Any], ...]
+    learning_rate: float | None
+    at_end: bool
+
+    @property
+    def warning(self) -> str | None:
+        """A line for a person, where there is something to say."""
+        if self.learning_rate is None:
+            return f"{self.row}: every learning rate failed, so it is not run: see `output_tail` in state/*.failed.json"
+        if not self.at_end:
+            return None
+        rates = ", ".join(f"{one['learning_rate']:g}" for one in self.candidates)
+        return f"{self.row}: the best learning rate, {self.learning_rate:g}, lies at an end of those tried ({rates})"
+
+
+def choose(
+    grid: Grid, row: Row, folder: ComparisonFolder, has_failed: Callable[[Cell], bool] | None = None
+) -> Choice | None:
+    """The choice for a row; None while a candidate is neither done nor failed.
+
+    The highest accuracy wins; of equal ones the lowest validation loss, then the lowest loss over the last tenth of
+    the training, then the smallest learning rate.
+
+    Args:
+        grid: the comparison.
+        row: a row with several learning rates.
+        folder: where its runs are.
+        has_failed: whether a cell is given up; by default, whether it has a record of a failure.
+    """
+    gone = has_failed or (lambda cell: folder.failure(cell) is not None)
+    candidates = []
+    for rate, cell in zip(row.learning_rates, grid.search_cells(row), strict=True):
+        one: dict[str, Any] = {"learning_rate": rate, "run": cell.name}
+        if (record := folder.record(cell)) is not None:
+            one |= _measured(record)
+        elif gone(cell):
+            one["error"] = (folder.failure(cell) or {}).get("error", "failed")
+        else:
+            return None
+        candidates.append(one)
+    good = [one for one in candidates if "error" not in one]
+    best = min(good, key=_order)["learning_rate"] if good else None
+    return Choice(row.name, tuple(candidates), best, best in (min(row.learning_rates), max(row.learning_rates)))
+
+
+def write_choices(folder: ComparisonFolder, choices: list[Choice]) -> None:
+    """`search.json`: every choice with every candidate."""
+    rows = {
+        one.row: {"learning_rate": one.learning_rate, "at_end": one.at_end, "candidates": list(one.candidates)}
+        for one in choices
+    }
+    with folder.writing():
+        write_json(folder.search, {"schema": SCHEMA, "rows": rows})
+
+
+def _measured(record: dict[str, Any]) -> dict[str, Any]:
+    after = record["metrics"]["after"] or {}
+    n = after["tasks"][after["headline"]]["n"] if "headline" in after else None
+    return {
+        "accuracy": after.get("accuracy"),
+        "n": n,
+        "validation_loss": after.get("validation_loss"),
+        "last_tenth_loss": record["training"]["last_tenth_loss"],
+    }
+
+
+def _order(one: dict[str, Any]) -> tuple[float, ...]:
+    def or_worst(value: float | None) -> float:
+        return math.inf if value is None else value
+
+    accuracy = one["accuracy"] if one["accuracy"] is not None else -math.inf
+    return -accuracy, or_worst(one["validation_loss"]), or_worst(one["last_tenth_loss"]), one["learning_rate"]

@@ -1,0 +1,153 @@
+"""One cell in a process of its own, so that its seconds and its peak memory are its own.
+
+    python -m dude_lab.compare.worker
+
+The spec is one line of JSON on standard input, which stays open: which cell, its config, the comparison's folder, and
+torch's threads. Exit code: 0 done, 1 failed (and said why in `state/NAME.failed.json`), 75 another process has it, 130
+stopped, with a checkpoint where it was training.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from dude_peft.files import write_json
+
+from ..config.run_settings import RunSettings
+from ..config.yaml_file import parse_run
+from ..training.reporter import Reporter
+from ..training.run_folder import RunFolder
+from ..training.train_run import Interrupted, train
+from .comparison_folder import ComparisonFolder, claim
+from .processes import read_spec
+
+BUSY, FAILED, STOPPED = 75, 1, 130
+EVERY = 0.5  # seconds between two writings of the status
+TAIL = 40  # lines of output kept with a failure
+
+
+class Status(Reporter):
+    """Writes how far the cell is to a small file, and what a person may want to know later to the log."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.now: dict[str, Any] = {}
+        self._written = 0.0
+        self._began = (0, 0.0)
+
+    def _write(self, *, always: bool = False, **news: Any) -> None:
+        self.now |= news
+        if always or time.monotonic() - self._written >= EVERY:
+            part = self.path.with_name(f".{self.path.name}.part")
+            part.write_text(json.dumps(self.now), encoding="utf-8")
+            os.replace(part, self.path)
+            self._written = time.monotonic()
+
+    @contextmanager
+    def _stage(self, text: str) -> Iterator[None]:
+        print(text, flush=True)
+        self._write(always=True, stage=text, done=None, total=None, left=None)
+        yield
+
+    def stage(self, text: str) -> AbstractContextManager[object]:
+        """The stage, in the log and the status."""
+        return self._stage(text)
+
+    def note(self, text: str) -> None:
+        """Into the log."""
+        print(f"note: {text}", flush=True)
+
+    def prepared(self, what: str, done: int, total: int, left: float | None) -> None:
+        """Layers of the adapter's start."""
+        self._write(stage=what, done=done, total=total, left=left)
+
+    def begin(self, step: int, steps: int) -> None:
+        """Training starts."""
+        self._began = (step, time.monotonic())
+        print(f"going on after step {step}" if step else "training", flush=True)
+        self._write(always=True, stage="training", step=step, steps=steps, left=None)
+
+    def progress(self, step: int, loss: float, tokens_per_second: float) -> None:
+        """A step; the status is written now and then."""
+        first, since = self._began
+        left = (time.monotonic() - since) / max(step - first, 1) * (self.now["steps"] - step)
+        self._write(step=step, loss=loss, left=round(left, 1))
+
+    def asked(self, done: int, total: int, what: str) -> None:
+        """Questions answered."""
+        self._write(done=done, total=total)
+
+
+def spec_of(cell: Any, folder: Path, threads: int) -> str:
+    """What a worker reads from its standard input to work on a cell of the comparison in `folder`."""
+    config = cell.settings.resolved()
+    return json.dumps(
+        {"kind": cell.kind, "name": cell.name, "config": config, "folder": str(folder), "threads": threads}
+    )
+
+
+def work_on(spec: dict[str, Any]) -> int:
+    """Work on the cell of a spec (`spec_of`); returns the exit code."""
+    folder = ComparisonFolder(spec["folder"])
+    lock = claim(folder.state, spec["name"])
+    if lock is None:
+        return BUSY
+    settings = parse_run(spec["config"], spec["name"])
+    if spec["name"] in folder.store:
+        return 0
+    folder.failed_path(spec["name"]).unlink(missing_ok=True)
+    status = Status(folder.state / f"{spec['name']}.status.json")
+    try:
+        _work(spec, settings, status)
+    except (Interrupted, KeyboardInterrupt) as stopped:
+        print(stopped or "stopped", flush=True)
+        return STOPPED
+    except Exception as error:
+        traceback.print_exc()
+        text = str(error) or type(error).__name__
+        write_failure(folder, spec["name"], spec["config"], text)
+        return FAILED
+    finally:
+        status.path.unlink(missing_ok=True)
+    return 0
+
+
+def _work(spec: dict[str, Any], settings: RunSettings, status: Status) -> None:
+    import torch
+
+    from ..training.quiet import prepare_environment, quiet
+
+    torch.set_num_threads(spec["threads"])
+    prepare_environment()
+    quiet()
+    if spec["kind"] == "base":
+        from .base_run import evaluate_base
+
+        evaluate_base(settings, status)
+        return
+    # The base is evaluated once, in a cell of its own.
+    train(settings, resume="auto", reporter=status, evaluate_start=False)
+    shutil.rmtree(RunFolder(settings.output).checkpoints, ignore_errors=True)  # of many runs they would fill the disk
+
+
+def write_failure(folder: ComparisonFolder, name: str, config: dict[str, Any], error: str) -> None:
+    """Record why a cell failed, with the last of what it printed."""
+    log = folder.state / f"{name}.log"
+    printed = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+    write_json(
+        folder.failed_path(name),
+        {"name": name, "error": error, "output_tail": printed[-TAIL:], "log": log.name, "config": config},
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(work_on(read_spec()))

@@ -1,0 +1,132 @@
+"""The YAML of a comparison: what is varied (methods, ranks, seeds, learning rates) around one run config."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
+
+from dude_peft.errors import DudeError
+
+from ..evaluation import EvalSettings
+from .section import Settings, UserPath, parse
+from .yaml_file import json_copy, override
+from .yaml_reader import read_yaml
+
+SET_BY_THE_COMPARISON = {
+    "method": "list it under methods",
+    "output": "write it at the top level",
+    "train.seed": "write seeds at the top level",
+    "train.learning_rate": "write learning_rates at the top level",
+}
+
+
+class SearchSettings(Settings):
+    """The runs that choose a learning rate.
+
+    Attributes:
+        seed: of these runs; best none of `seeds`.
+        steps: how long each is; as long as the others where it is not given.
+        eval: what they are evaluated on, over `run.eval`; never the questions that the table is about. Null: they are
+            chosen by the loss on `run.data.validation`.
+    """
+
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    steps: int | None = Field(default=None, ge=1)
+    eval: dict[str, Any] | None = Field(default_factory=lambda: {"limit": 300}, validate_default=True)
+
+    @field_validator("eval")
+    @classmethod
+    def _on_validation(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        if value is None:
+            return None
+        if value.get("split") == "test":
+            raise ValueError("a learning rate is never chosen on the test split; name another split")
+        value = {"split": "validation", **value}
+        # Over run.eval it need not say what is asked.
+        parse(EvalSettings, value if {"suite", "tasks"} & set(value) else {"suite": "mini", **value}, "search.eval")
+        return value
+
+
+class ComparisonSettings(Settings):
+    """A comparison.
+
+    Attributes:
+        run: a run config without method, output, seed and learning rate; every run of the comparison starts from it.
+        methods: names, or mappings with the method's own keys and, if wanted, a `label` and `learning_rates`.
+        shared: keys given to every method that has them.
+        ranks: every method with a rank `r` is run at each, unless its entry says `r` itself.
+        seeds: each method is run with each; several give intervals over seeds.
+        learning_rates: one is used as it is; of several, one is chosen for each method and rank, on validation.
+        search: how it is chosen.
+        jobs: runs side by side.
+        threads: torch's threads in each; None shares the cores among the jobs.
+        output: the folder of the comparison.
+    """
+
+    run: dict[str, Any]
+    methods: list[str | dict[str, Any]] = Field(min_length=1)
+    shared: dict[str, Any] = Field(default_factory=dict)
+    ranks: list[int] | None = Field(default=None, min_length=1)
+    seeds: list[int] = Field(default_factory=lambda: [42], min_length=1)
+    learning_rates: list[float] = Field(min_length=1)
+    search: SearchSettings = SearchSettings()
+    jobs: int = Field(default=1, ge=1)
+    threads: int | None = Field(default=None, ge=1)
+    output: UserPath
+
+    @field_validator("ranks", "seeds", "learning_rates")
+    @classmethod
+    def _each_once(cls, value: list[Any] | None) -> list[Any] | None:
+        if value is not None and len(set(value)) != len(value):
+            raise ValueError("each value once")
+        return value
+
+    @field_validator("learning_rates")
+    @classmethod
+    def _positive(cls, value: list[float]) -> list[float]:
+        if any(rate <= 0 for rate in value):
+            raise ValueError("learning rates are above 0")
+        return value
+
+    @model_validator(mode="after")
+    def _nothing_twice(self) -> ComparisonSettings:
+        for dotted, remedy in SET_BY_THE_COMPARISON.items():
+            section, _, key = dotted.rpartition(".")
+            held = self.run.get(section) if section else self.run
+            if isinstance(held, Mapping) and key in held:
+                raise ValueError(f"'run.{dotted}' is what the comparison varies or sets: {remedy} and remove it here")
+        return self
+
+    def resolved(self) -> dict[str, Any]:
+        """Plain values for YAML and JSON, every default written out."""
+        return self.model_dump(mode="json")
+
+    @property
+    def torch_threads(self) -> int:
+        """Threads of each run."""
+        import os
+
+        return self.threads or max(1, (os.cpu_count() or 1) // self.jobs)
+
+
+def parse_comparison(raw: Mapping[str, Any], source: str = "config") -> ComparisonSettings:
+    """Validate the comparison's own keys; `grid.Grid` validates the runs that they stand for.
+
+    Raises:
+        DudeError: every mistake that can be told at once, each with its key and remedy.
+    """
+    return parse(ComparisonSettings, raw, source)
+
+
+def load_comparison(path: str | Path, overrides: Iterable[str] = ()) -> ComparisonSettings:
+    """Read the YAML at `path`, put the `key=value` overrides in, and validate it."""
+    raw = json_copy(read_yaml(path))
+    if "methods" not in raw:
+        more = " (a config of a single run: use `dude train`)" if "method" in raw else ""
+        raise DudeError(f"{path}: not a comparison, it has no 'methods'{more}. Name some: methods: [lora, dude].")
+    if isinstance(raw.get("run"), Mapping):
+        raw["run"] = override(raw["run"], ())  # `model: mini` in its long form, so that run.model.dtype=... finds it
+    return parse_comparison(override(raw, overrides), str(path))

@@ -1,0 +1,128 @@
+"""The `data:` section of a run's YAML."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from dude_peft.errors import did_you_mean
+
+from .section import Settings
+from .set_names import GENERATION_SETS, MINI_SETS, SET_NAMES
+
+Protocol = Literal["cloze", "letter"]
+
+
+class DataSettings(Settings):
+    """What to train on. Exactly one of `name`, `train` and `hub` says where the records come from.
+
+    Attributes:
+        name: a named set, such as `gsm8k` or `mini_csqa`; its prompts are those it is evaluated with.
+        train: a file or several: .jsonl, .json, .csv or .parquet, each but the last also with .gz.
+        hub: a data set of the Hugging Face hub, `owner/name`.
+        root: the folder with a named set's raw files; else the environment's DUDE_DATA_DIR, else the hub.
+        subset: the configuration of a hub data set, where it has several.
+        split: which split to train on; a named set's own training split, or `train`, where it is not given.
+        protocol: how a multiple-choice set is asked: `cloze` completes with the text of the answer, `letter` with its
+            letter. The set's usual one where it is not given.
+        calculator_marks: GSM8K's `<<48/2=24>>`: `keep` them as the data and lm-evaluation-harness do, or `strip` them.
+        prompt: a column, or a template such as `"Question: {question}\\nAnswer:"`. Column `prompt` where not given.
+        completion: the same for the text to learn. Column `completion` where it is not given.
+        validation: a fraction of the training records to set aside, or, with `train`, a file of them, or, with `name`
+            and `hub`, the name of a split.
+        limit: use the first so many training records only.
+        sample: use so many training records drawn at random, in their order; before `limit`, after `validation`.
+        seed: which records go into a validation fraction, and into a sample.
+    """
+
+    name: str | None = None
+    train: str | list[str] | None = None
+    hub: str | None = None
+    root: str | None = None
+    subset: str | None = None
+    split: str | None = None
+    protocol: Protocol | None = None
+    calculator_marks: Literal["keep", "strip"] | None = None
+    prompt: str | None = None
+    completion: str | None = None
+    validation: float | str | None = None
+    limit: int | None = Field(default=None, ge=1)
+    sample: int | None = Field(default=None, ge=1)
+    seed: int = Field(default=42, ge=0)
+
+    @model_serializer(mode="wrap")
+    def _without_no_sample(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Runs are keyed by their resolved config: one without a sample keeps the key it had before there were any."""
+        values: dict[str, Any] = handler(self)
+        if values.get("sample") is None:
+            values.pop("sample", None)
+        return values
+
+    @field_validator("name")
+    @classmethod
+    def _known_name(cls, name: str | None) -> str | None:
+        if name is not None and name not in SET_NAMES:
+            hint = did_you_mean(name, SET_NAMES) or f" Known: {', '.join(sorted(SET_NAMES))}."
+            raise ValueError(f"no data set has this name.{hint} Your own file goes under 'train'")
+        return name
+
+    @field_validator("train", mode="before")
+    @classmethod
+    def _some_file(cls, train: object) -> object:
+        names = [train] if isinstance(train, str) else train
+        if isinstance(names, list) and (not names or any(isinstance(one, str) and not one.strip() for one in names)):
+            raise ValueError("name at least one file")
+        return train
+
+    @field_validator("validation", mode="before")
+    @classmethod
+    def _fraction_or_name(cls, value: object) -> object:
+        if isinstance(value, bool):
+            raise ValueError("give a fraction such as 0.05, a file, or the name of a split")
+        if isinstance(value, (int, float)) and not 0 < value < 1:  # NaN is not, either
+            raise ValueError("a fraction lies between 0 and 1, both excluded")
+        if isinstance(value, str) and not value.strip():
+            raise ValueError("give a fraction such as 0.05, a file, or the name of a split")
+        return value
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DataSettings:
+        sources = [key for key in ("name", "train", "hub") if getattr(self, key) is not None]
+        if len(sources) != 1:
+            given = " and ".join(f"'{key}'" for key in sources) or "none of them"
+            raise ValueError(f"give exactly one of 'name', 'train' and 'hub'; given: {given}")
+        allowed = _ALLOWED[sources[0]]
+        for key, remedy in _ONLY_WITH.items():
+            if getattr(self, key) is not None and key not in allowed:
+                raise ValueError(f"'{key}' has no meaning with '{sources[0]}'. {remedy}")
+        if self.name is not None:
+            if self.root is not None and self.name in MINI_SETS:
+                raise ValueError(f"'root' has no meaning with '{self.name}': its records are generated, not read")
+            if self.protocol is not None and self.name in GENERATION_SETS:
+                raise ValueError(f"'protocol' is for multiple choice; '{self.name}' is answered with free text")
+            if self.calculator_marks is not None and self.name not in ("gsm8k", "mini_gsm"):
+                raise ValueError(f"'calculator_marks' belongs to gsm8k; '{self.name}' has none")
+        return self
+
+
+_ALLOWED = {
+    "name": {"root", "split", "protocol", "calculator_marks"},
+    "train": {"prompt", "completion"},
+    "hub": {"subset", "split", "prompt", "completion"},
+}
+_ONLY_WITH = {
+    "root": "It is the folder with the raw files of a named set.",
+    "subset": "It is a configuration of a hub data set.",
+    "split": "A file is used whole; name another file.",
+    "protocol": "It is how a named multiple-choice set is asked.",
+    "calculator_marks": "It belongs to the named set gsm8k.",
+    "prompt": "A named set has its own prompts; to use others, give the file under 'train'.",
+    "completion": "A named set has its own prompts; to use others, give the file under 'train'.",
+}

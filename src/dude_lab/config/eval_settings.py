@@ -1,0 +1,91 @@
+"""The `eval:` section of a run's YAML, and the suites."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from dude_peft.errors import did_you_mean, quote
+
+from .section import Settings
+from .set_names import COMMONSENSE, MINI_COMMONSENSE, REAL_SETS, SET_NAMES
+
+SUITES: dict[str, tuple[str, ...]] = {
+    "commonsense": COMMONSENSE,
+    "mini_commonsense": MINI_COMMONSENSE,
+    "mini": ("mini_gsm", "mini_csqa", *MINI_COMMONSENSE, "mini_mmlu", "mini_gpqa"),
+    **{name: (name,) for name in sorted(SET_NAMES - {"metamathqa", "mini_metamath"})},
+}
+"""Suite name -> the sets it is made of. Each set is a suite of its own; those made only to train on are left out."""
+
+BUILT_IN = "lm_eval:"
+"""Prefix of a task of lm-evaluation-harness itself, such as `lm_eval:lambada_openai`."""
+
+
+LARGEST = 2**31 - 1  # of a count
+
+
+class EvalSettings(Settings):
+    """What to evaluate on, and how. Exactly one of `suite` and `tasks` is given.
+
+    Attributes:
+        suite: a key of `SUITES`, or `lm_eval:NAME` for a task of lm-evaluation-harness itself.
+        tasks: several of these.
+        every: evaluate after every so many optimizer steps, and at the end; only at the end where it is not given.
+        limit: the first so many questions of each task (of each subject of MMLU); all where it is not given.
+        batch_size: sequences in one forward.
+        num_fewshot: worked examples before each question; 0 where it is not given.
+        max_new_tokens: the longest answer that is generated, in tokens.
+        protocol: `cloze` scores the text of each choice, `letter` its letter; the set's usual one where not given.
+        root: the folder with the raw files; else the environment's DUDE_DATA_DIR, else the hub.
+        split: another split than the one a set is usually evaluated on.
+        seed: which worked examples are drawn.
+    """
+
+    suite: str | None = None
+    tasks: list[str] | None = None
+    every: int | None = Field(default=None, ge=1, le=LARGEST)
+    limit: int | None = Field(default=None, ge=1, le=LARGEST)
+    batch_size: int = Field(default=32, ge=1, le=LARGEST)
+    num_fewshot: int | None = Field(default=None, ge=0, le=LARGEST)
+    max_new_tokens: int = Field(default=256, ge=1, le=LARGEST)
+    protocol: Literal["cloze", "letter"] | None = None
+    root: str | None = None
+    split: str | None = None
+    seed: int = Field(default=42, ge=0)
+
+    @field_validator("suite", "tasks")
+    @classmethod
+    def _known(cls, value: str | list[str] | None) -> str | list[str] | None:
+        if value is None:
+            return None
+        if not value:
+            raise ValueError("name at least one suite")
+        for name in [value] if isinstance(value, str) else value:
+            if name.startswith(BUILT_IN) and len(name) > len(BUILT_IN):
+                continue
+            if name not in SUITES:
+                hint = did_you_mean(name, SUITES) or f" Known: {', '.join(SUITES)}."
+                raise ValueError(
+                    f"no suite is called {quote(name)}.{hint} A task of lm-evaluation-harness is written "
+                    f"'{BUILT_IN}NAME'"
+                )
+        return value
+
+    @model_validator(mode="after")
+    def _one_choice(self) -> EvalSettings:
+        if (self.suite is None) == (self.tasks is None):
+            raise ValueError("give exactly one of 'suite' and 'tasks'")
+        if self.root is not None and not any(name in REAL_SETS for name in self.names):
+            raise ValueError(
+                f"'root' has no meaning with {', '.join(self.names)}: the questions are generated, or read by "
+                "lm-evaluation-harness itself"
+            )
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The named sets and built-in tasks meant, each once, in the order given."""
+        asked = [self.suite] if self.suite is not None else self.tasks or []
+        return tuple(dict.fromkeys(one for name in asked for one in SUITES.get(name, (name,))))

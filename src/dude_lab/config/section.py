@@ -1,0 +1,125 @@
+"""What every section of a YAML config is made of: strict, frozen pydantic models whose errors name key and remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_args, get_origin
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+
+from dude_peft.errors import DudeError, did_you_mean, quote, shorten
+from dude_peft.files import user_path
+
+MAX_TEXT = 10_000  # characters of a value
+MAX_MISTAKES = 20  # reported at once
+UserPath = Annotated[Path, AfterValidator(user_path)]
+"""A path in a config: `~` is the user's home folder."""
+
+
+class Settings(BaseModel):
+    """A section of a config: unknown keys are refused, values are not coerced across types, instances are immutable.
+
+    Numbers are finite. Text is not empty, at most `MAX_TEXT` characters long, and can be written as UTF-8.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False, protected_namespaces=())
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _of_its_type(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse what pydantic would coerce: true as the number 1, "5" as 5, 1 as true."""
+        _check(value, _leaves(cls.model_fields[info.field_name or ""].annotation))
+        return value
+
+
+def _leaves(annotation: Any) -> set[Any]:
+    """The types of values that an annotation allows, those inside lists and mappings too."""
+    parts = get_args(annotation)[1 if get_origin(annotation) is dict else 0 :]
+    if not parts:
+        return {annotation if isinstance(annotation, type) or annotation is Any else type(annotation)}
+    return set().union(*(_leaves(part) for part in parts if part is not ...))
+
+
+def _check(value: Any, kinds: set[Any]) -> None:
+    if Any in kinds or any(issubclass(kind, BaseModel) for kind in kinds):
+        return  # checked as a section of its own
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _check(key, {str})
+            _check(item, kinds)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _check(item, kinds)
+    elif isinstance(value, str):
+        if not kinds & {str, Path}:
+            raise ValueError(f"{_expected(kinds)} is expected, not text")
+        _check_text(value)
+    elif isinstance(value, bool):
+        if bool not in kinds:
+            raise ValueError(f"{_expected(kinds)} is expected, not true or false")
+    elif isinstance(value, (int, float)) and not kinds & {int, float}:
+        raise ValueError(f"{_expected(kinds)} is expected, not a number")
+
+
+def _expected(kinds: set[Any]) -> str:
+    names = {int: "an integer", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+    return " or ".join(name for kind, name in names.items() if kind in kinds)
+
+
+def _check_text(text: str) -> None:
+    if not text.strip():
+        raise ValueError("the text is empty: leave the key out, or give it a value")
+    if len(text) > MAX_TEXT:
+        raise ValueError(f"{len(text):,} characters, and at most {MAX_TEXT:,} are allowed")
+    if "\0" in text or any("\ud800" <= sign <= "\udfff" for sign in text):
+        raise ValueError("the text holds a NUL character or half of a surrogate pair, and cannot be written to a file")
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def parse(model: type[S], raw: Mapping[str, Any], source: str = "config") -> S:
+    """Validate `raw` as `model`; every mistake in it is told at once.
+
+    Args:
+        model: the section's class.
+        raw: what the YAML file held.
+        source: file name for the message.
+
+    Raises:
+        DudeError: one line for each mistake, with the dotted key, the value received and the remedy.
+    """
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        issues = error.errors(include_url=False, include_context=False)
+        lines = [_line(model, issue) for issue in issues[:MAX_MISTAKES]]
+        if len(issues) > MAX_MISTAKES:
+            lines.append(f"and {len(issues) - MAX_MISTAKES:,} more")
+        raise DudeError(f"{source}: " + "; ".join(lines)) from None
+
+
+def _line(model: type[BaseModel], issue: Any) -> str:
+    loc = [shorten(str(part)) for part in issue["loc"]]
+    key = ".".join(loc)
+    if issue["type"] == "extra_forbidden":
+        known = _fields(model, loc[:-1])
+        hint = did_you_mean(loc[-1], known) or f" Known keys: {', '.join(known)}."
+        return f"unknown key '{key}'.{hint}"
+    if issue["type"] == "missing":
+        return f"'{key}' is required"
+    message = issue["msg"].removeprefix("Value error, ")
+    return f"'{key}': {message}, got {quote(issue['input'])}" if key else message
+
+
+def _fields(model: type[BaseModel], path: list[str]) -> list[str]:
+    """Names of the keys allowed at `path` below `model`; unions are searched for the first model they hold."""
+    here: Any = model
+    for part in path:
+        field = getattr(here, "model_fields", {}).get(part)
+        if field is None:
+            continue  # pydantic puts the name of a union's member into the path
+        kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        here = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), here)
+    return sorted(getattr(here, "model_fields", {}))

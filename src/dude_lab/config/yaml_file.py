@@ -1,0 +1,122 @@
+"""From a YAML file and `key=value` overrides to `RunSettings`, and back to YAML."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from dude_peft.errors import DudeError, quote, shorten
+
+from ..methods import parse_method
+from .run_settings import RunSettings
+from .section import parse
+from .yaml_reader import MAX_DEPTH, dump_yaml, load_yaml, read_yaml
+
+SHORT_FORMS = ("model", "method")  # sections that may be a name alone
+
+
+def override(raw: Mapping[str, Any], pairs: Iterable[str]) -> dict[str, Any]:
+    """`raw` with each `dotted.key=value` put in, values typed as YAML types them.
+
+    Raises:
+        DudeError: no `=`, a value that is broken YAML, or a path through something that is not a section.
+    """
+    result = {key: _long(key, value) for key, value in raw.items()}
+    for pair in pairs:
+        dotted, equals, text = pair.partition("=")
+        said, key = shorten(pair), shorten(dotted)
+        *path, last = dotted.strip().split(".")
+        if not equals or not all([*path, last]) or len(path) >= MAX_DEPTH:
+            raise DudeError(f"'{said}' is not an override: write key=value, for instance train.learning_rate=1e-4.")
+        try:
+            value = load_yaml(text, key)
+        except DudeError as error:
+            raise DudeError(f"override '{said}': the value is not YAML; quote it: {key}='\"...\"'. ({error})") from None
+        if value is None and text.strip().lower() not in ("null", "~"):  # as of an unset variable of the shell
+            raise DudeError(f"override '{said}': no value. Write {key}=null to go back to the default.")
+        here = result
+        for depth, part in enumerate(path):
+            if here.get(part) is None:
+                here[part] = {}
+            here = here[part]
+            if not isinstance(here, dict):
+                raise DudeError(f"override '{said}': '{'.'.join(path[: depth + 1])}' is a value, not a section.")
+        here[last] = _long(last, value) if not path else value
+    return result
+
+
+def _long(key: str, value: Any) -> Any:
+    """Sections get a fresh dict, so that an override never reaches the caller's mapping."""
+    if key in SHORT_FORMS and isinstance(value, str):
+        return {"name": value}
+    return json_copy(value) if isinstance(value, Mapping) else value
+
+
+def json_copy(value: Any) -> Any:
+    """Nested mappings and lists copied; leaves shared."""
+    if isinstance(value, Mapping):
+        return {key: json_copy(item) for key, item in value.items()}
+    return [json_copy(item) for item in value] if isinstance(value, list) else value
+
+
+def parse_run(raw: Mapping[str, Any], source: str = "config") -> RunSettings:
+    """Validate a whole config; the method's section decides which keys it may hold, so it is read first.
+
+    Raises:
+        DudeError: every mistake that can be told at once, each with its key and remedy.
+    """
+    values = override(raw, ())
+    problems: list[str] = []
+    if "method" in values:
+        try:
+            values["method"] = parse_method(values["method"], source)
+        except DudeError as error:
+            problems.append(str(error))
+            values["method"] = parse_method("full")  # a stand-in, so that the other sections are checked as well
+    try:
+        settings = parse(RunSettings, values, source)
+    except DudeError as error:
+        problems.append(str(error))
+    if problems:
+        raise DudeError("\n".join(problems))
+    return settings
+
+
+def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunSettings:
+    """Read, override and validate the config at `path`."""
+    return parse_run(override(read_yaml(path), overrides), str(path))
+
+
+def to_yaml(settings: RunSettings) -> str:
+    """The resolved config as YAML that `load_config` reads back to equal settings."""
+    return dump_yaml(settings.resolved())
+
+
+# Settings that came after runs had been kept, each with the value that says what was done before there was a choice:
+# at that value it is no part of a fingerprint, or every finished run would be taken for another one.
+ADDED = {("train", "group_by_length"): False}
+
+
+def fingerprint(settings: RunSettings) -> str:
+    """SHA-256 of everything in the config but where it is written: two runs with the same one give the same result."""
+    values = settings.resolved()
+    del values["output"]
+    for (section, key), former in ADDED.items():
+        if values[section][key] == former:
+            del values[section][key]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted keys at which two resolved configs differ, with both values."""
+    lines = []
+    for key in dict.fromkeys([*one, *other]):
+        left, right = one.get(key), other.get(key)
+        if isinstance(left, Mapping) and isinstance(right, Mapping):
+            lines += differences(left, right, f"{prefix}{key}.")
+        elif left != right:
+            lines.append(f"{prefix}{key}: {quote(left)} there, {quote(right)} here")
+    return lines

@@ -1,0 +1,195 @@
+"""From a raw record of each family of data sets to a `Problem` or a `Question`.
+
+A record may be as the authors of the set publish it or as the Hugging Face hub holds it. Prompts are those of
+lm-evaluation-harness's own tasks, character for character, where it has them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from dude_peft.errors import quote, some
+
+from .question_types import Problem, Question
+from .subjects import GROUP_OF
+
+Record = dict[str, Any]
+
+CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")
+
+
+def gsm8k(record: Record, number: int) -> Problem:
+    """GSM8K: a worked solution that ends in `#### <number>`."""
+    return Problem(_id(record, number), f"Question: {_filled(record, 'question')}\nAnswer:", _filled(record, "answer"))
+
+
+def metamathqa(record: Record, number: int) -> Problem:
+    """MetaMathQA, asked as GSM8K is, so that what is learnt from it can be scored there."""
+    return Problem(_id(record, number), f"Question: {_filled(record, 'query')}\nAnswer:", _filled(record, "response"))
+
+
+def commonsense_qa(record: Record, number: int) -> Question:
+    """CommonsenseQA. lm-evaluation-harness asks it by letter only; the cloze form is ARC's."""
+    stem, choices, gold = _stem_choices(record)
+    return Question(
+        _id(record, number), f"Question: {stem.strip()}\nAnswer:", f"Question: {stem.strip()}", choices, gold
+    )
+
+
+def arc(record: Record, number: int) -> Question:
+    """ARC: three to five choices, labelled with letters or with digits."""
+    stem, choices, gold = _stem_choices(record)
+    return Question(_id(record, number), f"Question: {stem}\nAnswer:", f"Question: {stem}", choices, gold)
+
+
+def openbookqa(record: Record, number: int) -> Question:
+    """OpenBookQA: the choice completes the question's own sentence."""
+    stem, choices, gold = _stem_choices(record)
+    return Question(_id(record, number), stem, f"Question: {stem}", choices, gold)
+
+
+def boolq(record: Record, number: int) -> Question:
+    """BoolQ: `label` is 0/1, true/false or those words; the hub calls it `answer`."""
+    label = str(record["label"] if "label" in record else record["answer"]).lower()
+    gold = {"false": 0, "0": 0, "true": 1, "1": 1}.get(label)
+    if gold is None:
+        raise ValueError(f"the label is {quote(label)}, not true or false")
+    asked = f"{_text(record, 'passage')}\nQuestion: {_text(record, 'question')}?"
+    return Question(str(record.get("idx", number)), f"{asked}\nAnswer:", asked, ("no", "yes"), gold)
+
+
+def piqa(record: Record, number: int) -> Question:
+    """PIQA: two ways to reach a goal."""
+    asked = f"Question: {_text(record, 'goal')}"
+    choices = (_text(record, "sol1"), _text(record, "sol2"))
+    return Question(_id(record, number), f"{asked}\nAnswer:", asked, choices, _whole(record, "label"))
+
+
+def siqa(record: Record, number: int) -> Question:
+    """Social IQa: three answers, the label counts from 1."""
+    text = f"{_text(record, 'context')} {_text(record, 'question')}"
+    choices = tuple(_text(record, f"answer{letter}") for letter in "ABC")
+    return Question(_id(record, number), f"Q: {text}\nA:", f"Question: {text}", choices, _whole(record, "label") - 1)
+
+
+def hellaswag(record: Record, number: int) -> Question:
+    """HellaSwag: four endings. Tags of its WikiHow part are cleaned as lm-evaluation-harness does.
+
+    The plain-text extraction of the set keeps `ctx` alone; elsewhere the second part of the context is capitalised.
+    """
+    whole = "ctx_a" in record
+    context = f"{_text(record, 'ctx_a')} {record['ctx_b'].capitalize()}" if whole else _text(record, "ctx")
+    query = _without_tags(f"{_text(record, 'activity_label')}: {context}")
+    choices = tuple(_without_tags(one) for one in _texts(record["endings"], "endings"))
+    return Question(str(record.get("ind", number)), query, query, choices, _whole(record, "label"))
+
+
+def winogrande(record: Record, number: int) -> Question:
+    """WinoGrande: each option is put into the blank, and the likelihood of the rest of the sentence is compared."""
+    sentence = _text(record, "sentence")
+    blank = sentence.index("_")
+    choices = (_text(record, "option1"), _text(record, "option2"))
+    return Question(
+        str(record.get("qID", number)),
+        cloze=sentence,
+        asked=f"Question: {sentence}",
+        choices=choices,
+        gold=_whole(record, "answer") - 1,
+        prefixes=tuple(sentence[:blank] + one for one in choices),
+        suffix=sentence[blank + 1 :].strip(),
+    )
+
+
+def mmlu(record: Record, number: int) -> Question:
+    """MMLU: four choices; the answer is a letter, or on the hub its position. `group` is needed for new subjects."""
+    answer = record["answer"]
+    gold = answer if isinstance(answer, int) else "ABCD".index(answer.strip())
+    stem = _text(record, "question").strip()
+    return Question(
+        f"{record['subject']}-{record.get('id', number)}",
+        f"Question: {stem}\nAnswer:",
+        stem,
+        _texts(record["choices"], "choices"),
+        gold,
+        subject=record["subject"],
+        group=record.get("group") or GROUP_OF.get(record["subject"]),
+    )
+
+
+def gpqa(record: Record, number: int) -> Question:
+    """GPQA. `order` is the stored permutation of [incorrect 1, incorrect 2, incorrect 3, correct]."""
+    answers = [record[f"Incorrect Answer {k}"] for k in (1, 2, 3)] + [record["Correct Answer"]]
+    cleaned = [_gpqa_text(one) for one in answers]
+    order = record["order"]
+    return Question(
+        str(record.get("Record ID", number)),
+        f"What is the correct answer to this question:{_text(record, 'Question')}\nAnswer:",
+        f"What is the correct answer to this question:{_text(record, 'Question')}\nChoices:",
+        tuple(cleaned[k] for k in order),
+        order.index(3),
+        labels=("(A)", "(B)", "(C)", "(D)"),
+    )
+
+
+Family = Callable[[Record, int], "Problem | Question"]
+
+
+def _stem_choices(record: Record) -> tuple[str, tuple[str, ...], int]:
+    """Stem, choices and position of the answer, in the authors' layout or in the hub's (choices as two lists)."""
+    question = record.get("question")
+    if isinstance(question, dict):
+        stem, listed = question["stem"], question["choices"]
+        labels, texts = [one["label"] for one in listed], [one["text"] for one in listed]
+    else:
+        stem = record.get("question_stem", question)
+        labels, texts = record["choices"]["label"], record["choices"]["text"]
+    key = record["answerKey"].strip()
+    if not isinstance(stem, str):
+        raise ValueError(f"the question is {quote(stem)}, not text")
+    if not isinstance(labels, list):
+        raise ValueError(f"the labels are {quote(labels)}, not a list")
+    if key not in labels:
+        raise ValueError(f"the answer {quote(key)} is none of the labels {some(map(str, labels))}")
+    return stem, _texts(texts, "choices"), list(labels).index(key)
+
+
+def _text(record: Record, key: str) -> str:
+    """A field that must be text. It may be empty: published sets have choices that are."""
+    if not isinstance(value := record[key], str):
+        raise ValueError(f"field '{key}' holds {quote(value)}, not text")
+    return value
+
+
+def _filled(record: Record, key: str) -> str:
+    if not (text := _text(record, key)).strip():
+        raise ValueError(f"field '{key}' is empty")
+    return text
+
+
+def _texts(values: Any, key: str) -> tuple[str, ...]:
+    if not isinstance(values, (list, tuple)) or not all(isinstance(one, str) for one in values):
+        raise ValueError(f"field '{key}' holds {quote(values)}, not a list of texts")
+    return tuple(values)
+
+
+def _whole(record: Record, key: str) -> int:
+    """A label: an integer, or its digits."""
+    value = record[key]
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise ValueError(f"field '{key}' holds {quote(value)}, not an integer")
+    return int(value)
+
+
+def _id(record: Record, number: int) -> str:
+    return str(record.get("id", number))
+
+
+def _without_tags(text: str) -> str:
+    text = text.strip().replace(" [title]", ". ")
+    return re.sub(r"\[.*?\]", "", text).replace("  ", " ")
+
+
+def _gpqa_text(text: str | None) -> str:
+    return " " if text is None else text.strip().replace(" [title]", ". ").replace("  ", " ")

@@ -1,0 +1,141 @@
+"""From a user's columns to prompt and completion: by name or by template, checked record by record."""
+
+from __future__ import annotations
+
+import string
+from dataclasses import dataclass
+from typing import Any
+
+from dude_peft.errors import DudeError, did_you_mean, quote, shorten, some
+
+from .data_files import Rows
+
+
+def join_pair(prompt: str, completion: str) -> tuple[str, str]:
+    """Prompt and completion so that their plain concatenation reads well and splits at a token.
+
+    A space between them belongs to the completion: tokenizers join it with the word that follows. So spaces at the
+    end of the prompt are taken off and the completion begins with one, unless either side has a line break there.
+
+    >>> join_pair("Answer: ", "42")
+    ('Answer:', ' 42')
+    """
+    prompt = prompt.rstrip(" \t")
+    if prompt.endswith("\n") or completion[:1].isspace():
+        return prompt, completion
+    return prompt, " " + completion
+
+
+def unusable(text: str) -> str:
+    """What in a text can be no part of training data, in words; empty where nothing is."""
+    if "\0" in text:
+        return "a NUL character"
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        return f"{text[error.start]!r}, half of a surrogate pair"
+    return ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """How one text is made of a record: the text of a column, or a template filled in.
+
+    Attributes:
+        key: `prompt` or `completion`, for messages.
+        spec: the column's name, or the template.
+        fields: the columns it needs.
+        template: the template's pieces, literal and column in turn; empty for a plain column.
+    """
+
+    key: str
+    spec: str
+    fields: tuple[str, ...]
+    template: tuple[tuple[str, str | None], ...] = ()
+
+    @classmethod
+    def parse(cls, key: str, spec: str, columns: list[str], source: str) -> Column:
+        """Read `spec` against the columns that exist in `source`.
+
+        Raises:
+            DudeError: a column that is not there, or a template that cannot be read.
+        """
+        if spec in columns or "{" not in spec:
+            column = cls(key, spec, (spec,))
+        else:
+            try:
+                parsed = list(string.Formatter().parse(spec))
+            except ValueError as error:
+                raise DudeError(f"data.{key}: template {quote(spec)} cannot be read ({error}).") from None
+            pieces = tuple((literal, name) for literal, name, _, _ in parsed)
+            if any(form or conversion for _, _, form, conversion in parsed):
+                raise DudeError(f"data.{key}: template {quote(spec)} may hold plain {{column}} fields only.")
+            column = cls(key, spec, tuple(name for _, name in pieces if name is not None), pieces)
+            if not column.fields:
+                raise DudeError(f"data.{key}: template {quote(spec)} names no column; write one as {{column}}.")
+        for name in column.fields:
+            if name not in columns:
+                raise DudeError(
+                    f"{source}: data.{key}: no column {quote(name)}.{did_you_mean(name, columns)} "
+                    f"The columns are: {some(columns)}."
+                )
+        return column
+
+    def text(self, row: dict[str, Any], place: str) -> str:
+        """The text for one record; `place` is where it stands.
+
+        Raises:
+            DudeError: null, missing or empty, or not text.
+        """
+        if not self.template:
+            value = self._value(row, self.spec, place)
+            if not isinstance(value, str):
+                raise DudeError(
+                    f"{place}: column {quote(self.spec)} holds {type(value).__name__} {quote(value)}, not text. "
+                    f"To have it written as text, set data.{self.key} to the template '{{{shorten(self.spec)}}}'."
+                )
+            text = value
+        else:
+            text = "".join(
+                literal if name is None else literal + self._field(row, name, place) for literal, name in self.template
+            )
+        if fault := unusable(text):
+            raise DudeError(f"{place}: the {self.key} holds {fault}, not text.")
+        if not text.strip():
+            raise DudeError(f"{place}: the {self.key} is {'empty' if not text else 'white space only'}.")
+        return text
+
+    def _field(self, row: dict[str, Any], name: str, place: str) -> str:
+        value = self._value(row, name, place)
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            raise DudeError(
+                f"{place}: column {quote(name)} holds {type(value).__name__} {quote(value)}, not text or a number."
+            )
+        # An empty field in a prompt is usual (Alpaca's `input`); in a completion it leaves nothing to learn.
+        if self.key == "completion" and isinstance(value, str) and not value.strip():
+            raise DudeError(f"{place}: column {quote(name)} is {'empty' if not value else 'white space only'}.")
+        return str(value)
+
+    def _value(self, row: dict[str, Any], name: str, place: str) -> Any:
+        if name not in row:
+            raise DudeError(f"{place}: no column {quote(name)} in this record; it has: {some(row)}.")
+        if row[name] is None:
+            raise DudeError(f"{place}: column {quote(name)} is null, so there is no {self.key}.")
+        return row[name]
+
+
+def pairs(rows: Rows, prompt: str, completion: str) -> list[tuple[str, str]]:
+    """Prompt and completion of every record of `rows`.
+
+    Args:
+        rows: the records.
+        prompt: column or template.
+        completion: column or template.
+
+    Raises:
+        DudeError: the first record that cannot be used, with its place.
+    """
+    columns = list(rows.rows[0])
+    ask = Column.parse("prompt", prompt, columns, rows.source)
+    answer = Column.parse("completion", completion, columns, rows.source)
+    return [join_pair(ask.text(row, rows.place(k)), answer.text(row, rows.place(k))) for k, row in enumerate(rows.rows)]

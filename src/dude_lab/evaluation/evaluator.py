@@ -1,0 +1,124 @@
+"""`evaluate`: named sets in, metrics and samples out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import lm_eval
+import torch
+
+from dude_peft.errors import DudeError
+
+from ..config.eval_settings import EvalSettings
+from ..data.question_types import Asked, Problem
+from .averages import with_averages
+from .final_number import final_number
+from .language_model import ModelUnderTest, Progress, quiet, untouched
+from .result import EvalResult, Metric
+from .tasks import Unit, build_units
+
+
+def evaluate(model: Any, tokenizer: Any, settings: EvalSettings, *, progress: Progress | None = None) -> EvalResult:
+    """Evaluate a model by lm-evaluation-harness.
+
+    The model may be in the middle of its training: it is put into evaluation mode and no gradient is kept, and
+    afterwards the training flag of every module and Python's, numpy's and torch's random states are what they were.
+
+    Args:
+        model: a causal language model of transformers, or a `PeftModel` of one, on its device.
+        tokenizer: its tokenizer.
+        settings: what is asked.
+        progress: called as `progress(done, total, what)` after each request.
+
+    Raises:
+        DudeError: a set that cannot be read, a tokenizer without an end-of-text token, answers longer than the window.
+    """
+    if tokenizer.eos_token_id is None:
+        raise DudeError("The tokenizer has no end-of-text token (eos_token), so an answer would never end; set one.")
+    start = time.perf_counter()
+    with untouched(model, tokenizer), quiet(), torch.no_grad():
+        units = build_units(settings)
+        lm = ModelUnderTest(model, tokenizer, settings.batch_size, progress)
+        if settings.max_new_tokens >= lm.max_length and any(unit.protocol == "generate" for unit in units):
+            raise DudeError(
+                f"eval.max_new_tokens is {settings.max_new_tokens}, but the model's window is {lm.max_length} tokens, "
+                "question included; make it smaller."
+            )
+        raw: Any = lm_eval.evaluate(lm, {unit.name: unit.task for unit in units}, limit=settings.limit)
+        # Still inside: asking a task for its name draws from Python's random numbers.
+        rows = [_metric(unit, raw["results"][unit.name], lm.truncated[unit.task.task_name]) for unit in units]
+        samples = {unit.name: _samples(unit, raw["samples"][unit.name]) for unit in units}
+    table, headline = with_averages(rows, units, settings.suite or "average")
+    return EvalResult(tuple(table), samples, time.perf_counter() - start, headline)
+
+
+def _metric(unit: Unit, results: Mapping[str, Any], truncated: int) -> Metric:
+    """The row of one task: its own metric first, the others beside it."""
+    found: dict[str, tuple[float, float]] = {}
+    for key, value in results.items():
+        name, comma, kind = key.partition(",")
+        if not comma or name.endswith("_stderr") or not isinstance(value, (int, float)):
+            continue
+        stderr = results.get(f"{name}_stderr,{kind}")
+        full = name if kind == "none" else f"{name},{kind}"
+        found[full] = float(value), float(stderr) if isinstance(stderr, (int, float)) else float("nan")
+    main = unit.metric or next(iter(found))
+    value, stderr = found.pop(main)
+    return Metric(
+        task=unit.name,
+        metric=main,
+        value=value,
+        stderr=stderr,
+        n=int(results["sample_len"]),
+        shots=unit.shots,
+        protocol=unit.protocol,
+        split=unit.split,
+        truncated=truncated,
+        other={name: {"value": one[0], "stderr": one[1]} for name, one in found.items()},
+    )
+
+
+def _samples(unit: Unit, logged: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What was asked and answered, question by question, in the order of the set."""
+    out = []
+    for item in sorted(logged, key=lambda one: one["doc_id"]):
+        number = item["doc_id"]
+        scores = {name: item[name] for name in item["metrics"]}
+        asked = unit.questions[number] if unit.questions else None
+        if asked is None:
+            sample = {"id": str(number), "prompt": item["arguments"][0][0], "gold": item["target"]}
+            sample["prediction"] = item["filtered_resps"]
+        elif isinstance(asked, Problem):
+            said = item["filtered_resps"][0]
+            sample = {
+                "id": asked.id,
+                "prompt": item["arguments"][0][0],
+                "gold": str(final_number(asked.answer)),
+                "prediction": _text(final_number(said)),
+                "generated": said,
+            }
+        else:
+            sample = _choice_sample(asked, item, unit.metric)
+        main = unit.metric or next(iter(scores), "")
+        out.append({"task": unit.name, **sample, "correct": bool(scores.get(main)), **scores})
+    return out
+
+
+def _choice_sample(asked: Asked, item: Mapping[str, Any], metric: str) -> dict[str, Any]:
+    likelihoods = [float(one[0]) for one in item["filtered_resps"]]
+    lengths = [len(one) for one in asked.continuations]
+    per_char = [one / n for one, n in zip(likelihoods, lengths, strict=True)] if metric == "acc_norm" else likelihoods
+    return {
+        "id": asked.question.id,
+        "prompt": item["arguments"][0][0],
+        "choices": list(asked.question.choices),
+        "gold": asked.question.gold,
+        "prediction": max(range(len(per_char)), key=per_char.__getitem__),
+        "loglikelihoods": likelihoods,
+    }
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)

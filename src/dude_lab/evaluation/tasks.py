@@ -1,0 +1,213 @@
+"""Named sets as tasks of lm-evaluation-harness."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dude_peft.errors import DudeError, quote
+
+from ..config.eval_settings import BUILT_IN, EvalSettings
+from ..data.question_types import Asked, Problem, Question, subject_heading
+from ..data.sets import NamedSet, named_set
+from .final_number import final_number, last_number
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import Task
+
+STOP = ("Question:",)
+"""Where a generated answer ends, besides the end-of-text token. An empty line would not do: GSM8K's own answers hold
+some, two of them in its test split."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One task of lm-evaluation-harness: a named set, a subject of one, or a built-in task.
+
+    Attributes:
+        name: the task's name, `<set>` or `<set>/<subject>`.
+        set_name: the named set, or the name as the user gave it.
+        task: lm-evaluation-harness's object.
+        questions: what is asked, in order; empty for a built-in task.
+        protocol: `generate`, `cloze`, `letter` or `lm_eval`.
+        metric: the one that stands for it; empty for a built-in task.
+        split: the split asked.
+        shots: worked examples before each question.
+        group: the group of an MMLU subject.
+    """
+
+    name: str
+    set_name: str
+    task: Task
+    questions: Sequence[Asked | Problem]
+    protocol: str
+    metric: str
+    split: str
+    shots: int
+    group: str | None = None
+
+
+def build_units(settings: EvalSettings) -> list[Unit]:
+    """The tasks that `settings` asks for, their records read and checked.
+
+    Raises:
+        DudeError: a set that cannot be read, a split it does not have, worked examples that it lacks.
+    """
+    from .language_model import quiet
+
+    units = []
+    with quiet():
+        for name in settings.names:
+            units += _built_in(name, settings) if name.startswith(BUILT_IN) else _named(named_set(name), settings)
+    return units
+
+
+def _named(named: NamedSet, settings: EvalSettings) -> list[Unit]:
+    split = settings.split or named.eval_split
+    shots = settings.num_fewshot or 0
+    examples: list[Any] = list(named.examples(split, settings.root, None if named.by_subject else settings.limit))
+    worked: list[Any] = []
+    if shots:
+        if named.fewshot_split is None:
+            raise DudeError(f"{named.name} has no split to draw worked examples from; set eval.num_fewshot to 0.")
+        worked = list(named.examples(named.fewshot_split, settings.root))
+    if not examples:
+        raise DudeError(f"{named.name}, split {split}, holds no question.")
+    if isinstance(examples[0], Problem):
+        task = _generate_task(named.name, examples, worked, shots, settings)
+        return [Unit(named.name, named.name, task, examples, "generate", named.metric, split, shots)]
+    protocol = settings.protocol or ("letter" if named.protocol == "letter" else "cloze")
+    metric = "acc" if protocol == "letter" else named.metric
+    units = []
+    for subject, part in _subjects(examples, settings.limit) if named.by_subject else [(None, examples)]:
+        asked = [one.ask(protocol) for one in part]
+        pool = [one.ask(protocol) for one in worked if subject is None or one.subject == subject]
+        name = named.name if subject is None else f"{named.name}/{subject}"
+        if len(pool) < shots:
+            raise DudeError(
+                f"{name}: {shots} worked examples are asked for, but its split {named.fewshot_split!r} has {len(pool)}."
+            )
+        task = _choice_task(name, asked, pool, shots, settings, protocol, subject)
+        group = part[0].group if subject is not None else None
+        if subject is not None and group is None:
+            raise DudeError(f"{name}: subject {quote(subject)} belongs to no known group; give its records a 'group'.")
+        units.append(Unit(name, named.name, task, asked, protocol, metric, split, shots, group))
+    return units
+
+
+def _subjects(questions: Sequence[Any], limit: int | None) -> list[tuple[str | None, list[Question]]]:
+    parts: dict[str, list[Question]] = {}
+    for one in questions:
+        parts.setdefault(one.subject, []).append(one)
+    return [(subject, part[:limit]) for subject, part in parts.items()]
+
+
+def _choice_task(
+    name: str,
+    asked: Sequence[Asked],
+    worked: Sequence[Asked],
+    shots: int,
+    settings: EvalSettings,
+    protocol: str,
+    subject: str | None,
+) -> Task:
+    blank = len(asked[0].contexts) > 1  # a blank within a sentence: one context for each choice, one continuation
+    metrics = ["acc"] if blank or protocol == "letter" else ["acc", "acc_norm"]
+    config = {
+        "output_type": "multiple_choice",
+        "doc_to_text": (lambda doc: doc["gold"]) if blank else (lambda doc: doc["contexts"][0]),
+        "doc_to_choice": (lambda doc: doc["contexts"]) if blank else (lambda doc: doc["continuations"]),
+        "doc_to_target": (lambda doc: doc["continuations"][0]) if blank else (lambda doc: doc["gold"]),
+        "metric_list": [{"metric": one, "aggregation": "mean", "higher_is_better": True} for one in metrics],
+    }
+    if subject is not None and protocol == "letter":
+        config["description"] = subject_heading(asked[0].question, "letter")
+        config["fewshot_config"] = {"sampler": "first_n"}
+
+    def docs(part: Sequence[Asked]) -> list[dict[str, Any]]:
+        return [
+            {"contexts": list(one.contexts), "continuations": list(one.continuations), "gold": one.question.gold}
+            for one in part
+        ]
+
+    return _task(name, docs(asked), docs(worked), shots, settings.seed, config)
+
+
+def _generate_task(
+    name: str, problems: Sequence[Any], worked: Sequence[Any], shots: int, settings: EvalSettings
+) -> Task:
+    def score(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
+        gold = final_number(doc["answer"])
+        return {
+            "exact_match": float(gold is not None and final_number(results[0]) == gold),
+            "flexible_match": float(gold is not None and last_number(results[0]) == gold),
+        }
+
+    config = {
+        "output_type": "generate_until",
+        "doc_to_text": lambda doc: doc["prompt"],
+        "doc_to_target": lambda doc: doc["answer"],
+        "process_results": score,
+        "generation_kwargs": {"until": list(STOP), "do_sample": False, "max_gen_toks": settings.max_new_tokens},
+        "metric_list": [
+            {"metric": one, "aggregation": "mean", "higher_is_better": True}
+            for one in ("exact_match", "flexible_match")
+        ],
+    }
+
+    def docs(part: Sequence[Problem]) -> list[dict[str, Any]]:
+        return [{"prompt": one.prompt, "answer": one.answer} for one in part]
+
+    return _task(name, docs(problems), docs(worked), shots, settings.seed, config)
+
+
+def _task(
+    name: str, docs: list[dict[str, Any]], worked: list[dict[str, Any]], shots: int, seed: int, config: dict[str, Any]
+) -> Task:
+    import datasets
+    from lm_eval.api.task import ConfigurableTask
+
+    splits = {"eval": datasets.Dataset.from_list(docs)}
+    if worked:
+        splits["fewshot"] = datasets.Dataset.from_list(worked)
+    task = ConfigurableTask(
+        config={
+            "task": name,
+            "custom_dataset": lambda **_: splits,
+            "test_split": "eval",
+            "fewshot_split": "fewshot" if worked else None,
+            "num_fewshot": shots,
+            **config,
+        }
+    )
+    task.set_fewshot_seed(seed)
+    return task
+
+
+def _built_in(name: str, settings: EvalSettings) -> list[Unit]:
+    from lm_eval.tasks import TaskManager, get_task_dict
+
+    wanted = name.removeprefix(BUILT_IN)
+    manager = TaskManager()
+    if wanted not in manager.all_tasks:
+        raise DudeError(f"lm-evaluation-harness has no task {quote(wanted)}; `lm-eval ls tasks` lists those it has.")
+    try:
+        tasks = _flat(get_task_dict([wanted], manager))
+    except Exception as error:  # its data sets come from the hub: every network fault ends here
+        raise DudeError(f"{name} could not be prepared ({type(error).__name__}: {error}).") from None
+    units = []
+    for one, task in tasks.items():
+        if settings.num_fewshot is not None:
+            task.set_config("num_fewshot", settings.num_fewshot)
+        task.set_fewshot_seed(settings.seed)
+        shots = task.get_config("num_fewshot") or 0
+        units.append(Unit(f"{BUILT_IN}{one}", name, task, (), "lm_eval", "", "-", shots))
+    return units
+
+
+def _flat(tasks: dict[Any, Any]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in tasks.items():
+        out.update(_flat(value) if isinstance(value, dict) else {key: value})
+    return out

@@ -1,0 +1,169 @@
+"""What a part will cost, from shapes alone: steps, memory and hours, without data, weights or network.
+
+Hours are a model, not a measurement. On a GPU a pass over some tokens takes the longest of
+
+- its products at `MFU` of the peak of an H100 SXM in the dtype (bfloat16; TF32 where the weights are float32),
+- reading the weights at `BANDWIDTH_SHARE` of its memory's bandwidth,
+- `LAUNCH` seconds a layer, below which small batches do not get: what batches of one short question are limited by.
+
+A training micro-batch is a forward, a backward of the inputs, one more forward with gradient checkpointing, and with
+full fine-tuning a backward of the weights. On a CPU (`mini`) it is tokens over `CPU_TOKENS`, the medians of the
+runs kept in `studies/mini`, one thread each in float32 on an AMD EPYC with AVX2.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..compare.grid import Grid
+from ..compare.rows import Row
+from ..config.run_settings import RunSettings
+from ..methods import METHODS, FullSettings, TargetSettings
+from ..training.memory_estimate import ACTIVATIONS_PER_LAYER
+from .recipe import Estimate, Part
+from .shapes import Shape, shape_of
+
+PEAK = {2: 989e12, 4: 495e12}  # FLOP/s of an H100 SXM: bfloat16 and TF32, dense (NVIDIA's data sheet)
+MFU = 0.4
+BANDWIDTH, BANDWIDTH_SHARE = 3.35e12, 0.6  # bytes/s (the same sheet)
+LAUNCH = 0.0012  # s a layer and pass, eager PyTorch with adapters
+CPU_TOKENS = {"train": 1300.0, "read": 9000.0, "write": 600.0}  # tokens/s of `mini`, one thread
+CPU_START = 7.0  # s: a process begins, loads its libraries, tokenizes
+GPUS = {"H100": 80e9, "H200": 141e9}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a part.
+
+    Attributes:
+        runs: training runs.
+        searches: shorter ones that choose a learning rate.
+        steps: of the optimizer, in one run.
+        tokens: trained on, in one run.
+        trainable: values trained, of the method with the most.
+        memory: bytes, of the method that needs most.
+        hours: of one device (GPU; on the CPU, a core), for runs and searches together.
+        names: of the cells, so that what parts share is counted once; with the hours of each.
+    """
+
+    runs: int
+    searches: int
+    steps: int
+    tokens: int
+    trainable: int
+    memory: int
+    hours: float
+    cells: dict[str, float]
+
+    @property
+    def gpu(self) -> str:
+        """The smallest that holds it in one piece."""
+        return next((name for name, size in GPUS.items() if self.memory < 0.95 * size), "none alone")
+
+
+def cost(part: Part) -> Cost:
+    """What a part will cost.
+
+    Raises:
+        DudeError: a model whose shape is not in the table, a target that it has not.
+    """
+    grid = Grid(part.settings, part.model.name, part.settings.output, part.source)
+    first = grid.run_cells(grid.rows[0], grid.rows[0].learning_rates[0])[0].settings
+    shape, estimate = shape_of(first.model.name), part.recipe.estimate
+    cells: dict[str, float] = {}
+    trainable, memory = 0, 0
+    for row in grid.rows:
+        values, kept = _trained(row, shape)
+        trainable, memory = max(trainable, values), max(memory, _memory(row, first, shape, estimate, values, kept))
+        for cell in (*grid.search_cells(row), *grid.run_cells(row, row.learning_rates[0])):
+            cells[cell.name] = _hours(cell.settings, shape, estimate, full=isinstance(row.method, FullSettings))
+    if grid.base_cell is not None:
+        cells[grid.base_cell.name] = _asking(first, shape, estimate, times=1) / 3600
+    steps = _steps(first, estimate)
+    train = first.train
+    return Cost(
+        runs=len(grid.rows) * len(part.settings.seeds),
+        searches=sum(len(grid.search_cells(row)) for row in grid.rows),
+        steps=steps,
+        tokens=steps * train.batch_size * train.gradient_accumulation * estimate.tokens,
+        trainable=trainable,
+        memory=memory,
+        hours=sum(cells.values()),
+        cells=cells,
+    )
+
+
+def _steps(settings: RunSettings, estimate: Estimate) -> int:
+    """As `training.plan` counts them."""
+    train = settings.train
+    examples = min(x for x in (estimate.examples, settings.data.sample, settings.data.limit) if x is not None)
+    per_epoch = math.ceil(math.ceil(examples / train.batch_size) / train.gradient_accumulation)
+    return train.steps or max(1, math.ceil((train.epochs or 1.0) * per_epoch))
+
+
+def _trained(row: Row, shape: Shape) -> tuple[int, int]:
+    """Values that the method trains, and those that it keeps frozen in float32 beside the weights."""
+    method = METHODS[row.method.name]
+    if not isinstance(row.method, TargetSettings):
+        return shape.counted, 0
+    targets = shape.targets(row.method.target_modules, row.r or 0)
+    return sum(method.count(row.method, target) for target in targets), method.kept(row.method, targets)
+
+
+def _width(settings: RunSettings, *, full: bool) -> int:
+    """Bytes of a weight: as `model.dtype: auto` has it on the machine that the scale is for."""
+    if settings.model.dtype != "auto":
+        return 4 if settings.model.dtype == "float32" else 2
+    return 4 if full or settings.model.name == "mini" else 2
+
+
+def _memory(row: Row, settings: RunSettings, shape: Shape, estimate: Estimate, trained: int, kept: int) -> int:
+    """As `training.memory` estimates it, and the logits of a batch in float32: with 150,000 words they are large."""
+    full = isinstance(row.method, FullSettings)
+    width = _width(settings, full=full)
+    tokens = settings.train.batch_size * estimate.longest
+    one_layer = tokens * shape.hidden * ACTIVATIONS_PER_LAYER // 2 * width
+    whole = settings.train.gradient_checkpointing
+    activations = one_layer + shape.layers * tokens * shape.hidden * width if whole else shape.layers * one_layer
+    logits = 2 * 4 * tokens * shape.vocabulary
+    adapter = 0 if full else 4 * (trained + kept)
+    return width * shape.counted + adapter + 3 * 4 * trained + activations + logits
+
+
+def _hours(settings: RunSettings, shape: Shape, estimate: Estimate, *, full: bool) -> float:
+    train = settings.train
+    steps = _steps(settings, estimate)
+    micro = steps * train.gradient_accumulation
+    tokens = train.batch_size * estimate.tokens
+    if settings.model.name == "mini":
+        seconds = CPU_START + micro * tokens / CPU_TOKENS["train"] * (1.2 if full else 1.0)
+    else:
+        passes = 2 + full + train.gradient_checkpointing
+        seconds = micro * passes * _pass(shape, tokens, _width(settings, full=full))
+    every = settings.eval.every if settings.eval is not None else None
+    return (seconds + _asking(settings, shape, estimate, times=math.ceil(steps / every) if every else 1)) / 3600
+
+
+def _pass(shape: Shape, tokens: float, width: int) -> float:
+    """Seconds of a forward over `tokens` on the GPU."""
+    products = 2 * shape.in_products * tokens / (MFU * PEAK[width])
+    reading = width * shape.in_products / (BANDWIDTH_SHARE * BANDWIDTH)
+    return max(products, reading, LAUNCH * shape.layers)
+
+
+def _asking(settings: RunSettings, shape: Shape, estimate: Estimate, *, times: int) -> float:
+    """Seconds of all evaluations of a run."""
+    if settings.eval is None:
+        return 0.0
+    questions = estimate.questions
+    if settings.eval.limit is not None and len(settings.eval.names) == 1 and "mmlu" not in settings.eval.names[0]:
+        questions = min(questions, settings.eval.limit)
+    read = questions * estimate.question_tokens
+    if settings.model.name == "mini":
+        return times * (read / CPU_TOKENS["read"] + questions * estimate.generated / CPU_TOKENS["write"])
+    width, batch = _width(settings, full=settings.method.name == "full"), settings.eval.batch_size
+    batches = math.ceil(questions / batch)
+    reading = batches * _pass(shape, batch * estimate.question_tokens, width)
+    return times * (reading + batches * estimate.generated * _pass(shape, batch, width))

@@ -1,0 +1,145 @@
+"""DuDe's lead over each other method in all experiments: one table, one picture, one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..compare.comparison_plot import COLORS, STYLE, save
+from ..markdown import escape_markdown
+from ..stats.significance import HIGHER, LOWER, SAME
+from .experiments import EXPERIMENTS
+
+DECIDED = (HIGHER, LOWER)
+
+
+@dataclass(frozen=True)
+class Lead:
+    """A comparison of accuracies, as an experiment's `.json` has it.
+
+    Attributes:
+        where: experiment, and part or rank where it has several.
+        other: the method that DuDe is compared with.
+        value: DuDe's accuracy less the other's; low and high: the ends of its 95% interval.
+        word: what it comes to (`verdict.Word`).
+    """
+
+    where: str
+    other: str
+    value: float
+    low: float
+    high: float
+    word: str
+
+
+def leads(written: dict[str, Any]) -> list[Lead]:
+    """Every comparison of accuracies in `written` (see `report.write_report`); one that several experiments share,
+    with the same outcome, is told once, with all their names.
+    """
+    places: dict[tuple[tuple[Any, ...], ...], list[str]] = {}
+    for name, one in written.items():
+        rows: dict[str, list[tuple[Any, ...]]] = {}
+        for compared in (two for claim in one["claims"] for two in claim["compared"]):
+            if compared["other"] and None not in (compared["value"], compared["low"], compared["high"]):
+                found = tuple(compared[key] for key in ("other", "value", "low", "high", "word"))
+                rows.setdefault(_where(name, one, compared), []).append(found)
+        for where, row in rows.items():
+            places.setdefault(tuple(row), []).append(where)
+    return [Lead("; ".join(where), *one) for row, where in places.items() for one in row]
+
+
+def _where(name: str, made: dict[str, Any], compared: dict[str, Any]) -> str:
+    claims = [one for claim in made["claims"] for one in claim["compared"] if one["other"]]
+    title = EXPERIMENTS[name].title.split(":")[0]
+    if len({one["part"] for one in claims}) > 1:
+        title += f", {compared['part'].split('-')[-1]}"
+    return f"{title}, r={compared['r']}" if len({one["r"] for one in claims}) > 1 else title
+
+
+def sentence(found: list[Lead]) -> str:
+    """How many comparisons came to what."""
+    counts = {word: sum(one.word == word for one in found) for word in (HIGHER, SAME, LOWER)}
+    return (
+        f"Of {len(found)} comparisons of accuracy, DuDe is significantly higher in {counts[HIGHER]} and significantly "
+        f"lower in {counts[LOWER]}; no significant difference in {counts[SAME]}."
+    )
+
+
+def trained_on(found: list[Lead]) -> str:
+    """What the short names of parts mean, where some stand in the table."""
+    names = [name for name in ("metamath", "gsm", "mmlu") if any(f", {name}" in one.where for one in found)]
+    return f" {', '.join(names)}: what was fine-tuned on." if names else ""
+
+
+def markdown(found: list[Lead]) -> str:
+    """A row for each place, a column for each other method; bold where decided."""
+    others = list(dict.fromkeys(one.other for one in found))
+    lines = [f"| DuDe's lead, points | {' | '.join(f'over {escape_markdown(other)}' for other in others)} |"]
+    lines.append("|---" + "|---:" * len(others) + "|")
+    for where, row in _by_place(found).items():
+        lines.append(f"| {where} | {' | '.join(_cell(row.get(other)) for other in others)} |")
+    return "\n".join(lines)
+
+
+def _by_place(found: Iterable[Lead]) -> dict[str, dict[str, Lead]]:
+    places: dict[str, dict[str, Lead]] = {}
+    for one in found:
+        places.setdefault(one.where, {})[one.other] = one
+    return places
+
+
+def _cell(one: Lead | None) -> str:
+    if one is None:
+        return "-"
+    mid, low, high = (f"{round(100 * value, 1) + 0.0:+.1f}" for value in (one.value, one.low, one.high))
+    return f"**{mid} [{low}, {high}]**" if one.word in DECIDED else f"{mid} [{low}, {high}]"
+
+
+def _reach(found: list[Lead]) -> tuple[float, bool]:
+    """How far the picture goes to both sides, in points, and whether an interval goes on beyond it.
+
+    One wide interval would press all others flat; every point is in sight.
+    """
+    ends = sorted(max(abs(one.low), abs(one.high)) for one in found)
+    reach = max(1.15 * ends[int(0.85 * (len(ends) - 1))], 1.15 * max(abs(one.value) for one in found), 1e-3)
+    return 100 * reach, reach < ends[-1]
+
+
+def _folded(place: str, width: int = 34) -> str:
+    """In lines of whole names."""
+    lines = [""]
+    for name in place.split("; "):
+        if lines[-1] and len(lines[-1]) + len(name) > width:
+            lines.append("")
+        lines[-1] += f"; {name}" if lines[-1] else name
+    return ";\n".join(lines)
+
+
+def draw(found: list[Lead], *paths: Path) -> None:
+    """The table as a picture, into files of the kinds that their names say: filled where decided."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    places, others = _by_place(found), list(dict.fromkeys(one.other for one in found))
+    reach, cut = _reach(found)
+    with rc_context(STYLE):
+        figure = Figure(figsize=(3.2 + 2.6 * len(others), 1.2 + 0.3 * len(places)), layout="constrained")
+        for k, (axes, other) in enumerate(
+            zip(figure.subplots(1, len(others), sharey=True, sharex=True, squeeze=False)[0], others, strict=True)
+        ):
+            axes.axvline(0, color="#8A8A8A", linewidth=0.9)
+            for y, row in enumerate(places.values()):
+                if (one := row.get(other)) is None:
+                    continue
+                mid, low, high = (100 * value for value in (one.value, one.low, one.high))
+                look = {"color": COLORS[k], "mfc": COLORS[k] if one.word in DECIDED else "white"}
+                axes.errorbar([mid], [y], xerr=[[mid - low], [high - mid]], fmt="o", elinewidth=1.2, **look)
+            axes.set_title(f"over {other}", loc="left", fontsize=10)
+            axes.set_yticks(range(len(places)), [_folded(place) for place in places])
+            axes.set_ylim(len(places) - 0.4, -0.6)
+            axes.set_xlim(-reach, reach)
+        told = "DuDe's lead in points, 95% interval of each by itself; filled: significant after Holm's correction"
+        figure.supxlabel(told + (";\nwide intervals go on beyond the edge" if cut else ""), fontsize=9.5)
+        save(figure, *paths)

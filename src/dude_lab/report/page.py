@@ -1,0 +1,122 @@
+"""From folders of finished runs to `index.html`: check, collect, render, write."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from dude_peft.errors import DudeError
+from dude_peft.files import check_folder, write_text
+
+from ..compare.comparison_folder import ComparisonFolder
+from ..compare.comparison_report import finite
+from ..compare.results import Results, collect, collect_runs
+from ..compare.table import columns, make_table
+from ..paper.study_folder import find_comparison
+from .answer_table import make_answers
+from .configs import failures, run_cards, searches
+from .payload import make_payload
+
+MARK = '<meta name="generator" content="dude report">'
+SCRIPTS = ("charts.js", "curves.js", "plots.js", "answers.js")
+
+
+def write_page(paths: Sequence[Path], output: Path) -> Path:
+    """Write the page about a comparison's folder, or about folders of finished runs; returns its file.
+
+    The page depends on the runs alone: written again it is the same bytes.
+
+    Args:
+        paths: the folder of one comparison or of a reproduction's part, or runs.
+        output: folder of the page, made where it is not there.
+
+    Raises:
+        DudeError: no finished run, runs that cannot be compared, or an `index.html` that is none of ours.
+    """
+    file = _check(output)
+    folder = find_comparison(paths[0]) if len(paths) == 1 else None
+    results = collect_runs(paths) if folder is None else collect(folder)
+    if not any(row.runs for row in results.rows):
+        raise DudeError(f"{paths[0]}: no run is finished here. Go on with `dude compare` and its YAML file first.")
+    text = render(results, folder)
+    output.mkdir(parents=True, exist_ok=True)
+    write_text(file, text)
+    return file
+
+
+def render(results: Results, folder: ComparisonFolder | None = None) -> str:
+    """The page as text.
+
+    Args:
+        results: at least one finished run.
+        folder: of the comparison, for what failed and how learning rates were chosen.
+    """
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    table = make_table(results)
+    heads, cells = columns(table)
+    style, script = _part("style.css"), "".join(_part(name) for name in SCRIPTS)
+    payload = {**make_payload(results, table), "answers": make_answers(results), "differences": table["differences"]}
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(_part("page.html")).render(
+        title=_title(results),
+        mark=Markup(MARK),
+        # No source but the page's own two blocks, by their hashes: a script in somebody's data does not run.
+        policy=f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src data:; "
+        "base-uri 'none'; form-action 'none'",
+        style=Markup(style),
+        script=Markup(script),
+        data=Markup(_inert(payload)),
+        table=table,
+        heads=heads,
+        rows=[[(label, "", ""), *(_emphasis(cell) for cell in line)] for label, *line in cells],
+        failures=failures(folder),
+        searches=searches(folder),
+        runs=run_cards(results),
+        curves=[one["key"] for one in payload["curves"]],
+        ranks=list(dict.fromkeys(row["r"] for row in payload["rows"] if row["r"] is not None)),
+        pairs=len(payload["answers"]["pairs"]),
+        compared=results.headline is not None,
+    ) + "\n"  # fmt: skip
+
+
+def _check(output: Path) -> Path:
+    check_folder(output, "-o")
+    file = output / "index.html"
+    if file.is_file() and MARK not in file.read_text(encoding="utf-8", errors="replace")[:2000]:
+        raise DudeError(f"-o: {file} is not a page of `dude report`, and would be overwritten. Choose another folder.")
+    return file
+
+
+def _title(results: Results) -> str:
+    labels = list(dict.fromkeys(row.label for row in results.rows if row.runs))
+    named = ", ".join(labels[:-1]) + " and " + labels[-1] if 1 < len(labels) < 6 else f"{len(labels)} methods"
+    named = labels[0] if len(labels) == 1 else named
+    return f"{named} on {results.headline}" if results.headline else named
+
+
+def _emphasis(cell: str) -> tuple[str, str, str]:
+    """Before, inside and after Markdown's bold."""
+    before, mark, rest = cell.partition("**")
+    inside, _, after = rest.partition("**")
+    return (before, inside, after) if mark else (cell, "", "")
+
+
+def _inert(value: Any) -> str:
+    """JSON that can stand inside a script element: nothing in it ends the element or begins another."""
+    text = json.dumps(finite(value), separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _part(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

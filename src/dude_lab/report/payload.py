@@ -1,0 +1,108 @@
+"""The numbers that the page draws: looks, accuracies, costs and curves of each row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..compare.comparison_plot import looks
+from ..compare.results import Results, RowResult
+from ..compare.series import Series, seed_series
+
+POINTS = 400  # of a curve; a longer one is thinned, evenly
+CURVES = (
+    ("loss", "Training loss (nats per token)", False),
+    ("grad_norm", "Gradient norm before clipping", True),
+    ("grad_norm_A", "Gradient norm of A", True),
+    ("grad_norm_B", "Gradient norm of B", True),
+    ("grad_norm_m", "Gradient norm of m", True),
+)
+
+
+def make_payload(results: Results, table: dict[str, Any]) -> dict[str, Any]:
+    """What the page's drawings need, in plain JSON values.
+
+    Args:
+        results: the runs.
+        table: `make_table` of them; accuracies and costs are taken from it as they are.
+    """
+    base = next((row for row in table["rows"] if row["method"] is None), None)
+    lines = [row for row in table["rows"] if row["method"] is not None]
+    look_of = looks([row for row in results.rows if row.runs])
+    rows = []
+    for row, line in zip(results.rows, lines, strict=True):
+        if not row.runs:
+            continue
+        look = look_of[row.name]
+        cost = {
+            "seconds": line["train_seconds"],
+            "memory": line["peak_memory_bytes"],
+            "parameters": line["trainable_parameters"],
+        }
+        rows.append(
+            {
+                "name": row.name,
+                "r": row.r,
+                "color": look.color,
+                "dash": look.dash,
+                "accuracy": line["accuracy"],
+                "seeds": line["seeds"],
+                "accuracies": line["accuracies"],
+                "cost": cost,
+            }
+        )
+    finished = [row for row in results.rows if row.runs]
+    start = base["accuracy"]["value"] if base is not None and base["accuracy"] else None
+    return {
+        "headline": results.headline,
+        "rows": rows,
+        "base": base["accuracy"] if base is not None else None,
+        "curves": _losses(finished) + _accuracies(finished, results.headline, start),
+    }
+
+
+def _losses(rows: list[RowResult]) -> list[dict[str, Any]]:
+    found = []
+    for key, title, log in CURVES:
+        lines = [_line(seed_series(row, key)) for row in rows]
+        if any(lines):
+            found.append({"key": key, "title": title, "log": log, "share": False, "lines": lines})
+    return found
+
+
+def _accuracies(rows: list[RowResult], headline: str | None, start: float | None) -> list[dict[str, Any]]:
+    """Accuracy against the step, where it was measured on the way and not at the end alone."""
+    lines = []
+    for row in rows:
+        series = seed_series(row, "accuracy")
+        if series is not None and start is not None and series.steps[0] > 0:
+            begin = np.full((len(series.values), 1), start)
+            series = Series((0, *series.steps), np.hstack([begin, series.values]))
+        lines.append(series)
+    if not any(series is not None and len(series.steps) > 2 for series in lines):
+        return []
+    drawn = [_line(series, smooth=False) for series in lines]
+    return [{"key": "accuracy", "title": f"Accuracy on {headline} (%)", "log": False, "share": True, "lines": drawn}]
+
+
+def _line(series: Series | None, *, smooth: bool = True) -> dict[str, Any] | None:
+    """Mean over the seeds, raw and smoothed (null where the window does not fit), and the range of the seeds."""
+    if series is None:
+        return None
+    steps = np.array(series.steps)
+    shown = np.unique(np.linspace(0, len(steps) - 1, min(POINTS, len(steps))).round().astype(int))
+    line: dict[str, Any] = {"steps": steps[shown].tolist(), "raw": _brief(series.mean[shown])}
+    even = series.smoothed() if smooth else series
+    if len(even.steps) < len(steps):
+        first = series.steps.index(even.steps[0])
+        inside = [k - first if first <= k < first + len(even.steps) else None for k in shown.tolist()]
+        line["smooth"] = [None if k is None else _brief(even.mean[[k]])[0] for k in inside]
+    if len(series.values) > 1:
+        line["low"] = _brief(series.values.min(axis=0)[shown])
+        line["high"] = _brief(series.values.max(axis=0)[shown])
+    return line
+
+
+def _brief(values: Any) -> list[float]:
+    return [float(f"{value:.5g}") for value in values]

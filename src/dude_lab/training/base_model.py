@@ -1,0 +1,308 @@
+"""The base model: where it lies, its tokenizer, its shape without weights, and the weights themselves.
+
+Everything that can go wrong with a name, a folder or a tokenizer is reported by `find_base`, which loads no weight.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dude_peft.errors import DudeError, did_you_mean, quote, shorten
+from dude_peft.files import read_json, user_path
+
+from ..config.run_settings import ModelSettings
+from .base_weights import check_weights, load_weights, weight_files
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+EMBEDDED = "mini"
+MAX_SIZE = 2**31 - 1
+MAX_COUNT = 1_000  # layers; the largest published models have some 130
+COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+SIZES = (
+    "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size",
+    "max_position_embeddings", "n_embd", "n_head", "n_positions", "d_model",
+)  # fmt: skip
+DEVICES = ("auto", "cpu", "cuda")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model that was found and can be loaded.
+
+    Attributes:
+        name: as the config has it.
+        source: what `from_pretrained` is given: a folder or a hub name.
+        config: the architecture.
+        tokenizer: with an end token; its padding token is set.
+        dtype: what the weights are loaded in.
+        device: `cpu` or `cuda`.
+    """
+
+    name: str
+    source: str
+    settings: ModelSettings
+    config: PretrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    dtype: torch.dtype
+    device: str
+
+    @property
+    def folder(self) -> Path | None:
+        """The local folder, or None for a model of the hub."""
+        path = Path(self.source)
+        return path if path.is_dir() else None
+
+
+def choose_device(wanted: str) -> str:
+    """`auto` is the GPU where there is one.
+
+    Raises:
+        DudeError: an unknown device, or `cuda` without a CUDA device.
+    """
+    import torch
+
+    if wanted not in DEVICES:
+        one = " One of several GPUs is chosen by CUDA_VISIBLE_DEVICES." if wanted.startswith("cuda:") else ""
+        raise DudeError(f"device: {shorten(wanted)!r} is none of {', '.join(DEVICES)}.{one}")
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise DudeError("train.device: cuda, but torch sees no CUDA device. Write auto or cpu, or see `dude env`.")
+    if wanted != "auto":
+        return wanted
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def choose_dtype(wanted: str, device: str, *, full: bool = False) -> torch.dtype:
+    """The dtype the weights are loaded in; `full` says that all of them are trained.
+
+    Raises:
+        DudeError: an unknown dtype.
+    """
+    import torch
+
+    if wanted not in DTYPES:
+        raise DudeError(f"dtype: {shorten(wanted)!r} is none of {', '.join(DTYPES)}.{did_you_mean(wanted, DTYPES)}")
+    if wanted != "auto":
+        return getattr(torch, wanted)
+    if full or device != "cuda" or not torch.cuda.is_bf16_supported():
+        return torch.float32
+    return torch.bfloat16
+
+
+def find_base(settings: ModelSettings, *, device: str = "auto", full: bool = False) -> Base:
+    """Find a base model and read its config and tokenizer, not its weights.
+
+    Raises:
+        DudeError: no such folder, no config.json, no safetensors, unknown to the hub, custom code without leave, no
+            tokenizer, or a tokenizer without an end token.
+    """
+    from transformers import AutoConfig
+
+    source = _source(settings)
+    where = choose_device(device)
+    try:
+        config = AutoConfig.from_pretrained(
+            source, revision=settings.revision, trust_remote_code=settings.trust_remote_code
+        )
+    except Exception as error:  # a value that transformers does not expect fails anywhere in it, with any class
+        raise DudeError(_unreadable(settings, source, "config", error)) from None
+    _check_quantization(settings, config)
+    return Base(
+        name=settings.name,
+        source=source,
+        settings=settings,
+        config=config,
+        tokenizer=load_tokenizer(settings, source),
+        dtype=choose_dtype(settings.dtype, where, full=full),
+        device=where,
+    )
+
+
+def load_tokenizer(settings: ModelSettings, source: str | None = None) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, its padding token set to the end token where it has none.
+
+    Raises:
+        DudeError: no tokenizer, or one without an end token.
+    """
+    from transformers import AutoTokenizer
+
+    source = source or _source(settings)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, revision=settings.revision, trust_remote_code=settings.trust_remote_code
+        )
+    except Exception as error:  # tokenizers raises nothing more special
+        raise DudeError(_unreadable(settings, source, "tokenizer", error)) from None
+    if tokenizer.eos_token_id is None:
+        raise DudeError(
+            f"model '{settings.name}': the tokenizer has no end-of-sequence token, so the model could not learn where "
+            "an answer ends. Set `eos_token` in its tokenizer_config.json, or take a model that has one."
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_base(base: Base) -> PreTrainedModel:
+    """Load the weights, in `base.dtype`, on `base.device`.
+
+    Raises:
+        DudeError: the weights cannot be read (truncated file, no safetensors), or tensors are missing, left over or of
+            another shape than the config says.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        model = load_weights(
+            base.source,
+            revision=base.settings.revision,
+            trust_remote_code=base.settings.trust_remote_code,
+            dtype=base.dtype,
+        )
+    except DudeError as error:
+        raise DudeError(f"model '{base.name}': {error}") from None
+    except (OSError, ValueError, RuntimeError, SafetensorError, TypeError, LookupError, AttributeError) as error:
+        check_base(base)  # names what is wrong where it can
+        raise DudeError(_unreadable(base.settings, base.source, "weights", error)) from None
+    return model.to(device=base.device)  # type: ignore[arg-type]
+
+
+def meta_model(base: Base) -> PreTrainedModel:
+    """The model's modules with shapes and no storage.
+
+    Raises:
+        DudeError: the config describes no causal language model, or one that cannot be built.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(
+                base.config, dtype=base.dtype, trust_remote_code=base.settings.trust_remote_code
+            )
+    except Exception as error:  # sizes that do not go together fail anywhere in the architecture, with any class
+        raise DudeError(_unreadable(base.settings, base.source, "architecture", error)) from None
+
+
+def check_base(base: Base) -> str | None:
+    """Compare a local model's weight files with its architecture, by their headers; nothing for one of the hub.
+
+    Returns:
+        Why a local model's files were not compared; None where they were.
+
+    Raises:
+        DudeError: tensors that are missing, left over or of another shape, or a file that is damaged.
+    """
+    if base.folder is None:
+        return None
+    try:
+        return check_weights(base.folder, base.config, type(meta_model(base)), base.dtype)
+    except DudeError as error:
+        raise DudeError(f"model '{base.name}': {error}") from None
+
+
+def identity(base: Base) -> dict[str, Any]:
+    """What tells this model from another: name, dtype, and SHA-256 of its files or the hub's commit."""
+    known: dict[str, Any] = {"name": base.name, "dtype": str(base.dtype).removeprefix("torch.")}
+    if base.folder is None:
+        return known | {"commit": getattr(base.config, "_commit_hash", None)}
+    digest = hashlib.sha256()
+    for path in sorted([base.folder / "config.json", *base.folder.glob("*.safetensors")]):
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return known | {"sha256": digest.hexdigest()}
+
+
+def _source(settings: ModelSettings) -> str:
+    """A folder that holds a model, or the hub name unchanged."""
+    name = settings.name
+    if name == EMBEDDED and not (Path(name) / "config.json").is_file():
+        from ..mini import model_dir
+
+        return str(_checked_folder(Path(model_dir()), name))
+    path = user_path(name)
+    if path.is_dir():
+        return str(_checked_folder(path, name))
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        beside = [str(p) for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
+        raise DudeError(f"model '{name}': no such folder.{did_you_mean(str(path), beside)}")
+    return name
+
+
+def _checked_folder(path: Path, name: str) -> Path:
+    if not (path / "config.json").is_file():
+        if (path / "adapter_config.json").is_file():
+            raise DudeError(
+                f"model '{name}': this folder holds an adapter. Name the base model that it was trained on."
+            )
+        raise DudeError(f"model '{name}': no config.json in {path}. Give the folder that `save_pretrained` wrote.")
+    try:
+        _check_sizes(path / "config.json")
+    except DudeError as error:
+        raise DudeError(f"model '{name}': the config in {path} cannot be used: {error}") from None
+    if not weight_files(path):
+        pickled = sorted(p.name for p in path.glob("*.bin"))
+        why = f" It has {', '.join(pickled)}, which can run code when opened." if pickled else ""
+        raise DudeError(
+            f"model '{name}': no model.safetensors in {path}.{why} Only safetensors are loaded: convert it with "
+            "`model.save_pretrained(folder)`."
+        )
+    return path
+
+
+def _check_sizes(file: Path) -> None:
+    """Refuse a config.json whose sizes would fill the memory before transformers looks at them.
+
+    Raises:
+        DudeError: not a JSON object, a size outside its range, or a number that is NaN.
+    """
+    remedy = "Copy the model's folder again."
+    raw = read_json(file, remedy)
+    for section in (raw, *(one for one in raw.values() if isinstance(one, dict))):
+        for key, value in section.items():
+            most = MAX_COUNT if key in COUNTS else MAX_SIZE
+            if isinstance(value, float) and math.isnan(value):
+                raise DudeError(f"{file}: '{shorten(key)}' is NaN. {remedy}")
+            if key in (*COUNTS, *SIZES) and isinstance(value, int) and not 1 <= value <= most:
+                raise DudeError(f"{file}: '{key}' is {quote(value)}, and must be from 1 to {most:,}. {remedy}")
+
+
+def _check_quantization(settings: ModelSettings, config: PretrainedConfig) -> None:
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+
+    quantization = getattr(config, "quantization_config", None)
+    if quantization is None:
+        return
+    values = quantization if isinstance(quantization, dict) else getattr(quantization, "__dict__", {})
+    method = getattr(values.get("quant_method"), "value", values.get("quant_method"))
+    if not isinstance(method, str) or method not in AUTO_QUANTIZATION_CONFIG_MAPPING:
+        raise DudeError(
+            f"model '{settings.name}': transformers knows no quantization {quote(method)}. Take an unquantized model."
+        )
+
+
+def _unreadable(settings: ModelSettings, source: str, what: str, error: BaseException) -> str:
+    said = shorten(error, 400).rstrip(".")
+    reason = said if isinstance(error, (OSError, ValueError)) and said else f"{type(error).__name__}: {said}"
+    first = f"{reason}."
+    if "trust_remote_code" in str(error):
+        return (
+            f"model '{settings.name}': its {what} runs code that comes with the model. If you trust it, set "
+            "model.trust_remote_code=true."
+        )
+    if Path(source).is_dir():
+        return f"model '{settings.name}': the {what} in {source} cannot be read: {first}"
+    return (
+        f"model '{settings.name}': not a local folder, and the {what} could not be had from the hub: {first} Check the "
+        f"name and the network, or give a folder; '{EMBEDDED}' is the embedded model and needs neither."
+    )

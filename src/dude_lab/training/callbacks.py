@@ -1,0 +1,180 @@
+"""What happens between the steps: the curves, the evaluations, sealed checkpoints, a clean stop on Ctrl-C."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from .curves import Curves
+from .distributed import Processes
+from .reporter import Reporter
+from .run_checkpoint import PREFIX, is_complete, remove, seal, step_of
+from .stop import StopRequest
+
+if TYPE_CHECKING:
+    from .trainer import RunTrainer
+
+
+class Clock:
+    """Seconds of training, evaluations left out, over all the parts of a resumed run."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self._before = seconds
+        self._since: float | None = None
+
+    def start(self) -> None:
+        """Count from now."""
+        self._since = time.perf_counter()
+
+    def stop(self) -> None:
+        """Count no further."""
+        self._before, self._since = self.seconds, None
+
+    @property
+    def seconds(self) -> float:
+        """Counted so far."""
+        return self._before + (time.perf_counter() - self._since if self._since is not None else 0.0)
+
+
+class LogCurves(TrainerCallback):
+    """Writes loss, learning rate, gradient norms and tokens of every logged step.
+
+    The gradient norms are those before clipping; `grad_norm` is over everything that is trained.
+    """
+
+    def __init__(self, curves: Curves, clock: Clock, reporter: Reporter) -> None:
+        self.curves, self.clock, self.reporter = curves, clock, reporter
+        self.trainer: RunTrainer | None = None
+        self._last = (0, 0.0)
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Start the clock."""
+        self.clock.start()
+        assert self.trainer is not None
+        self._last = (self.trainer.tokens, self.clock.seconds)
+        self.reporter.begin(state.global_step, state.max_steps)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        """One record a logged step."""
+        if not logs or "loss" not in logs:
+            return  # the totals at the end of training
+        loss, trainer = logs["loss"], self.trainer
+        assert trainer is not None
+        norms = {f"grad_norm_{group}": value for group, value in trainer.group_norms.items()}
+        record = {
+            "step": state.global_step,
+            "epoch": round(state.epoch or 0.0, 6),
+            "loss": loss,
+            "learning_rate": logs["learning_rate"],
+            "grad_norm": logs.get("grad_norm"),
+            **norms,
+            "token_accuracy": logs.get("mean_token_accuracy"),
+            "tokens": trainer.tokens,
+            "seconds": round(self.clock.seconds, 3),
+        }
+        self.curves.append({k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in record.items()})
+        tokens, seconds = self._last
+        speed = (trainer.tokens - tokens) / max(self.clock.seconds - seconds, 1e-9)
+        self.reporter.progress(state.global_step, loss, speed)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Stop the clock."""
+        self.clock.stop()
+
+
+class EvaluateEvery(TrainerCallback):
+    """Runs an evaluation every so many steps, off the clock; the last step is left to the end of the run.
+
+    A stop request ends an evaluation at once: a checkpoint is written, and the resumed run evaluates there first.
+    """
+
+    def __init__(
+        self,
+        every: int,
+        clock: Clock,
+        curves: Curves,
+        stop: StopRequest,
+        run: Callable[[int], None],
+        processes: Processes,
+    ) -> None:
+        self.every, self.clock, self.curves, self.stop, self.run = every, clock, curves, stop, run
+        self.processes = processes
+
+    def _due(self, state: TrainerState) -> bool:
+        return 0 < state.global_step < state.max_steps and state.global_step % self.every == 0
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Make up for the evaluation that a stop request cut short."""
+        step = state.global_step
+        if self._due(state) and self.processes.from_first(lambda: not self._done(step)):
+            self._evaluate(step, control)
+
+    def _done(self, step: int) -> bool:
+        return any(r["step"] == step and "loss" not in r for r in self.curves.read())
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Evaluate when it is time."""
+        if self._due(state) and not self.processes.any(self.stop.asked):
+            self._evaluate(state.global_step, control)
+
+    def _evaluate(self, step: int, control: TrainerControl) -> None:
+        self.clock.stop()
+        should_log = control.should_log
+        try:
+            # Of several processes none may leave a collective before the others: they finish the evaluation.
+            with self.stop.at_once() if self.processes.count == 1 else nullcontext():
+                self.run(step)
+        except KeyboardInterrupt:
+            self.stop.reporter.note("the evaluation was stopped; it is repeated when the run is resumed")
+            control.should_save = control.should_training_stop = True
+        finally:
+            control.should_log = should_log  # the trainer logs a validation loss, and would leave out that of the step
+            self.clock.start()
+
+
+class SealCheckpoints(TrainerCallback):
+    """Marks each checkpoint as complete once all of it is on disk, and only then deletes the oldest ones.
+
+    The newest was hashed a moment ago, so the older ones are only looked at for their sizes. Checkpoints of later
+    steps, which a resumed run passed over, do not count: none that is damaged takes the place of a good one.
+    """
+
+    def __init__(self, keep: int, curves: Curves, extra: Callable[[], dict[str, Any]]) -> None:
+        self.keep, self.curves, self.extra = keep, curves, extra
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Seal the newest, delete the oldest."""
+        folder = Path(args.output_dir or "")
+        newest = folder / f"{PREFIX}{state.global_step}"
+        self.curves.save_to(newest)
+        seal(newest, self.extra())
+        numbered = (p for p in folder.glob(f"{PREFIX}*") if p.name.removeprefix(PREFIX).isdigit())
+        older = [p for p in numbered if step_of(p) < state.global_step and is_complete(p)]
+        for old in sorted([*older, newest], key=step_of)[: -self.keep]:
+            remove(old)
+
+
+class StopCleanly(TrainerCallback):
+    """After a stop request: finishes the step, writes a checkpoint, stops."""
+
+    def __init__(self, stop: StopRequest, processes: Processes) -> None:
+        self.stop, self.processes = stop, processes
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Stop where it was asked for, in any process."""
+        if self.processes.any(self.stop.asked):
+            control.should_save = True
+            control.should_training_stop = True

@@ -1,0 +1,144 @@
+"""The processes of one run, as `torchrun` starts them: the first writes, and all of them do the same steps.
+
+Nothing here imports torch until `connect` is called with more than one process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from dude_peft.errors import DudeError
+
+T = TypeVar("T")
+
+
+class OtherProcess(DudeError):  # noqa: N818 - the error is that of another process
+    """An error that another process of the run reports."""
+
+
+def process_count() -> int:
+    """How many processes `torchrun` started; 1 without it."""
+    return max(1, int(os.environ.get("WORLD_SIZE") or 1))
+
+
+def process_rank() -> int:
+    """Which of them this is, from 0."""
+    return int(os.environ.get("RANK") or 0) if process_count() > 1 else 0
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of a run. Every method is a collective: all of them have to call it.
+
+    Attributes:
+        rank: of this process, from 0.
+        count: of all.
+    """
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes and prints."""
+        return self.rank == 0
+
+    def any(self, value: bool) -> bool:
+        """Whether the value is true in any process."""
+        return self.sum(int(value)) > 0
+
+    def sum(self, value: int) -> int:
+        """The sum of a value over all processes."""
+        if self.count == 1:
+            return value
+        import torch
+        from accelerate import PartialState
+
+        total = torch.tensor(value, dtype=torch.int64, device=PartialState().device)
+        torch.distributed.all_reduce(total)
+        return int(total)
+
+    def from_first(self, function: Callable[[], T]) -> T:
+        """Call a function in the first process and return its result, which can be pickled, in all of them.
+
+        Raises:
+            DudeError: the function did, or, in the other processes, it failed in whatever way.
+        """
+        if self.count == 1:
+            return function()
+        from accelerate.utils import broadcast_object_list
+
+        box: list[Any] = [None, None]
+        error: BaseException | None = None
+        if self.first:
+            try:
+                box[0] = function()
+            except BaseException as caught:
+                error, box[1] = caught, str(caught) or type(caught).__name__
+        broadcast_object_list(box)
+        if error is not None:
+            raise error
+        if box[1] is not None:
+            raise OtherProcess(box[1])
+        return box[0]
+
+    def together(self, function: Callable[[], T]) -> T:
+        """Call a function in every process.
+
+        Raises:
+            DudeError: the function did in any of them; the first process reports it.
+        """
+        if self.count == 1:
+            return function()
+        result: Any = None
+        message: str | None = None
+        try:
+            result = function()
+        except DudeError as error:
+            message = str(error)
+        for rank, text in enumerate(self.gather(message)):
+            if text is not None:
+                text = text if rank == 0 else f"process {rank}: {text}"
+                raise DudeError(text) if self.first else OtherProcess(text)
+        return result
+
+    def gather(self, value: T) -> list[T]:
+        """The values of all processes, by rank."""
+        if self.count == 1:
+            return [value]
+        import torch
+
+        values: list[Any] = [None] * self.count
+        torch.distributed.all_gather_object(values, value)
+        return values
+
+
+ALONE = Processes()
+
+
+@contextmanager
+def connect(device: str) -> Iterator[Processes]:
+    """Connect the processes that `torchrun` started, over gloo on the CPU and NCCL on GPUs.
+
+    Args:
+        device: `train.device` of the run. On `cuda` each process gets a GPU of its own.
+    """
+    if process_count() == 1:
+        yield ALONE
+        return
+    import torch
+    from accelerate import PartialState
+
+    from .base_model import choose_device
+
+    connected = torch.distributed.is_initialized()  # by the caller, who also ends it
+    state = PartialState(cpu=choose_device(device) == "cpu")
+    try:
+        yield Processes(state.process_index, state.num_processes)
+    finally:
+        if not connected:
+            state.destroy_process_group()

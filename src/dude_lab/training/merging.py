@@ -1,0 +1,102 @@
+"""From a run to a plain transformers model, checked to be the same model before it takes its place."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dude_peft.errors import DudeError
+from dude_peft.files import apply_umask, check_folder, sync, sync_tree
+
+from .base_model import Base
+from .base_weights import load_weights
+from .finished_run import load_run
+
+if TYPE_CHECKING:
+    import torch
+
+PROBE = "Question: A farmer has 12 hens and buys 5 more. How many hens has he now?\nAnswer: 12 + 5 = 17"
+# Largest difference of logits that rounding the merged weights can make, as a share of the largest logit.
+TOLERANCE = {"float32": 1e-3, "bfloat16": 8e-2, "float16": 1e-2}
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What was written.
+
+    Attributes:
+        folder: the model's folder.
+        dtype: of its weights.
+        difference: largest absolute difference of a logit between adapter and merged model, read back from disk.
+        scale: the largest absolute logit.
+    """
+
+    folder: Path
+    dtype: str
+    difference: float
+    scale: float
+
+
+def check_output(output: Path) -> None:
+    """Nothing is overwritten.
+
+    Raises:
+        DudeError: the folder exists and is not empty, or cannot be written.
+    """
+    check_folder(output, "-o")
+    if output.is_dir() and any(output.iterdir()):
+        raise DudeError(f"-o {output}: this folder is not empty. Give a new one.")
+
+
+def merge(run: Path, output: Path, dtype: str = "auto") -> Merged:
+    """Merge a finished run's adapter into its base and write the model and its tokenizer.
+
+    The files are read back with plain transformers and compared with the unmerged model on a probe before they are
+    moved to `output`, so that the folder holds the right model or does not exist.
+
+    Raises:
+        DudeError: no finished run, a folder in the way, or a merged model that differs from the unmerged one.
+    """
+    import torch
+
+    check_output(output)
+    base, model = load_run(run, dtype=dtype, device="cpu")
+    model.eval()
+    wanted = _logits(model, base)
+    plain = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model  # type: ignore[operator]
+
+    part = output.with_name(f".{output.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        plain.save_pretrained(part)  # type: ignore[union-attr, operator]
+        base.tokenizer.save_pretrained(part)
+        again = load_weights(part, dtype=base.dtype).eval()
+        given = _logits(again, base)
+        difference, scale = float((given - wanted).abs().max()), float(wanted.abs().max())
+        name = str(base.dtype).removeprefix("torch.")
+        if not torch.isfinite(given).all() or difference > TOLERANCE[name] * scale:
+            raise DudeError(
+                f"merged and unmerged model differ by up to {difference:.3g} in a logit (of {scale:.3g}), "
+                f"more than {name} explains; nothing was written."
+            )
+        apply_umask(part)
+        sync_tree(part)
+        if output.is_dir():
+            output.rmdir()
+        os.replace(part, output)
+        sync(output.parent)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return Merged(output, name, difference, scale)
+
+
+def _logits(model: Any, base: Base) -> torch.Tensor:
+    import torch
+
+    ids = base.tokenizer(PROBE, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        return model(ids).logits.float()

@@ -1,0 +1,231 @@
+"""Everything about a run that can be known, and checked, before a weight is loaded.
+
+`make_plan` goes through the checks in order; `dude validate` shows each with its tick, `dude train --dry-run` shows the
+plan, and `dude train` carries it out. No check exists twice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from dude_peft.errors import DudeError
+from dude_peft.expressions import layer_pattern
+
+from ..config.run_settings import RunSettings
+from ..methods import FullSettings
+from .base_model import Base, check_base, find_base, meta_model
+from .distributed import process_count
+from .examples import Examples, length_limit, tokenize
+from .memory_estimate import MemoryEstimate, estimate
+from .run_targets import TrainablePart, trainable_part
+
+if TYPE_CHECKING:
+    from ..data import TrainingData
+
+CHECKS = ("model", "data", "lengths", "targets", "evaluation", "steps", "memory")
+
+
+@dataclass
+class Plan:
+    """What a run will do; a field is set once its check has passed.
+
+    Attributes:
+        steps: updates of the optimizer.
+        epochs: passes over the examples that these steps make.
+        processes: that train together; each has `train.batch_size / processes` examples of a batch.
+    """
+
+    settings: RunSettings
+    base: Base = None  # type: ignore[assignment]
+    data: TrainingData = None  # type: ignore[assignment]
+    train: Examples = None  # type: ignore[assignment]
+    validation: Examples | None = None
+    part: TrainablePart = None  # type: ignore[assignment]
+    memory: MemoryEstimate = None  # type: ignore[assignment]
+    steps: int = 0
+    epochs: float = 0.0
+    notes: list[str] = field(default_factory=list)
+    processes: int = field(default_factory=process_count)
+
+    @property
+    def full(self) -> bool:
+        """Whether the whole model is trained."""
+        return isinstance(self.settings.method, FullSettings)
+
+
+Report = Callable[[str, str, DudeError | None], None]
+"""Called after each check with its name, what was found, and the error where it failed."""
+
+
+def make_plan(settings: RunSettings, report: Report | None = None, *, keep_going: bool = False) -> Plan:
+    """Check everything that needs no weights.
+
+    Args:
+        settings: the run.
+        report: told about each check.
+        keep_going: go on after a failed check with those that do not rest on it, to tell all mistakes at once.
+
+    Raises:
+        DudeError: the first failed check; with `keep_going`, none.
+    """
+    plan = Plan(settings)
+    failed: set[str] = set()
+    for name in CHECKS:
+        if failed & _RESTS_ON.get(name, frozenset()):
+            continue
+        try:
+            found = _CHECKS[name](plan)
+        except DudeError as error:
+            failed.add(name)
+            if report:
+                report(name, "", error)
+            if not keep_going:
+                raise
+            continue
+        if report:
+            report(name, found, None)
+    return plan
+
+
+def _model(plan: Plan) -> str:
+    settings = plan.settings
+    plan.base = find_base(settings.model, device=settings.train.device, full=plan.full)
+    if reason := check_base(plan.base):
+        plan.notes.append(f"the weight files are compared with config.json only when they are loaded: {reason}")
+    if plan.full and settings.model.dtype in ("bfloat16", "float16"):
+        plan.notes.append(
+            f"full fine-tuning in {settings.model.dtype}: steps below its spacing are lost; float32 is safer"
+        )
+    dtype = str(plan.base.dtype).removeprefix("torch.")
+    return f"{plan.base.config.model_type}, {dtype} on {plan.base.device}, {len(plan.base.tokenizer):,} tokens"
+
+
+def _data(plan: Plan) -> str:
+    from ..data import load_training
+
+    plan.data = load_training(plan.settings.data)
+    held_out = f", {len(plan.data.validation):,} for validation" if plan.data.validation is not None else ""
+    return f"{len(plan.data.train):,} examples{held_out}"
+
+
+def _lengths(plan: Plan) -> str:
+    train, tokenizer = plan.settings.train, plan.base.tokenizer
+    limit = length_limit(train, plan.base.config)
+    vocabulary = getattr(plan.base.config.get_text_config(), "vocab_size", None)
+    plan.train = tokenize(plan.data.train, tokenizer, train, limit, vocabulary=vocabulary)
+    if plan.data.validation is not None:
+        plan.validation = tokenize(plan.data.validation, tokenizer, train, limit, "validation", vocabulary)
+    for what, examples in (("training", plan.train), ("validation", plan.validation)):
+        if examples is None:
+            continue
+        if count := examples.dropped or examples.truncated:
+            done = "left out" if examples.dropped else "cut"
+            plan.notes.append(
+                f"{count:,} of {len(examples.data) + examples.dropped:,} {what} examples are longer than {limit} "
+                f"tokens (the longest has {examples.longest:,}) and are {done}"
+            )
+        if examples.merged:
+            plan.notes.append(
+                f"{examples.merged:,} {what} prompts end inside a token of prompt and completion together; start "
+                "completions with a space, or end prompts with a line break"
+            )
+    return f"longest {plan.train.longest:,} tokens, mean {plan.train.mean_length:.0f}, limit {limit:,}"
+
+
+def _targets(plan: Plan) -> str:
+    plan.part = trainable_part(meta_model(plan.base), plan.settings.method)
+    plan.notes.extend(plan.part.notes)
+    if not plan.part.targets:
+        return f"the whole model, {plan.part.trainable:,} parameters"
+    ranks = sorted({t.r for t in plan.part.targets})
+    rank = f"rank {ranks[0]}, " if len(ranks) == 1 else f"ranks {ranks[0]}-{ranks[-1]}, "
+    rank = rank if any(ranks) else ""  # a method without one
+    share = plan.part.trainable / plan.part.total
+    return f"{len(plan.part.targets)} modules, {rank}{plan.part.trainable:,} parameters ({share:.2%})"
+
+
+def _evaluation(plan: Plan) -> str:
+    if plan.settings.eval is None:
+        return "none asked for"
+    from ..evaluation.tasks import build_units
+
+    units = build_units(plan.settings.eval)  # reads every question: a missing file is told now, not after the training
+    limit = plan.settings.eval.limit
+    count = sum(min(len(u.questions), limit or len(u.questions)) for u in units)
+    window = getattr(plan.base.config.get_text_config(), "max_position_embeddings", None) if plan.base else None
+    longest = plan.settings.eval.max_new_tokens
+    if window and longest >= window and any(u.protocol == "generate" for u in units):
+        raise DudeError(
+            f"eval.max_new_tokens: {longest}, and the model takes {window} tokens, question included. Lower it."
+        )
+    return f"{', '.join(plan.settings.eval.names)}: {count:,} questions"
+
+
+def _steps(plan: Plan) -> str:
+    train, count = plan.settings.train, plan.processes
+    if train.batch_size % count:
+        down, up = train.batch_size // count * count, -(-train.batch_size // count) * count
+        near = " or ".join(str(size) for size in (down, up) if size)
+        raise DudeError(
+            f"train.batch_size: {train.batch_size} cannot be divided among {count} processes: it counts the examples "
+            f"of all of them. Set train.batch_size to {near}, or start another number of processes."
+        )
+    if count > 1:
+        plan.notes.append(
+            f"{count} processes: a step takes {train.batch_size * train.gradient_accumulation} examples, "
+            f"{train.batch_size // count} (train.batch_size / {count}) x {count} processes x "
+            f"{train.gradient_accumulation} (train.gradient_accumulation)"
+        )
+    per_epoch = math.ceil(math.ceil(len(plan.train.data) / train.batch_size) / train.gradient_accumulation)
+    plan.steps = train.steps or max(1, math.ceil((train.epochs or 1.0) * per_epoch))
+    plan.epochs = plan.steps / per_epoch
+    if train.warmup >= plan.steps:
+        raise DudeError(f"train.warmup: {train.warmup:g} steps of warm-up, and the run has {plan.steps}. Lower it.")
+    return (
+        f"{plan.steps:,} steps of {train.batch_size * train.gradient_accumulation} examples, {plan.epochs:.2f} epochs"
+    )
+
+
+def _memory(plan: Plan) -> str:
+    plan.memory = estimate(plan)
+    if plan.memory.total > plan.memory.available:
+        needed, free = plan.memory.total / 2**30, plan.memory.available / 2**30
+        plan.notes.append(
+            f"about {needed:.1f} GiB are needed and {free:.1f} GiB are free: lower train.batch_size or "
+            "train.max_length, or set train.gradient_checkpointing=true"
+        )
+    return f"about {plan.memory.total / 2**30:.2f} GiB"
+
+
+_CHECKS: dict[str, Callable[[Plan], str]] = {
+    "model": _model,
+    "data": _data,
+    "lengths": _lengths,
+    "targets": _targets,
+    "evaluation": _evaluation,
+    "steps": _steps,
+    "memory": _memory,
+}
+_RESTS_ON: dict[str, frozenset[str]] = {
+    "lengths": frozenset({"model", "data"}),
+    "targets": frozenset({"model"}),
+    "steps": frozenset({"model", "data", "lengths"}),
+    "memory": frozenset({"model", "data", "lengths", "targets", "steps"}),
+}
+
+
+def as_table(plan: Plan) -> list[dict[str, Any]]:
+    """The adapted modules, those of one kind and shape in one row: name with `*` for the layer, shape, rank, count."""
+    rows: dict[tuple[str, tuple[int, int], int], dict[str, Any]] = {}
+    for target, trainable in zip(plan.part.targets, plan.part.sizes, strict=True):
+        name = layer_pattern(target.name)
+        row = rows.setdefault(
+            (name, target.shape, target.r),
+            {"module": name, "shape": target.shape, "r": target.r, "count": 0, "trainable": 0},
+        )
+        row["count"] += 1
+        row["trainable"] += trainable
+    return list(rows.values())

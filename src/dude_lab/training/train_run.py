@@ -1,0 +1,456 @@
+"""One run from its settings to its folder: check, load, adapt, train, evaluate, record."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dude_peft.errors import DudeError
+from dude_peft.files import apply_umask, checksums, folder_bytes, read_json, sync, sync_tree, write_json
+from dude_peft.progress import on_start
+
+from ..config.run_settings import RunSettings
+from ..config.yaml_file import fingerprint
+from ..methods import METHODS
+from .base_model import identity, load_base
+from .distributed import OtherProcess, Processes, connect
+from .lock import OWNER, FolderLock
+from .memory_estimate import out_of_memory
+from .nonfinite import Divergence, NotFinite
+from .record import hide_paths, make_record, read_record, summary_of
+from .reporter import Reporter
+from .run_checkpoint import read_manifest, step_of
+from .run_folder import RunFolder
+from .run_plan import Plan, make_plan
+from .stop import StopRequest
+
+if TYPE_CHECKING:
+    from .trainer import RunTrainer
+
+
+INITIAL = "start"  # folder among the checkpoints: the adapter before the first step
+FACTORISED = ("svd", "qr")  # starts that take a weight apart, which lasts
+TRAINING = "training"
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error
+    """A run was stopped on request, by Ctrl-C or SIGTERM.
+
+    Attributes:
+        step: the last step that a checkpoint holds; 0 where there is none.
+        steps: of the whole run; 0 where the run was still being checked.
+        stage: what it was doing.
+    """
+
+    def __init__(self, folder: RunFolder, step: int, steps: int, stage: str = TRAINING) -> None:
+        super().__init__(
+            f"stopped after step {step} of {steps}" if stage == TRAINING and step else f"stopped while {stage}"
+        )
+        self.folder, self.step, self.steps, self.stage = folder, step, steps, stage
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run: its folder, its record (`run.json`), and whether it was finished already."""
+
+    folder: RunFolder
+    record: dict[str, Any]
+    already: bool = False
+
+
+def train(
+    settings: RunSettings,
+    *,
+    resume: str | None = None,
+    reporter: Reporter | None = None,
+    evaluate_start: bool = True,
+) -> RunResult:
+    """Train as `settings` says, into `settings.output`.
+
+    Under `torchrun` all processes call this: they share the batches, and the first one checks, writes and reports.
+
+    Args:
+        settings: the run.
+        resume: None to begin, `auto` to resume from the newest complete checkpoint or begin where there is none, `must`
+            to fail where there is none, or the path of a checkpoint.
+        reporter: told about everything that happens.
+        evaluate_start: evaluate before the first step as well; a comparison does that once, for all its runs.
+
+    Returns:
+        The record; with `resume`, that of a finished run without doing anything.
+
+    Raises:
+        DudeError: anything the user can mend, another process that writes the folder included; before the first weight
+            is loaded wherever it can be known by then, and before anything is written.
+        Interrupted: stopped by Ctrl-C or SIGTERM: in training after the step, with a checkpoint; elsewhere at once.
+            While the result is being written the run is finished first. `resume="auto"` resumes from what is there.
+    """
+    with connect(settings.train.device) as processes:
+        shown = reporter if reporter is not None and processes.first else Reporter()
+        return _train(settings, resume, shown, evaluate_start, processes)
+
+
+def _train(
+    settings: RunSettings, resume: str | None, reporter: Reporter, evaluate_start: bool, processes: Processes
+) -> RunResult:
+    folder = RunFolder(settings.output)
+
+    def check() -> bool:
+        # A checkpoint named by hand is tried even where the run diverged.
+        folder.check(settings, resume=resume is not None, retry=resume not in (None, "auto", "must"))
+        return resume is not None and folder.record.is_file()
+
+    def claim() -> tuple[bool, Path | None]:
+        lock = stack.enter_context(FolderLock(folder.path))
+        if not lock.flock:
+            reporter.note(f"{folder.path}: this file system has no flock; {OWNER} alone says that the folder is in use")
+        if check():  # again: another process may have ended in between
+            return True, None
+        return False, folder.find_checkpoint(resume, reporter.note) if resume is not None else None
+
+    def prepare() -> Plan:
+        with reporter.stage("checking"):
+            made = make_plan(settings, reporter.check)
+        if checkpoint is not None:
+            _check_checkpoint(checkpoint, made, folder)
+        return made
+
+    with StopRequest(reporter) as stop:
+        plan = Plan(settings)
+        try:
+            with ExitStack() as stack:
+                if processes.from_first(check):
+                    return _finished(folder)
+                with stop.deferred("stopping"):  # or a signal between locking and entering the block would leave files
+                    finished, checkpoint = processes.from_first(claim)
+                if stop.asked:
+                    raise KeyboardInterrupt
+                if finished:
+                    return _finished(folder)
+                plan = processes.together(prepare)
+                for text in plan.notes:
+                    reporter.note(text)
+                return _Run(plan, folder, reporter, stop, evaluate_start, processes).go(checkpoint)
+        except KeyboardInterrupt:
+            whole = folder.complete_checkpoints()
+            raise Interrupted(folder, step_of(whole[-1]) if whole else 0, plan.steps, stop.stage) from None
+
+
+def _finished(folder: RunFolder) -> RunResult:
+    return RunResult(folder, read_record(folder), already=True)
+
+
+def _check_checkpoint(checkpoint: Path, plan: Plan, folder: RunFolder) -> None:
+    """Refuse a checkpoint of another config or other data."""
+    manifest = read_manifest(checkpoint)
+    if manifest.get("config") != fingerprint(plan.settings):
+        raise DudeError(f"--resume: {checkpoint} was written under another config than {folder.config}.")
+    if manifest.get("data") != plan.data.sha256:
+        raise DudeError(f"--resume: the training data ({plan.data.source}) is not what {checkpoint} was trained on.")
+
+
+class _Run:
+    """The state of a run between its stages."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        folder: RunFolder,
+        reporter: Reporter,
+        stop: StopRequest,
+        evaluate_start: bool,
+        processes: Processes,
+    ) -> None:
+        self.plan, self.folder, self.reporter, self.evaluate_start = plan, folder, reporter, evaluate_start
+        self.stop, self.processes = stop, processes
+        self.eval_seconds = 0.0
+        self.before: dict[str, Any] | None = None
+        self.started = _now()
+
+    def go(self, checkpoint: Path | None) -> RunResult:
+        from .callbacks import Clock
+        from .curves import Curves
+
+        plan, folder, settings = self.plan, self.folder, self.plan.settings
+        manifest = read_manifest(checkpoint) if checkpoint else {}
+        self.started = manifest.get("started", self.started)
+        self.eval_seconds = manifest.get("eval_seconds", 0.0)
+        self.clock = Clock(manifest.get("train_seconds", 0.0))
+        self.curves = Curves(folder.curves, writes=self.processes.first)
+
+        with self._stage(f"loading {settings.model.name}"):
+            self.identity = identity(plan.base)
+            base = load_base(plan.base)
+        if manifest.get("model", self.identity) != self.identity:
+            raise DudeError(
+                f"--resume: the base model '{settings.model.name}' is not what {checkpoint} was trained on."
+            )
+        title = METHODS[settings.method.name].title
+        with self._stage(f"preparing {title}"):
+            begin = time.perf_counter()
+            model = self._adapt(base)
+            init_seconds = time.perf_counter() - begin
+
+        # Everything is checked; from here on the folder is written.
+        self.processes.from_first(lambda: folder.begin(settings))
+        self.curves.restore(checkpoint, step_of(checkpoint) if checkpoint else -1)
+        trainer = self.trainer = self._make_trainer(model)
+        trainer.tokens = manifest.get("tokens", 0)
+        if checkpoint is not None:  # version 0.1.0 saved no averages: they begin at the checkpoint
+            begun = {"loss_sum": 0.0, "step": step_of(checkpoint), "token_accuracy": []}
+            trainer.restore_log_state(manifest.get("log", begun))
+        self._keep_start(trainer)
+        begins = checkpoint is None and self.evaluate_start
+        try:
+            before = self.before = self._evaluate(trainer, 0, "before") if begins else self._metrics_before(manifest)
+            self._train(trainer, checkpoint)
+            trainer.check_parameters()
+            after = self._evaluate(trainer, plan.steps, "after")
+        except NotFinite as error:
+            raise self._diverged(error) from None
+
+        self.stop.stage = "saving"
+        with self.stop.deferred("the result is being written: the run finishes first; once more stops at once"):
+            record = self.processes.from_first(lambda: self._finish(trainer, init_seconds, before, after))
+        return RunResult(folder, record)
+
+    def _finish(
+        self,
+        trainer: RunTrainer,
+        init_seconds: float,
+        before: dict[str, Any] | None,
+        after: dict[str, Any] | None,
+    ) -> dict[str, Any]:
+        """Write the result, the picture and, last, the record."""
+        folder = self.folder
+        saved = self._save(trainer)
+        evaluations = [folder.evaluations / name for name, found in (("before", before), ("after", after)) if found]
+        record = make_record(
+            self.plan,
+            files=checksums([saved, folder.curves, *evaluations], folder.path),
+            model=self.identity,
+            curves=self.curves.read(),
+            started=self.started,
+            finished=_now(),
+            init_seconds=init_seconds,
+            train_seconds=self.clock.seconds,
+            eval_seconds=self.eval_seconds,
+            tokens=trainer.tokens,
+            saved_bytes=folder_bytes(saved),
+            before=before,
+            after=after,
+        )
+        self._draw(record)
+        self._sync()
+        write_json(folder.record, record, checksum=True)
+        shutil.rmtree(folder.checkpoints / INITIAL, ignore_errors=True)  # until now a resumed run may need it
+        return read_record(folder)
+
+    def _diverged(self, error: NotFinite) -> DudeError:
+        """Mark the folder, so that nothing takes the run for one that was only stopped."""
+        whole = self.folder.complete_checkpoints()
+        divergence = Divergence(
+            step=error.step,
+            what=error.what,
+            module=error.module,
+            checkpoint=step_of(whole[-1]) if whole else None,
+            learning_rate=self.plan.settings.train.learning_rate,
+        )
+        if self.processes.first:
+            divergence.write(self.folder.path)
+        kind = DudeError if self.processes.first else OtherProcess
+        return kind(divergence.message(self.folder.path))
+
+    @contextmanager
+    def _stage(self, text: str) -> Iterator[None]:
+        """A part of the run that takes a while."""
+        before, self.stop.stage = self.stop.stage, text
+        with self.reporter.stage(text):
+            yield
+        self.stop.stage = before  # not after an error: it happened there
+
+    def _adapt(self, base: Any) -> Any:
+        """The base with the method's adapter."""
+        from .trainer import adapted_model
+
+        what = "decomposing" if METHODS[self.plan.settings.method.name].init in FACTORISED else "preparing"
+        begin = time.perf_counter()
+
+        def tell(module: str, number: int, of: int) -> None:
+            left = (time.perf_counter() - begin) / number * (of - number) if number else None
+            self.reporter.prepared(what, number, of, left)
+
+        try:
+            with on_start(tell, len(self.plan.part.targets)):
+                return adapted_model(self.plan, base)
+        except DudeError:
+            raise
+        except ValueError as error:  # PEFT's own refusals
+            raise DudeError(f"method '{self.plan.settings.method.name}': {error}") from error
+
+    def _make_trainer(self, model: Any) -> RunTrainer:
+        from .callbacks import EvaluateEvery, LogCurves, SealCheckpoints, StopCleanly
+        from .trainer import build_trainer
+
+        settings = self.plan.settings
+        log = LogCurves(self.curves, self.clock, self.reporter)
+        callbacks: list[Any] = [
+            log,
+            StopCleanly(self.stop, self.processes),
+        ]
+        if self.processes.first:
+            callbacks.append(SealCheckpoints(settings.train.keep_checkpoints, self.curves, self._checkpoint_facts))
+        if settings.eval is not None and settings.eval.every:
+            callbacks.append(
+                EvaluateEvery(
+                    settings.eval.every, self.clock, self.curves, self.stop, self._evaluate_now, self.processes
+                )
+            )
+        log.trainer = build_trainer(self.plan, model, self.folder.checkpoints, callbacks, self.processes)
+        return log.trainer
+
+    def _checkpoint_facts(self) -> dict[str, Any]:
+        return {
+            "config": fingerprint(self.plan.settings),
+            "data": self.plan.data.sha256,
+            "model": self.identity,
+            "started": self.started,
+            "train_seconds": self.clock.seconds,
+            "eval_seconds": self.eval_seconds,
+            "tokens": self.trainer.tokens,
+            "log": self.trainer.log_state,
+            "before": self.before,
+            "processes": self.processes.count,
+        }
+
+    def _train(self, trainer: RunTrainer, checkpoint: Path | None) -> None:
+        """All steps that are left; none where the checkpoint is that of the last one (a trainer would do one more)."""
+        import torch
+        from transformers import set_seed
+
+        if checkpoint is not None and step_of(checkpoint) >= self.plan.steps:
+            trainer._load_from_checkpoint(str(checkpoint))
+            return
+        if self.processes.count > 1 and checkpoint is not None:
+            before = read_manifest(checkpoint).get("processes", 1)
+            if before != self.processes.count:
+                self.reporter.note(
+                    f"{checkpoint} is of {before} processes and now there are {self.processes.count}: the batches are "
+                    "the same, the random numbers of dropout are not"
+                )
+        elif not self.processes.first:
+            set_seed(self.plan.settings.train.seed + self.processes.rank)  # or all would drop the same activations
+        self.stop.stage = TRAINING
+        try:
+            with self.stop.deferred("stopping after this step, with a checkpoint; once more stops at once"):
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except torch.OutOfMemoryError:
+            raise DudeError(out_of_memory(self.plan)) from None
+        finally:
+            self.clock.stop()
+            self.reporter.end()
+        if self.processes.any(self.stop.asked):
+            raise Interrupted(self.folder, trainer.state.global_step, self.plan.steps)
+
+    def _evaluate(self, trainer: RunTrainer, step: int, name: str | None = None) -> dict[str, Any] | None:
+        """Accuracy and validation loss now; kept in full under `eval/NAME` when it has a name.
+
+        Every process computes them, on all the questions: none waits longer than a collective may last.
+        """
+        import torch
+
+        settings, plan = self.plan.settings, self.plan
+        begin = time.perf_counter()
+        point: dict[str, Any] = {}
+        metrics: dict[str, Any] = {}
+        if plan.validation is not None:
+            with self._stage(f"validation loss {name or f'at step {step}'}"):
+                devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+                with torch.random.fork_rng(devices):  # a DataLoader draws a seed
+                    point["eval_loss"] = metrics["validation_loss"] = trainer.evaluate()["eval_loss"]
+            if not math.isfinite(point["eval_loss"]):
+                raise NotFinite(step, "validation loss", None)
+        if settings.eval is not None:
+            from ..evaluation import evaluate
+
+            with self._stage(f"evaluating {name or f'at step {step}'}"):
+                result = evaluate(trainer.model, plan.base.tokenizer, settings.eval, progress=self.reporter.asked)
+            point |= {"eval": result.headline, "accuracy": result.accuracy}
+            metrics |= {"headline": result.headline, "accuracy": result.accuracy, "tasks": result.metrics}
+            if name and self.processes.first:
+                result.write(self.folder.evaluations / name)
+            self.reporter.evaluated(step, result.headline, result.accuracy)
+        if not metrics:
+            return None
+        self.eval_seconds += time.perf_counter() - begin
+        # An evaluation that a stop request cut short is made by the resumed run, when the loss is there already.
+        self.curves.append({"step": step, **point}, before_loss=name is None)
+        if name and self.processes.first:
+            (self.folder.evaluations / name).mkdir(parents=True, exist_ok=True)
+            write_json(self.folder.evaluations / name / "summary.json", metrics)
+        return metrics
+
+    def _evaluate_now(self, step: int) -> None:
+        self._evaluate(self.trainer, step)
+
+    def _metrics_before(self, manifest: dict[str, Any]) -> dict[str, Any] | None:
+        """The metrics before the first step, from a checkpoint; version 0.1.0 wrote them beside the answers alone."""
+        path = self.folder.evaluations / "before" / "summary.json"
+        if "before" in manifest or not path.is_file():
+            return manifest.get("before")
+        return read_json(path, "Restore it from a copy, or remove it to resume without these metrics.")
+
+    def _keep_start(self, trainer: RunTrainer) -> None:
+        """Where PEFT overwrote the base, the start is needed to save the adapter as a difference to the true base."""
+        if not METHODS[self.plan.settings.method.name].overwrites_base or not self.processes.first:
+            return
+        config = trainer.model.peft_config["default"]
+        kind, config.init_lora_weights = config.init_lora_weights, True
+        trainer.model.save_pretrained(self.folder.checkpoints / INITIAL)
+        config.init_lora_weights = kind
+
+    def _save(self, trainer: RunTrainer) -> Path:
+        """The result, complete or not at all: written beside its place, flushed to disk, and moved there."""
+        plan, folder = self.plan, self.folder
+        place = folder.model if plan.full else folder.adapter
+        part = place.with_name(f".{place.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        if METHODS[plan.settings.method.name].overwrites_base:
+            start = folder.checkpoints / INITIAL
+            trainer.model.save_pretrained(part, path_initial_model_for_weight_conversion=str(start))
+        else:
+            trainer.model.save_pretrained(part)
+        if plan.full:
+            plan.base.tokenizer.save_pretrained(part)
+        else:
+            hide_paths(part)
+        apply_umask(part)
+        sync_tree(part)
+        shutil.rmtree(place, ignore_errors=True)  # of a process that was killed before it wrote the record
+        part.rename(place)
+        return place
+
+    def _sync(self) -> None:
+        """Flush all that the record is about to call finished."""
+        if self.folder.evaluations.is_dir():
+            sync_tree(self.folder.evaluations)
+        for path in (self.folder.curves, self.folder.picture, self.folder.config):
+            if path.is_file():
+                sync(path)
+        sync(self.folder.path)
+
+    def _draw(self, record: dict[str, Any]) -> None:
+        from .run_plot import draw_curves
+
+        draw_curves(self.curves.read(), self.folder.picture, title=summary_of(record))
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,358 @@
+"""`build_trainer`: the one place where TRL's trainer is made, every default that decides a result written out.
+
+This module imports torch, transformers and TRL; import it only to train.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.data_loader import prepare_data_loader
+from accelerate.utils import DistributedType
+from datasets import Dataset
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, Sampler
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+from .batches import LengthGroupedSampler
+from .distributed import ALONE, Processes
+from .examples import IGNORED
+from .nonfinite import NotFinite, all_finite, first_not_finite
+from .run_checkpoint import PREFIX, remove
+from .run_plan import Plan
+
+SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+GROUPS = {"A": ".lora_A.", "B": ".lora_B.", "m": ".lora_magnitude_vector"}  # in PEFT's parameter names
+
+
+class RunTrainer(SFTTrainer):
+    """TRL's trainer, which also counts tokens and measures the gradient norm of A, B and m before clipping.
+
+    It raises `NotFinite` at the first step whose loss or gradient norm is not finite, before the optimizer's update,
+    and before it saves parameters that are not. What was averaged since the last logged step is part of a checkpoint,
+    so that a resumed run logs the losses of the undisturbed one (the base class forgets them). It writes no model cards
+    and sends no telemetry.
+
+    Args:
+        group_by_length: whether a batch's examples are of about one length (`LengthGroupedSampler`).
+        processes: that share the batches. Each trains on its part of every batch of one process, in the same order.
+
+    Attributes:
+        tokens: tokens seen (without padding), by all processes; set it before `train` when a run is resumed.
+        group_norms: gradient norms of the last step, `{"A": ..., "B": ..., "m": ...}`, for the groups that exist.
+        log_state: what the next logged step averages, as it was at the last checkpoint.
+    """
+
+    def __init__(self, *args: Any, group_by_length: bool = False, processes: Processes = ALONE, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.group_by_length, self.processes = group_by_length, processes
+        self.tokens = 0
+        self.group_norms: dict[str, float] = {}
+        self.log_state: dict[str, Any] = {}
+        self._loss_sum = torch.zeros((), device=self.args.device)  # over the micro-batches since the last logged step
+        self._logged = 0  # the last logged step
+        assert self.model is not None
+        self._trained = [p for p in self.model.parameters() if p.requires_grad]
+        self._step_tokens = 0
+        named = [(f".{name}", p) for name, p in self.model.named_parameters() if p.requires_grad]
+        groups = {group: [p for name, p in named if part in name] for group, part in GROUPS.items()}
+        self._groups = {group: parameters for group, parameters in groups.items() if parameters}
+
+    def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """One forward and backward; on the last one of a step the gradients are complete and not yet clipped."""
+        if self.processes.count > 1 and not isinstance(model, DistributedDataParallel):
+            raise RuntimeError("the model is not wrapped for training by several processes: gradients would differ")
+        mask = inputs["attention_mask"]
+        if self.processes.count > 1:
+            mask = mask[(inputs["labels"] != IGNORED).any(dim=1)]  # not those that fill up a short batch
+        self._step_tokens += int(mask.sum())
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        self._loss_sum += loss.detach()
+        if self.accelerator.sync_gradients:
+            if self.processes.any(not math.isfinite(self._loss_sum)):
+                raise self._not_finite("loss")
+            self.tokens += self.processes.sum(self._step_tokens)
+            self._step_tokens = 0
+            scaler = self.accelerator.scaler
+            scale = scaler.get_scale() if scaler is not None else 1.0
+            self.group_norms = {group: _norm(parameters) / scale for group, parameters in self._groups.items()}
+        return loss
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
+        """The batches of a step, and the number of their labels over all processes.
+
+        Accelerate fills up the last, short batch of an epoch with examples of the first one, so that every process has
+        some. They are left without loss.
+        """
+        if self.processes.count == 1:
+            return super().get_batch_samples(epoch_iterator, num_batches, device)
+        batches = list(islice(epoch_iterator, num_batches))
+        state = self.accelerator.gradient_state
+        if batches and state.end_of_dataloader:
+            left = len(self.train_dataset) % self.args.train_batch_size
+            share = self.args.train_batch_size // self.processes.count
+            if left:
+                batches[-1]["labels"][max(0, left - self.processes.rank * share) :] = IGNORED
+            state.active_dataloader.remainder = -1  # or TRL's metrics would leave out processes
+        return batches, self._get_num_items_in_batch(batches, device)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Metrics of the validation examples; every process computes all of them and gathers nothing.
+
+        Evaluated before it is trained, a model counts as prepared for Accelerate, which then does not wrap it for
+        training: each process would follow its own gradient. So that is undone.
+        """
+        if self.processes.count == 1:
+            return super().evaluate(*args, **kwargs)
+        gather = vars(self)["gather_function"]
+        self.gather_function: Any = self._own
+        try:
+            return super().evaluate(*args, **kwargs)
+        finally:
+            self.gather_function = gather
+            if self.model_wrapped is self.model:
+                self.model.__dict__.pop("_is_accelerate_prepared", None)
+                self.accelerator._models.clear()
+
+    def _own(self, losses: torch.Tensor) -> torch.Tensor:
+        """The losses of a batch, one for each example, as Accelerate gathers them in a single process."""
+        state = self.accelerator.gradient_state
+        return losses[: state.remainder] if state.end_of_dataloader and state.remainder > 0 else losses
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """All examples in every process: a loss is a mean over a batch, so it depends on what is in the batch."""
+        if self.processes.count == 1:
+            return super().get_eval_dataloader(eval_dataset)
+        data = self.eval_dataset if eval_dataset is None else eval_dataset
+        loader = DataLoader(data, batch_size=self.args.eval_batch_size, collate_fn=self.data_collator)
+        return prepare_data_loader(loader, self.args.device, num_processes=1, process_index=0, put_on_device=True)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Of every process, written by the first one: it seals the checkpoint when all files are there."""
+        if self.processes.count == 1:
+            super()._save_rng_state(output_dir)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            super()._save_rng_state(folder)
+            (mine,) = Path(folder).iterdir()
+            states = self.processes.gather((mine.name, mine.read_bytes()))
+        if self.processes.first:
+            for name, content in states:
+                (Path(output_dir) / name).write_bytes(content)
+
+    def _clip_grad_norm(self, model: torch.nn.Module) -> Any:
+        """Clip as the trainer does, but look at the norm first: clipping by NaN makes every gradient NaN.
+
+        With a loss scaler an infinite gradient is normal: the step is skipped and the scale lowered, as long as it can.
+        """
+        kinds = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+        if self.accelerator.distributed_type not in kinds:
+            return super()._clip_grad_norm(model)
+        scaler = self.accelerator.scaler
+        self.accelerator.unscale_gradients()
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self._trained if p.grad is not None])
+        if not math.isfinite(norm) and (scaler is None or scaler.get_scale() <= 1):
+            raise self._not_finite("gradient norm")
+        torch.nn.utils.clip_grads_with_norm_(self._trained, self.args.max_grad_norm, norm)
+        return norm
+
+    def check_parameters(self) -> None:
+        """Raise `NotFinite` unless every trained parameter is finite."""
+        if not all_finite(self._trained):
+            raise self._not_finite("parameters", self.state.global_step)
+
+    def _not_finite(self, what: str, step: int | None = None) -> NotFinite:
+        assert self.model is not None
+        return NotFinite(self.state.global_step + 1 if step is None else step, what, first_not_finite(self.model))
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        """Of the epoch's examples: shuffled, or grouped by length as well."""
+        if not self.group_by_length:
+            return super()._get_train_sampler(train_dataset)
+        data = self.train_dataset if train_dataset is None else train_dataset
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return LengthGroupedSampler([len(ids) for ids in data["input_ids"]], self.args.train_batch_size, seed)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        """A new folder each time: what a resumed run passed over, damaged or not, is not mixed with what it writes."""
+        self.check_parameters()
+        place = Path(self.args.output_dir or "") / f"{PREFIX}{self.state.global_step}"
+        if self.processes.first and place.is_dir():
+            remove(place)
+        self.log_state = {
+            "loss_sum": self._mean_loss_sum(),
+            "step": self._logged,
+            "token_accuracy": list(self._metrics["train"].get("mean_token_accuracy", ())),
+        }
+        super()._save_checkpoint(model, trial)
+
+    def restore_log_state(self, state: dict[str, Any]) -> None:
+        """Restore the averages of a checkpoint: `log_state` as it was there."""
+        self._loss_sum.fill_(state["loss_sum"])
+        self._logged = state["step"]
+        if state["token_accuracy"]:  # the base class fails on the mean of an empty list
+            self._metrics["train"]["mean_token_accuracy"] = list(state["token_accuracy"])
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """As the base class, with the loss averaged over all steps since the last logged one, resumed or not."""
+        if "loss" in logs:
+            logs["loss"] = self._mean_loss_sum() / (self.state.global_step - self._logged)
+            self._loss_sum.zero_()
+            self._logged = self.state.global_step
+            assert self.model is not None
+            self.model.train()  # an evaluation in this step has changed it; the base class then logs other averages
+        super().log(logs, *args, **kwargs)
+
+    def _mean_loss_sum(self) -> float:
+        """Over the processes."""
+        return float(self.accelerator.gather(self._loss_sum).mean())  # type: ignore[union-attr]
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """None: a run folder documents itself."""
+
+    def _send_telemetry(self) -> None:
+        pass
+
+
+def _norm(parameters: Iterable[torch.nn.Parameter]) -> float:
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    return float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
+
+
+def sft_config(plan: Plan, folder: Path) -> SFTConfig:
+    """The run's settings as TRL's, with every default that matters pinned."""
+    train = plan.settings.train
+    on_cpu = plan.base.device == "cpu"
+    mixed = not on_cpu and (plan.base.dtype is torch.bfloat16 or (plan.full and torch.cuda.is_bf16_supported()))
+    config = SFTConfig(
+        output_dir=str(folder),
+        # length and batches
+        max_steps=plan.steps,
+        per_device_train_batch_size=train.batch_size,
+        per_device_eval_batch_size=train.batch_size,
+        gradient_accumulation_steps=train.gradient_accumulation,
+        average_tokens_across_devices=True,
+        dataloader_drop_last=False,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=not on_cpu,
+        remove_unused_columns=True,
+        # data: `examples` has tokenised, masked and cut it, and counted what it cut
+        dataset_kwargs={"skip_prepare_dataset": True},
+        max_length=None,
+        packing=False,
+        eval_packing=False,
+        padding_free=False,
+        completion_only_loss=train.completion_only_loss,
+        assistant_only_loss=False,
+        shuffle_dataset=False,
+        loss_type="nll",
+        # optimizer
+        optim="adamw_torch",
+        learning_rate=train.learning_rate,
+        lr_scheduler_type=SCHEDULES[train.schedule],
+        warmup_steps=int(train.warmup) if train.warmup >= 1 else train.warmup,
+        weight_decay=train.weight_decay,
+        adam_beta1=train.adam_beta1,
+        adam_beta2=train.adam_beta2,
+        adam_epsilon=train.adam_epsilon,
+        max_grad_norm=train.max_grad_norm,
+        label_smoothing_factor=0.0,
+        neftune_noise_alpha=None,
+        # numbers
+        use_cpu=on_cpu,
+        bf16=mixed,
+        fp16=not on_cpu and plan.base.dtype is torch.float16,
+        gradient_checkpointing=train.gradient_checkpointing,
+        torch_compile=False,
+        use_liger_kernel=False,
+        auto_find_batch_size=False,
+        # randomness
+        seed=train.seed,
+        data_seed=train.seed if train.data_seed is None else train.data_seed,
+        full_determinism=False,
+        # what is told, and what is kept: our own callbacks show, log, and rotate checkpoints
+        logging_strategy="steps",
+        logging_steps=train.log_every,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
+        report_to="none",
+        log_level="error",
+        eval_strategy="no",
+        save_strategy="steps",
+        save_steps=train.save_every,
+        save_total_limit=None,
+        save_only_model=False,
+        load_best_model_at_end=False,
+        push_to_hub=False,
+        ignore_data_skip=False,
+        # several processes: the batch is divided among them, so that the config means the same with any number
+        accelerator_config={"split_batches": plan.processes > 1},
+        ddp_find_unused_parameters=plan.full and not train.gradient_checkpointing,
+        ddp_broadcast_buffers=False,
+    )
+    if config.n_gpu > 1:
+        config._n_gpu = 1  # one process trains on one GPU; DataParallel would multiply the batch in silence
+    return config
+
+
+def build_trainer(
+    plan: Plan,
+    model: torch.nn.Module,
+    folder: Path,
+    callbacks: Iterable[TrainerCallback] = (),
+    processes: Processes = ALONE,
+) -> RunTrainer:
+    """TRL's trainer for a plan.
+
+    Args:
+        plan: a checked plan.
+        model: the base model, or the PEFT model made by `adapted_model`.
+        folder: where checkpoints go; the trainer makes it.
+        callbacks: told about steps, in this order.
+        processes: that train together.
+
+    Returns:
+        A trainer that trains `plan.steps` steps.
+    """
+    trainer = RunTrainer(
+        model=model,
+        args=sft_config(plan, folder),
+        train_dataset=plan.train.data,
+        eval_dataset=plan.validation.data if plan.validation is not None else None,
+        processing_class=plan.base.tokenizer,
+        callbacks=list(callbacks),
+        group_by_length=plan.settings.train.group_by_length,
+        processes=processes,
+    )
+    for chatter in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(chatter)
+    return trainer
+
+
+def adapted_model(plan: Plan, base: torch.nn.Module) -> torch.nn.Module:
+    """The base with the method's adapter, seeded: the same plan gives the same adapter.
+
+    Raises:
+        DudeError: what the method refuses of this model (a non-finite weight, for instance).
+    """
+    from peft import get_peft_model
+    from transformers import set_seed
+
+    from ..methods import build
+
+    set_seed(plan.settings.train.seed)
+    config = build(plan.settings.method, plan.settings.train.seed)
+    if config is None:
+        return base
+    if isinstance(getattr(config, "target_modules", None), str):
+        # Exactly the modules of the plan, for every method: PEFT reads "all-linear" and expressions in its own way.
+        config.target_modules = {target.name for target in plan.part.targets}  # type: ignore[attr-defined]
+    return get_peft_model(base, config)

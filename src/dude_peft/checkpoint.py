@@ -1,0 +1,353 @@
+"""A DuDe adapter as it lies in a file: for axis `"out"` a stock DoRA adapter of rank 2r, which holds all of it.
+
+    lora_A.weight = [dA; A0] (2r, k)     lora_B.weight = [B0 + dB, dB] (d, 2r)     lora_magnitude_vector.weight = m (d,)
+
+dA, dB, A0 and m stand there as they are; B0 is found again by `decompose.recover_start`. For axis `"in"`, which no
+stock layer computes, the parts are written one by one.
+
+`load_adapter`: a saved DuDe adapter on its base model, with the fast layer, ready to be used or trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from .base_weight import FLOATS, dense_weight, onloaded
+from .config import WEIGHTS_NAME, DudeConfig, find_adapter_file
+from .errors import DudeError, shorten
+from .files import public_name, sha256
+from .functional import MagnitudeAxis, factors
+from .layer import start_from
+from .svd import recover_start
+from .targets import plan, saved_modules
+
+A, B, M = "lora_A{}.weight", "lora_B{}.weight", "lora_magnitude_vector{}.weight"
+A0, B0, P0 = "lora_dude{}.lora_A0", "lora_dude{}.lora_B0", "lora_dude{}.lora_P0"
+PEFT_PREFIX = "base_model.model."
+
+
+def to_stored(state: Mapping[str, Tensor], axis: MagnitudeAxis, infix: str = "") -> dict[str, Tensor]:
+    """The entries of one adapter's state dict in the form of the file.
+
+    Args:
+        state: the adapter's parameters by name, the adapter's own name in them as `infix` (`".default"`).
+        axis: of its magnitude.
+
+    Raises:
+        DudeError: parameters without values, as FSDP1 and DeepSpeed ZeRO-3 leave them in a process.
+    """
+    state = {name: whole(tensor) for name, tensor in state.items()}
+    marker = "." + A0.format(infix)
+    layers = [key.removesuffix(marker) for key in state if key.endswith(marker)]
+    result = {k: v for k, v in state.items() if not any(k.startswith(f"{layer}.lora_") for layer in layers)}
+    for layer in layers:
+        key = {part: f"{layer}.{part.format(infix)}" for part in (A, B, M, A0, B0)}
+        if any(name not in state or state[name].numel() == 0 for name in key.values()):
+            raise DudeError(
+                f"the adapter's parameters of '{layer}' have no values in this process, so they cannot be saved: "
+                "FSDP1 and DeepSpeed ZeRO-3 shard them. Use FSDP2, or gather them first "
+                "(deepspeed.zero.GatheredParameters, FullyShardedDataParallel.summon_full_params)"
+            )
+        if axis == "out":
+            Ah, Bt = factors(*(state[key[part]] for part in (A, B, A0, B0)))
+            result |= {key[A]: Ah, key[B]: Bt.T.contiguous(), key[M]: state[key[M]]}
+        else:
+            result |= {key[part]: state[key[part]] for part in key}
+    return result
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor: of one that FSDP2 shards, gathered from every process, which all have to call this."""
+    gather = getattr(tensor, "full_tensor", None)
+    return tensor if gather is None else gather()
+
+
+def entry_names(state: Mapping[str, Tensor], layer: str, axis: MagnitudeAxis) -> dict[str, str]:
+    """The names of the entries of `layer` in a file, by part. The magnitude's may lack `.weight`, as PEFT writes it."""
+    names = {part: f"{layer}.{part.format('')}" for part in ((A, B, M) if axis == "out" else (A, B, M, A0, B0))}
+    if names[M] not in state and names[M].removesuffix(".weight") in state:
+        names[M] = names[M].removesuffix(".weight")
+    return names
+
+
+def refuse_foreign(state: Iterable[str], allowed: Iterable[str]) -> None:
+    """Refuse entries that belong to no part of the adapter: PEFT would copy them over the base model's parameters.
+
+    Raises:
+        DudeError: names them.
+    """
+    foreign = sorted(set(state) - set(allowed))
+    if foreign:
+        shown = ", ".join(f"'{shorten(key)}'" for key in foreign[:3])
+        more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
+        raise DudeError(
+            f"the adapter's entries {shown}{more} belong to no module that target_modules or modules_to_save of its "
+            "config name: they would overwrite the base model. Save the adapter again without them "
+            "(save_embedding_layers=False), or name their modules in modules_to_save"
+        )
+
+
+def check_entry(name: str, tensor: Tensor) -> None:
+    """Refuse a tensor that is not of a floating type or has values that are not finite.
+
+    Raises:
+        DudeError: names the entry.
+    """
+    if tensor.dtype not in FLOATS:
+        raise DudeError(
+            f"the adapter's entry '{name}' is of type {tensor.dtype}, not one of {', '.join(map(str, FLOATS))}: save "
+            "the adapter again in one of them"
+        )
+    if not torch.isfinite(tensor).all():
+        raise DudeError(f"the adapter's entry '{name}' has values that are not finite: the file is damaged")
+
+
+def check_saved(state: Mapping[str, Tensor], key: str, tensor: Tensor) -> None:
+    """Check the entry `key` of a module to save against the base model's own `tensor`.
+
+    Raises:
+        DudeError: it is missing, has another shape or type, or values that are not finite.
+    """
+    if key not in state:
+        raise DudeError(f"the adapter has no entry '{key}', which modules_to_save names: it is truncated")
+    if state[key].shape != tensor.shape:
+        raise DudeError(
+            f"the adapter does not fit the base model: its entry '{key}' is {tuple(state[key].shape)}, the module's is "
+            f"{tuple(tensor.shape)}. Load the base model that the adapter was trained on"
+        )
+    if tensor.is_floating_point():
+        check_entry(key, state[key])
+    elif state[key].dtype != tensor.dtype:
+        raise DudeError(f"the adapter's entry '{key}' is of type {state[key].dtype}, the module's is {tensor.dtype}")
+
+
+def split(state: Mapping[str, Tensor], layer: str, axis: MagnitudeAxis) -> dict[str, Tensor]:
+    """The parts A, B (the differences), M, A0, B0 of `layer` out of a file's entries: the inverse of `to_stored`.
+
+    A0 and B0, which become parameters, are copies: a loaded tensor lies in the file's own memory, at an address to
+    which products round otherwise.
+
+    Raises:
+        DudeError: an entry is missing, has an odd shape or type, or values that are not finite.
+    """
+    found = {}
+    for part, name in entry_names(state, layer, axis).items():
+        if name not in state:
+            raise DudeError(f"the adapter has no entry '{name}': it is truncated, or made for other modules")
+        check_entry(name, state[name])
+        found[part] = state[name]
+    if axis == "in":
+        return found | {part: found[part].clone() for part in (A0, B0)}
+    if found[A].ndim != 2 or found[B].ndim != 2:
+        shapes = f"{tuple(found[A].shape)} and {tuple(found[B].shape)}"
+        raise DudeError(f"the adapter's factors of '{layer}' have shapes {shapes}: not (2r, k) and (d, 2r)")
+    rank2 = found[A].shape[0]
+    if rank2 % 2 or found[B].shape[1] != rank2:
+        shapes = f"{tuple(found[A].shape)} and {tuple(found[B].shape)}"
+        raise DudeError(f"the adapter's factors of '{layer}' have shapes {shapes}: not (2r, k) and (d, 2r)")
+    dA, start_A = found[A].float().chunk(2) if found[A].dtype != torch.float64 else found[A].chunk(2)
+    total, dB = found[B].to(dA.dtype).chunk(2, dim=1)
+    return {A: dA, B: dB, M: found[M], A0: start_A.clone(), B0: recover_start(total, dB)}
+
+
+def stored_layers(state: Mapping[str, Tensor]) -> list[str]:
+    """The module names that a file's entries belong to, as they stand in it."""
+    marker = "." + A.format("")
+    return [key.removesuffix(marker) for key in state if key.endswith(marker)]
+
+
+def check_shapes(parts: Mapping[str, Tensor], layer: str, weight: Tensor, r: int, axis: MagnitudeAxis) -> None:
+    """The parts of `layer` must fit its weight (d, k) and rank.
+
+    Raises:
+        DudeError: names the module, the shape in the file and the one expected.
+    """
+    d, k = weight.shape
+    wanted = {A: (r, k), B: (d, r), M: (d,) if axis == "out" else (k,), A0: (r, k), B0: (d, r)}
+    for part, shape in wanted.items():
+        if tuple(parts[part].shape) != shape:
+            raise DudeError(
+                f"the adapter does not fit the base model: '{part.format('').removesuffix('.weight')}' of '{layer}' is "
+                f"{tuple(parts[part].shape)}, the module's weight {(d, k)} at r={r} wants {shape}. Load the base model "
+                "that the adapter was trained on"
+            )
+
+
+def check_same_base(start: Any, layer: str, scaling: float, axis: MagnitudeAxis) -> None:
+    """The start's directions must be this weight's: A0 W0^T = s A0 A0^T B0^T for the base that it was taken from.
+
+    Catches another base of the same shapes. A quantised or lightly fine-tuned one passes.
+
+    Raises:
+        DudeError: the directions have nothing to do with the weight.
+    """
+    if not all(bool(torch.isfinite(t).all()) for t in start):
+        raise DudeError(
+            f"the start of '{layer}' has values that are not finite: the weight of the base model holds NaN or "
+            f"infinity, or the adapter's factors are out of range for it. Check the base model's file"
+        )
+    S0 = scaling * ((start.A0 @ start.A0.T) @ start.B0.T if axis == "out" else (start.B0.T @ start.B0) @ start.A0)
+    error = float((start.P0 - S0).norm() / S0.norm().clamp_min(torch.finfo(S0.dtype).tiny))
+    if not error <= 0.5:  # NaN is no agreement
+        raise DudeError(
+            f"the adapter was made for another base model: the start of '{layer}' is {error:.0%} away from its "
+            "weight's singular directions (0% for its own base, a few for a quantised one). Load the base model that "
+            "it was trained on"
+        )
+
+
+def from_stored(
+    state: Mapping[str, Tensor],
+    layers: Mapping[str, Any],
+    config: Any,
+    adapter_name: str,
+    others: Iterable[str] = (),
+) -> dict[str, Tensor]:
+    """A file's entries as the parameters of the layers that hold the adapter, every one checked.
+
+    Args:
+        state: the file's entries.
+        layers: PEFT's LoRA layers that hold the adapter, by module name.
+        config: the adapter's `DudeConfig`.
+        adapter_name: its name in the layers.
+        others: the entries of `modules_to_save`, which are returned as they are.
+
+    Raises:
+        DudeError: an entry is missing, does not fit, is not finite, or belongs neither to a layer nor to `others`.
+    """
+    result, loaded = dict(state), dict[str, Tensor]()
+    axis = config.magnitude_axis
+    names = {key: name for name in layers for key in (name, PEFT_PREFIX + name)}
+    for key in stored_layers(state):
+        if key not in names:
+            raise DudeError(f"the adapter's entry '{key}' belongs to no module that this config targets")
+    for name, module in layers.items():
+        key = name if f"{name}.{A.format('')}" in state else PEFT_PREFIX + name
+        parts = split(state, key, axis)
+        shape = dense_weight(module.get_base_layer(), name).shape
+        check_shapes(parts, name, torch.empty(shape, device="meta"), module.r[adapter_name], axis)
+        frozen = module.lora_dude[adapter_name]
+        A0_now, B0_now = whole(frozen.lora_A0), whole(frozen.lora_B0)
+        same = torch.equal(parts[A0].to(A0_now), A0_now) and torch.equal(parts[B0].to(B0_now), B0_now)
+        for entry in entry_names(state, key, axis).values():
+            del result[entry]
+        if same:  # a checkpoint of this very adapter: its start is in place
+            parts = {part: parts[part] for part in (A, B, M)}
+        else:
+            with onloaded(module.get_base_layer()):
+                weight = whole(dense_weight(module.get_base_layer(), name))
+                start = start_from(weight, parts[A0].to(A0_now), parts[B0].to(B0_now), axis)
+            check_same_base(start, name, module.scaling[adapter_name], axis)
+            parts[P0] = start.P0
+        loaded |= {f"{key}.{part.format('')}": tensor for part, tensor in parts.items()}
+    refuse_foreign(result, others)
+    return result | loaded
+
+
+def load_adapter(
+    model: nn.Module,
+    adapter: str | Path,
+    adapter_name: str = "default",
+    *,
+    is_trainable: bool = False,
+    subfolder: str | None = None,
+    **hub: Any,
+) -> PeftModel:
+    """Put a saved DuDe adapter on `model`. Nothing is decomposed: the start is in the file, bit for bit.
+
+    Stock PEFT loads the same folder with `PeftModel.from_pretrained`, as a DoRA adapter of rank 2r; this gives DuDe's
+    own layer, in which training goes on where it stopped.
+
+    Args:
+        model: the base model, or a `PeftModel` to which the adapter is added.
+        adapter: a folder written by `save_pretrained`, or a hub repository.
+        adapter_name: its name in the model.
+        is_trainable: leave its parameters trainable and the model's mode as it is; otherwise freeze and `eval()`.
+        subfolder: of `adapter`, for an adapter that was not saved under the name "default".
+        **hub: passed to `hf_hub_download` (revision, token, cache_dir, local_files_only, ...).
+
+    Raises:
+        DudeError: not a DuDe adapter, truncated or altered, or made for another base; the model is left as it was.
+    """
+    adapter = str(adapter)
+    config = DudeConfig.from_pretrained(adapter, subfolder=subfolder, **hub)
+    path = find_adapter_file(adapter, WEIGHTS_NAME, subfolder, **hub)
+    state = _read(path, config.weights_sha256)
+    try:
+        config.saved_factors = _factors_by_module(model, state, config)
+    except DudeError as error:
+        raise DudeError(f"{path}: {error}") from None
+    config.inference_mode = not is_trainable
+    if config.base_model_name_or_path == public_name(model.__dict__.get("name_or_path")):
+        config.base_model_name_or_path = None  # PEFT fills it in, and would warn that the saved name is not the path
+    try:
+        if isinstance(model, PeftModel):
+            if adapter_name in model.peft_config:
+                raise DudeError(f"the model has an adapter named '{adapter_name}': give another adapter_name")
+            model.add_adapter(adapter_name, config)
+            peft_model = model
+        else:
+            peft_model = get_peft_model(model, config, adapter_name=adapter_name)
+    finally:
+        config.saved_factors = None
+    set_peft_model_state_dict(peft_model, state, adapter_name=adapter_name)
+    if is_trainable:
+        peft_model.set_requires_grad(adapter_name)
+    else:
+        peft_model.set_requires_grad(adapter_name, requires_grad=False)
+        peft_model.eval()
+    return peft_model
+
+
+def _read(path: Path, expected_hash: str | None) -> dict[str, Tensor]:
+    try:
+        state = load_file(path)
+        actual_hash = None if expected_hash is None else sha256(path)
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:  # RuntimeError: torch cannot open the file
+        raise DudeError(
+            f"{path}: not a readable safetensors file ({shorten(error)}): fetch or save the adapter again"
+        ) from None
+    if expected_hash is not None and actual_hash != expected_hash:
+        raise DudeError(
+            f"{path}: the file is not the one that dude_config.json was written with (its SHA-256 differs). Fetch the "
+            "adapter again; if you changed it on purpose, remove weights_sha256 from dude_config.json"
+        )
+    return state
+
+
+def _factors_by_module(
+    model: nn.Module, state: dict[str, Tensor], config: DudeConfig
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """A0 and B0 for each module that the config targets; every entry is checked before anything is changed."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    axis = config.magnitude_axis
+    targets = plan(base, config)
+    known = {PEFT_PREFIX + target.name for target in targets}
+    for key in stored_layers(state):
+        if key not in known:
+            raise DudeError(
+                f"its entry '{shorten(key)}' belongs to no module of the base model: load the base it was trained on"
+            )
+    factors: dict[str, tuple[Tensor, Tensor]] = {}
+    allowed: set[str] = set()
+    for target in targets:
+        key = PEFT_PREFIX + target.name
+        parts = split(state, key, axis)
+        check_shapes(parts, target.name, torch.empty(target.shape, device="meta"), target.r, axis)
+        factors[target.name] = (parts[A0], parts[B0])
+        allowed.update(entry_names(state, key, axis).values())
+    for name, module in saved_modules(base, config).items():
+        for entry, tensor in module.state_dict().items():
+            key = f"{PEFT_PREFIX}{name}.{entry}"
+            check_saved(state, key, tensor)
+            allowed.add(key)
+    refuse_foreign(state, allowed)
+    return factors

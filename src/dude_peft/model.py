@@ -1,0 +1,203 @@
+"""DuDe inside PEFT: the model. This room and `variant`, the layer, are the ones that know PEFT's internals.
+
+PEFT's type stays LORA and its entry in PEFT's table becomes `DudeModel`, which hands every plain `LoraConfig` straight
+on. For a `DudeConfig` PEFT builds its own LoRA layer, and `variant` adds DuDe to it. On disk the adapter is a stock
+DoRA adapter of rank 2r (`stored`).
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+from peft.tuners.lora import LoraModel
+from peft.tuners.lora.layer import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import PeftType
+from peft.utils.other import AuxiliaryTrainingWrapper
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from . import checkpoint
+from .base_weight import check_present, dense_weight, onloaded
+from .config import DudeConfig
+from .errors import DudeError, quote
+from .layer import DudeVariant, Start, decompose_start, start_from
+from .progress import say_start, starting
+from .rollback import unchanged_on_error
+from .suitable import expert_parts
+from .targets import ALL_LINEAR, Target, find_targets, saved_modules
+
+OVERWRITING_STARTS = ("pissa", "olora", "corda", "lora_ga", "loftq", "mica")
+
+
+class DudeModel(LoraModel):
+    """PEFT's LoRA model, which also takes `DudeConfig`. A plain `LoraConfig` goes to `LoraModel` untouched."""
+
+    def _check_new_adapter_config(self, config: Any) -> None:
+        super()._check_new_adapter_config(config)
+        everyone = [config, *self.peft_config.values()]
+        overwriting = [c for c in everyone if str(c.init_lora_weights).lower().startswith(OVERWRITING_STARTS)]
+        if overwriting and any(isinstance(c, DudeConfig) for c in everyone):
+            raise DudeError(
+                f"init_lora_weights={overwriting[0].init_lora_weights!r} overwrites the base weights that DuDe starts "
+                "from and keeps. Use them on two copies of the base model"
+            )
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Decompose every target first, then let PEFT inject. Any error leaves the model as it was."""
+        config = self.peft_config[adapter_name]
+        if not isinstance(config, DudeConfig):
+            super().inject_adapter(model, adapter_name, *args, **kwargs)
+            return
+        options = dict(config.__dict__)
+        try:
+            with unchanged_on_error(self, model):
+                self._inject(model, adapter_name, config, *args, **kwargs)
+        except BaseException:
+            config.__dict__ = options
+            # PEFT has put the config in its table already; without an adapter behind it the model could not be used.
+            self.peft_config.pop(adapter_name, None)
+            raise
+
+    def _inject(self, model: nn.Module, adapter_name: str, config: DudeConfig, *args: Any, **kwargs: Any) -> None:
+        if not adapter_name or "." in adapter_name or hasattr(nn.ModuleDict(), adapter_name):
+            raise DudeError(
+                f"adapter_name {quote(adapter_name)} cannot name a module in PyTorch: give a word without dots "
+                "that is no method of nn.ModuleDict, for instance 'default'"
+            )
+        self._check_new_adapter_config(config)
+        targets, notes = find_targets(model, config)
+        for note in notes:
+            warnings.warn(note, stacklevel=2)
+        for name, module in saved_modules(model, config).items():
+            if any(p.is_meta for p in module.parameters()):
+                raise DudeError(
+                    f"modules_to_save: '{name}' has no values in memory (meta device or offloaded by accelerate), "
+                    "so no copy of it can be trained: keep it on a device (device_map), or leave it out"
+                )
+        wanted = config.target_modules
+        if isinstance(wanted, str) and (wanted.lower() == ALL_LINEAR or expert_parts(model)):
+            # By name: PEFT's own reading has modules that are left out here, and takes an expression for last names.
+            config.target_modules = {target.name for target in targets}
+        self._starts = {}
+        what = "Decomposing weights" if config.saved_factors is None else "Placing factors"
+        for target in starting(targets, what):
+            self._starts[target.name] = self._start(model, target, config)
+        # PEFT's option to build adapters on the meta device would lose the start; it saves nothing here.
+        kwargs.pop("low_cpu_mem_usage", None)
+        try:
+            super().inject_adapter(model, adapter_name, *args[:1], low_cpu_mem_usage=False, **kwargs)
+        finally:
+            self._starts = {}
+
+    @staticmethod
+    def _start(model: nn.Module, target: Target, config: DudeConfig) -> Start:
+        layer = model.get_submodule(target.name)
+        if isinstance(layer, BaseTunerLayer):
+            if layer.merged:
+                raise DudeError(
+                    f"module '{target.name}' has a merged adapter: call unmerge_adapter() before adding one"
+                )
+            layer = layer.get_base_layer()
+        with onloaded(layer):
+            weight = dense_weight(layer, target.name)
+            check_present(target.name, weight)
+            saved = config.saved_factors
+            if saved is not None:
+                A0, B0 = (t.to(weight.device) for t in saved[target.name])
+                start = start_from(weight, A0, B0, config.magnitude_axis)
+                checkpoint.check_same_base(start, target.name, target.scaling, config.magnitude_axis)
+                return start
+            options = config.init_variant, config.magnitude_axis, config.svd, config.svd_seed
+            return decompose_start(weight, target.name, target.r, target.scaling, *options)
+
+    def _create_and_replace(  # type: ignore[override]
+        self,
+        lora_config: Any,
+        adapter_name: str,
+        target: Any,
+        target_name: str,
+        parent: Any,
+        current_key: str,
+        **kw: Any,
+    ) -> None:
+        if not isinstance(lora_config, DudeConfig):
+            say_start(current_key)
+            super()._create_and_replace(lora_config, adapter_name, target, target_name, parent, current_key, **kw)
+            return
+        plain = lora_config.lora_config()
+        base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
+        plain.fan_in_fan_out = lora_config.fan_in_fan_out = isinstance(base, Conv1D)
+        with onloaded(base):  # PEFT puts the adapter where the weight is
+            super()._create_and_replace(plain, adapter_name, target, target_name, parent, current_key, **kw)
+            DudeVariant.attach(getattr(parent, target_name), adapter_name, self._starts.pop(current_key), lora_config)
+
+    def add_weighted_adapter(self, adapters: list[str], *args: Any, **kwargs: Any) -> None:
+        """PEFT's, refused for DuDe adapters: a sum of factors is not the sum of what they do to the weight."""
+        if any(isinstance(self.peft_config.get(name), DudeConfig) for name in adapters):
+            raise DudeError(
+                f"add_weighted_adapter({adapters}): a DuDe adapter's magnitude and norm do not add. Merge each one "
+                "into a copy of the base model and average the weights"
+            )
+        super().add_weighted_adapter(adapters, *args, **kwargs)
+
+    @classmethod
+    def _get_adapter_state_dict(
+        cls, model: nn.Module, config: Any, adapter_name: str, state_dict: Any, unwanted_adapter_names: Any
+    ) -> dict[str, Tensor]:
+        own = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
+        if not isinstance(config, DudeConfig):
+            return own
+        # PEFT reads the modules to save out of its own selection `state_dict` next, and does not gather shards.
+        for name in saved_parameters(model, adapter_name).values():
+            if name in state_dict:
+                state_dict[name] = checkpoint.whole(state_dict[name])
+        return checkpoint.to_stored(own, config.magnitude_axis, f".{adapter_name}")
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        if isinstance(config, DudeConfig):
+            layers, saved = dude_layers(model, adapter_name), set(saved_parameters(model, adapter_name).values())
+            state_dict = checkpoint.from_stored(state_dict, layers, config, adapter_name, saved)
+        state_dict = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+        return _sharded_like(model, state_dict) if isinstance(config, DudeConfig) else state_dict
+
+
+def dude_layers(model: nn.Module, adapter_name: str) -> dict[str, Any]:
+    """PEFT's layers that have the DuDe adapter `adapter_name`, by module name."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, LoraLayer) and adapter_name in getattr(module, "lora_dude", {})
+    }
+
+
+def saved_parameters(model: nn.Module, adapter_name: str) -> dict[str, str]:
+    """The names in `model` of the parameters of the adapter's `modules_to_save`, by their names in its file."""
+    return {
+        f"{name}.{key}": f"{name}.{own}"
+        for name, module in model.named_modules()
+        if isinstance(module, AuxiliaryTrainingWrapper)
+        for key, own in module.adapter_state_dict_load_map(adapter_name).items()
+    }
+
+
+def _sharded_like(model: nn.Module, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`state_dict` with the values of parameters that FSDP2 shards sharded in the same way."""
+    shards = {name: p for name, p in model.named_parameters() if hasattr(p, "full_tensor") and name in state_dict}
+    if not shards:
+        return state_dict
+    from torch.distributed.tensor import distribute_tensor
+
+    placed = {
+        name: distribute_tensor(state_dict[name].to(p.device, p.dtype), p.device_mesh, p.placements)  # type: ignore[attr-defined]
+        for name, p in shards.items()
+    }
+    return {**state_dict, **placed}
+
+
+PEFT_TYPE_TO_TUNER_MAPPING[PeftType.LORA] = DudeModel

@@ -1,0 +1,120 @@
+"""Who works on what: several pools on one folder, failures, kills and stops, with a stand-in for the worker.
+
+Each promise is kept by processes started afresh and by forked ones.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+from pool_tools import Seen, cells_of, stand_in, visits, work
+
+from dude_lab.compare import processes
+from dude_lab.compare.comparison_folder import claim
+from dude_lab.compare.grid import Cell
+from dude_lab.compare.pool import Pool, Stopped
+
+
+@pytest.fixture(autouse=True, params=["fresh", "forked"])
+def _stand_in(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    stand_in(monkeypatch, tmp_path, request.param)
+
+
+def test_two_processes_divide_the_work_and_never_do_a_cell_twice(tmp_path: Path) -> None:
+    folder, cells = cells_of(tmp_path, list(range(10, 22)))
+    code = f"""
+        import sys
+        sys.path.insert(0, {str(ROOT / "tests" / "support")!r})
+        from dude_lab.compare import pool, processes
+        from dude_lab.compare.comparison_folder import ComparisonFolder
+        from dude_lab.compare.watcher import Watcher
+        processes.COMMAND, processes.SERVER = {processes.COMMAND!r}, {processes.SERVER!r}
+        pool.LOOK, pool.LOOK_ELSEWHERE = 0.02, 0.1
+        folder = ComparisonFolder({str(folder.path)!r})
+        grid = folder.grid()
+        cells = grid.run_cells(grid.rows[0], grid.rows[0].learning_rates[0])
+        pool.Pool(folder, jobs=2, threads=1, retry_failed=False, watcher=Watcher()).work(lambda: cells)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    others = [subprocess.Popen(command) for _ in range(2)]
+    assert [other.wait(60) for other in others] == [0, 0]
+    assert sorted(visits(folder)) == sorted(cell.name for cell in cells)
+    assert all(folder.is_done(cell) for cell in cells)
+    assert work(folder, cells).done == [] and len(visits(folder)) == 12  # and a start after that does nothing
+
+
+def test_a_cell_held_elsewhere_is_waited_for(tmp_path: Path) -> None:
+    folder, cells = cells_of(tmp_path, [10, 11])
+    lock = claim(folder.state, cells[0].name)
+
+    class Release(Seen):
+        def finished(self, cell: Cell, record: dict[str, Any], *, here: bool) -> None:
+            super().finished(cell, record, here=here)
+            lock.release()  # the other pool has died once the free cell is done
+
+    seen = Release()
+    Pool(folder, jobs=2, threads=1, retry_failed=False, watcher=seen).work(lambda: cells)
+    assert seen.elsewhere == 1
+    assert visits(folder) == [cells[1].name, cells[0].name]
+
+
+def test_a_failure_is_shown_and_does_not_stop_the_rest(tmp_path: Path) -> None:
+    folder, cells = cells_of(tmp_path, [3, 4, 10])
+    seen = work(folder, cells)
+    assert seen.done == [cells[2].name]
+    assert seen.bad[cells[0].name] == "it went wrong" and "exit code 9" in seen.bad[cells[1].name]
+    assert folder.failure(cells[1])["config"]["train"]["seed"] == 4  # type: ignore[index]
+    assert "a cry for help" in (folder.state / f"{cells[0].name}.log").read_text()
+    (folder.path / "mended").touch()
+    again = work(folder, cells)
+    assert again.done == [] and set(again.bad) == {cells[0].name, cells[1].name} and len(visits(folder)) == 3
+    third = work(folder, cells, retry=True)
+    assert third.done == [cells[0].name] and set(third.bad) == {cells[1].name} and len(visits(folder)) == 5
+    assert folder.failure(cells[0]) is None
+
+
+def test_a_killed_process_is_no_failure_and_the_next_start_goes_on(tmp_path: Path) -> None:
+    folder, cells = cells_of(tmp_path, [5, 10])
+    seen = work(folder, cells)
+    assert seen.done == [cells[1].name] and "SIGKILL" in seen.bad[cells[0].name]
+    assert folder.failure(cells[0]) is None and not folder.is_claimed(cells[0])
+    work(folder, cells)
+    assert visits(folder).count(cells[0].name) == 2
+
+
+def test_ctrl_c_asks_every_process_to_end_and_waits_for_it(tmp_path: Path) -> None:
+    folder, cells = cells_of(tmp_path, [6, 10])
+
+    def interrupt() -> None:
+        while not (folder.path / "waiting").exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    handler = signal.getsignal(signal.SIGINT)
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(Stopped):
+        work(folder, cells, jobs=1)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert "checkpoint written" in (folder.state / f"{cells[0].name}.log").read_text()
+    assert folder.failure(cells[0]) is None and not folder.is_claimed(cells[0])
+    assert visits(folder) == [cells[0].name]  # nothing new was begun
+
+
+def test_cells_that_become_known_later_are_worked_on(tmp_path: Path) -> None:
+    folder, cells = cells_of(tmp_path, [10, 11])
+    Pool(folder, jobs=1, threads=1, retry_failed=False, watcher=Seen()).work(
+        lambda: cells if folder.is_done(cells[0]) else cells[:1]
+    )
+    assert visits(folder) == [cell.name for cell in cells]
+    assert json.loads((folder.runs / cells[1].name / "run.json").read_text())

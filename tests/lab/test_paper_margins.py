@@ -1,0 +1,62 @@
+"""DuDe's lead in every experiment, in one table and one picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from test_paper_report import PLAIN, RATES, fill, started
+
+from dude_lab.paper import margins
+from dude_lab.paper.study_report import write_report
+
+
+def compared(other: str, value: float | None, word: str, **more: Any) -> dict[str, Any]:
+    ends = {"low": None, "high": None} if value is None else {"low": value - 0.01, "high": value + 0.01}
+    return {"other": other, "part": "gpqa", "r": 16, "value": value, "word": word, **ends, **more}
+
+
+def made(*compared: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "claims": [{"compared": list(compared)}, {"compared": [{"other": "", "value": 1.0, "part": "x", "r": None}]}]
+    }
+
+
+def test_the_table_has_a_row_for_each_rank_or_part_and_bold_where_decided() -> None:
+    written = {
+        "table2": made(
+            compared("LoRA", 0.031, "significantly higher"), compared("PiSSA", -0.0004, "no significant difference")
+        ),
+        "table3": made(*(compared("LoRA", -0.02, "significantly lower", part="ranks", r=r) for r in (2, 32))),
+        "table4": made(
+            *(compared("LoRA", 0.01, "significantly higher", part=f"variants-{part}") for part in ("gsm", "mmlu"))
+        ),
+    }
+    found = margins.leads(written)
+    assert margins.markdown(found).splitlines() == [
+        "| DuDe's lead, points | over LoRA | over PiSSA |",
+        "|---|---:|---:|",
+        "| Table 2 | **+3.1 [+2.1, +4.1]** | +0.0 [-1.0, +1.0] |",
+        "| Table 3, r=2; Table 3, r=32 | **-2.0 [-3.0, -1.0]** | - |",
+        "| Table 4, gsm; Table 4, mmlu | **+1.0 [+0.0, +2.0]** | - |",
+    ]
+    assert "DuDe is significantly higher in 2 and significantly lower in 1; no significant" in margins.sentence(found)
+    assert margins.trained_on(found) == " gsm, mmlu: what was fine-tuned on."
+    assert margins.trained_on([one for one in found if one.where == "Table 2"]) == ""
+
+
+def test_what_is_missing_is_left_out() -> None:
+    assert margins.leads({"table2": made(compared("LoRA", None, "-"))}) == []
+
+
+def test_the_readme_begins_with_it_and_the_claims_say_how_many_won(tmp_path: Path) -> None:
+    folder = started(tmp_path, "table2", *PLAIN, *RATES)["gpqa"]
+    fill(folder, "mini_gpqa", {"lora": 0.4, "dora": 0.8, "pissa": 0.4, "dude": 0.8})
+    write_report(tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    assert "DuDe is significantly higher in 2 and significantly lower in 0; no significant difference in 1." in text
+    assert "| Table 2 | **+" in text and "](leads.png)" in text
+    assert "| no significant difference (significantly higher 2 of 3) |" in text
+    picture = (tmp_path / "leads.svg").read_text()
+    assert "over PiSSA" in picture and "Table 2" in picture
+    assert (tmp_path / "leads.png").stat().st_size > 5000

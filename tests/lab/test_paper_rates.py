@@ -1,0 +1,98 @@
+"""What a wrong learning rate costs: the searches as table and picture, and whole runs with the next rate above."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from comparison_tools import finish
+from conftest import ROOT
+from test_paper_report import PLAIN, answers, cells, fill, started
+
+from dude_lab.paper.experiments import chosen
+from dude_lab.paper.recipe import parts_of
+from dude_lab.paper.study_folder import PartFolder
+from dude_lab.paper.study_report import write_report
+from dude_peft.errors import DudeError
+
+SMALL = ("learning_rates=[1e-3, 1e-2, 1e-1]",)
+SHARES = {  # at 1e-3, 1e-2, 1e-1; the best is 1e-2 for LoRA and DoRA, 1e-3 for PiSSA and DuDe
+    "lora": (0.3, 0.7, 0.2),
+    "dora": (0.3, 0.7, 0.1),
+    "pissa": (0.7, 0.5, 0.2),
+    "dude": (0.7, 0.6, 0.4),
+}
+
+
+def search(folder: PartFolder, task: str) -> None:
+    """Every search, finished."""
+    grid = folder.grid()
+    for row in grid.rows:
+        for cell, share in zip(grid.search_cells(row), SHARES[row.method.name], strict=True):
+            finish(folder, cell, {task: answers(share, cell.name)})
+
+
+def test_the_searches_are_a_table_a_picture_and_a_claim(tmp_path: Path) -> None:
+    folder = started(tmp_path, "rates", *SMALL)["gpqa"]
+    search(folder, "mini_gpqa")
+    made = write_report(tmp_path)["rates"]
+    forgiving = [one for one in made["claims"][0]["compared"] if one["part"] == "gpqa"]
+    assert [one["word"] for one in forgiving] == ["holds", "does not hold"]
+    assert "DuDe against PiSSA" in forgiving[0]["what"] and "ahead in 2 of 2" in forgiving[0]["what"]
+    assert "DoRA against LoRA" in forgiving[1]["what"] and "ahead in 0 of 1" in forgiving[1]["what"]
+    assert "gpqa" not in {one["part"] for one in made["claims"][1]["compared"]}  # its runs are at the best rates
+    table = next(one for one in made["tables"] if one["part"] == "gpqa")
+    rates = {row["method"]: row["rates"] for row in table["rows"]}
+    gaps = [rates["dude"][rate] - rates["pissa"][rate] for rate in ("0.01", "0.1")]
+    assert forgiving[0]["value"] == pytest.approx(sum(gaps) / 2) and gaps[1] > 0.1
+    page = (tmp_path / "rates.md").read_text()
+    right = sum(answers(0.7, folder.grid().search_cells(folder.grid().rows[3])[0].name)) / 3
+    line = next(one for one in page.splitlines() if one.startswith("| DuDe | 16 | **"))
+    assert line.startswith(f"| DuDe | 16 | **{right:.1f}** |") and line.endswith("| 300 |")
+    assert "lr 0.001 | lr 0.01 | lr 0.1" in page
+    picture = (tmp_path / "rates.svg").read_text()
+    assert "mini_gpqa, r=16" in picture and "mini_csqa" not in picture and (tmp_path / "rates.png").is_file()
+
+
+def test_a_method_alone_is_compared_with_nothing(tmp_path: Path) -> None:
+    search(started(tmp_path, "rates", "methods=[dude]", *SMALL)["gpqa"], "mini_gpqa")
+    made = write_report(tmp_path)["rates"]
+    assert [claim["compared"] for claim in made["claims"]] == [[], []] and made["figures"] == ["rates"]
+
+
+def test_whole_runs_with_the_next_rate_are_judged_by_pairs(tmp_path: Path) -> None:
+    folder = started(tmp_path, "rates")["above-gpqa"]
+    assert {cell.settings.method.name: cell.settings.train.learning_rate for cell in cells(folder)} == {
+        "lora": 3e-2, "dora": 3e-2, "pissa": 1e-2, "dude": 1e-2,
+    }  # fmt: skip
+    fill(folder, "mini_gpqa", {"lora": 0.5, "dora": 0.5, "pissa": 0.4, "dude": 0.6})
+    made = write_report(tmp_path)["rates"]
+    found = {one["what"]: one["word"] for one in made["claims"][1]["compared"] if one["part"] == "above-gpqa"}
+    assert found == {
+        "DuDe r=16 against PiSSA": "significantly higher",
+        "DoRA r=16 against LoRA": "no significant difference",
+    }
+    assert not [one for one in made["claims"][0]["compared"] if one["part"] == "above-gpqa"]
+    assert "comparisons of accuracy" not in (tmp_path / "README.md").read_text()  # the leads are at the best rates
+
+
+def test_the_rates_above_are_the_next_to_the_chosen(tmp_path: Path) -> None:
+    """As the kept searches chose them, on the grid that they were chosen from."""
+    kept = ROOT / "studies" / "mini"
+    parts = {part.name: part for part in parts_of(chosen("rates", "mini"), "mini", tmp_path)}
+    for above, study in (("above-gpqa", "gpqa"), ("above-mmlu", "ranks")):
+        choices = PartFolder(kept, study).search
+        rows = json.loads(choices.read_text())["rows"]
+        for method in parts[above].settings.methods:
+            row = rows[f"{method['name']}-r16"]
+            tried = [one["learning_rate"] for one in row["candidates"]]
+            assert method["learning_rates"] == [tried[tried.index(row["learning_rate"]) + 1]]
+
+
+def test_without_a_search_nothing_is_drawn_and_the_paper_has_none(tmp_path: Path) -> None:
+    started(tmp_path, "rates", *PLAIN)
+    made = write_report(tmp_path)["rates"]
+    assert made["figures"] == [] and {one["word"] for one in made["claims"]} == {"-"}
+    with pytest.raises(DudeError, match="at scale paper"):
+        chosen("rates", "paper")

@@ -1,0 +1,250 @@
+"""What a reproduction says of its runs: tables, verdicts, figures and README, from runs written by hand."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from comparison_tools import finish
+
+from dude_lab.compare.comparison import Plan
+from dude_lab.compare.comparison_report import report
+from dude_lab.compare.grid import Cell, Grid
+from dude_lab.paper.experiments import chosen
+from dude_lab.paper.recipe import parts_of
+from dude_lab.paper.reproduce_run import Reproduction, begin
+from dude_lab.paper.study_folder import PartFolder, Root
+from dude_lab.paper.study_report import write_report
+from dude_lab.stats.significance import holm
+
+RATES = ("learning_rates=[1e-3]",)
+PLAIN = ("methods=[lora, dora, pissa, dude]", *RATES)
+
+
+def started(folder: Path, name: str, *overrides: str) -> dict[str, PartFolder]:
+    """A reproduction in which nothing has run yet."""
+    root = Root(folder)
+    parts = parts_of(chosen(name, "mini"), "mini", folder, overrides)
+    base = {"name": "mini", "dtype": "float32", "sha256": "0" * 64}
+    kept = [PartFolder(folder, part.name) for part in parts]
+    plans = tuple(
+        Plan(part.settings, Grid(part.settings, "0" * 64, one.runs), one, base)
+        for part, one in zip(parts, kept, strict=True)
+    )
+    begin(Reproduction(chosen(name, "mini"), "mini", root, parts, plans, overrides))
+    return {one.name: one for one in kept}
+
+
+def cells(folder: PartFolder) -> list[Cell]:
+    grid = folder.grid()
+    return [cell for row in grid.rows for cell in grid.run_cells(row, row.learning_rates[0])]
+
+
+def answers(share: float, mark: object, n: int = 300) -> list[int]:
+    """The same questions are hard for every method, so that pairs tell apart what single intervals do not."""
+    hard, noise = random.Random("questions"), random.Random(str(mark))
+    return [int(hard.random() + 0.1 * noise.random() < share) for _ in range(n)]
+
+
+def fill(folder: PartFolder, task: str, shares: dict[str, float], *, skip: tuple[str, ...] = ()) -> None:
+    for cell in cells(folder):
+        method, seed = cell.settings.method.name, cell.settings.train.seed
+        if method in skip:
+            continue
+        loss = 3 - shares[method]
+        place = finish(folder, cell, {task: answers(shares[method], (method, seed))}, loss=loss)
+        asked = [
+            {"step": step, "eval": task, "accuracy": shares[method] * step / 20 + seed / 1e6} for step in (5, 10, 20)
+        ]
+        norms = [{"step": k, "loss": loss + 1 / k + seed / 1e6, "grad_norm": 1 / k} for k in range(1, 21)]
+        (place / "curves.jsonl").write_text("".join(json.dumps(one) + "\n" for one in [*norms, *asked]))
+
+
+def words(made: dict[str, Any], name: str) -> dict[str, str]:
+    return {one["claim"]: one["word"] for one in made[name]["claims"]}
+
+
+@pytest.mark.parametrize(("dude", "word"), [(0.8, "holds"), (0.5, "no significant difference"), (0.3, "does not hold")])
+def test_a_claim_is_judged_by_the_paired_answers(tmp_path: Path, dude: float, word: str) -> None:
+    folder = started(tmp_path, "table2", *PLAIN)["gpqa"]
+    fill(folder, "mini_gpqa", {"lora": 0.5, "dora": 0.5, "pissa": 0.5, "dude": dude})
+    made = write_report(tmp_path)
+    assert set(words(made, "table2").values()) == {word}
+    compared = made["table2"]["claims"][0]["compared"]
+    assert [one["what"] for one in compared] == [f"DuDe r=16 against {rival}" for rival in ("LoRA", "DoRA", "PiSSA")]
+    assert all(
+        (one["low"] > 0) is (word == "holds") and (one["high"] < 0) is (word == "does not hold") for one in compared
+    )
+
+
+def test_one_comparison_the_other_way_decides_and_a_missing_one_leaves_it_open(tmp_path: Path) -> None:
+    shares = {"lora": 0.4, "dora": 0.7, "pissa": 0.4, "dude": 0.5}
+    folder = started(tmp_path, "table2", *PLAIN)["gpqa"]
+    fill(folder, "mini_gpqa", shares, skip=("pissa",))
+    made = write_report(tmp_path)
+    assert [one["word"] for one in made["table2"]["claims"][0]["compared"]] == [
+        "significantly higher",
+        "significantly lower",
+        "-",
+    ]
+    assert set(words(made, "table2").values()) == {"-"}
+    page = (tmp_path / "table2.md").read_text()
+    line = next(line for line in page.splitlines() if line.startswith("| PiSSA"))
+    assert line.startswith("| PiSSA | 16 | 0.001 | - |") and "| 19.19 |" in line and line.endswith("| 5 missing |")
+    for cell in cells(folder):
+        if cell.settings.method.name == "pissa":
+            finish(folder, cell, {"mini_gpqa": answers(0.4, cell.name)})
+    assert set(words(write_report(tmp_path), "table2").values()) == {"does not hold"}
+
+
+def test_both_commands_say_the_same_of_the_same_runs(tmp_path: Path) -> None:
+    """DuDe's lead over PiSSA has an interval above zero, and is not significant among the six pairs of the table."""
+    folder = started(tmp_path, "table2", *PLAIN)["gpqa"]
+    fill(folder, "mini_gpqa", {"lora": 0.5, "dora": 0.515, "pissa": 0.515, "dude": 0.535})
+    compared = write_report(tmp_path)["table2"]["claims"][0]["compared"]
+    table = report(folder)
+    pairs = {(one["row"], one["minus"]): one for one in table["differences"]}
+    assert len(pairs) == 12 and len(compared) == 3
+    for one in compared:
+        pair = pairs["DuDe r=16", one["what"].removeprefix("DuDe r=16 against ") + " r=16"]
+        assert {key: one[key] for key in ("value", "low", "high", "p", "word")} == {
+            key: pair[key] for key in ("value", "low", "high", "p", "word")
+        }
+        back = pairs[pair["minus"], "DuDe r=16"]
+        assert (back["value"], back["p_holm"]) == (-pair["value"], pair["p_holm"])
+    lead = pairs["DuDe r=16", "PiSSA r=16"]
+    assert lead["low"] > 0 and lead["p"] < 0.05 < lead["p_holm"] and lead["word"] == "no significant difference"
+    assert [one["p_holm"] for one in table["differences"][::2]] == holm([one["p"] for one in table["differences"][::2]])
+    same, higher = table["outcome"][0].index("No significant difference from"), table["outcome"][0].index("higher than")
+    assert higher < table["outcome"][0].index("LoRA") < same < table["outcome"][0].index("PiSSA")
+    assert not any(row["bold"] for row in table["rows"])
+
+
+def test_the_table_shows_ours_and_the_papers(tmp_path: Path) -> None:
+    for folder in started(tmp_path, "seeds", *PLAIN).values():
+        fill(folder, "mini_gsm", {"lora": 0.4, "dora": 0.4, "pissa": 0.4, "dude": 0.8})
+    made = write_report(tmp_path)["seeds"]
+    row = next(row for row in made["tables"][0]["rows"] if row["method"] == "dude")
+    values = [sum(answers(0.8, ("dude", seed))) / 300 for seed in (42, 78, 512, 1234, 3407)]
+    assert list(row["seeds"].values()) == pytest.approx(values)
+    assert row["values"]["mean"]["value"] == pytest.approx(sum(values) / 5)
+    assert row["paper"]["Qwen1.5-7B"]["mean"] == 62.53
+    assert row["command"].startswith("dude reproduce seeds --scale mini --row dude-r16 -o again")
+    assert "'methods=[lora, dora, pissa, dude]'" in row["command"]
+    text = (tmp_path / "seeds.md").read_text()
+    assert f"{100 * values[0]:.1f}" in text and "62.53" in text and "seed 3407" in text
+    assert words({"seeds": made}, "seeds")["DuDe's lowest seed is above the highest of every other method"] == "holds"
+
+
+def test_figure_2_judges_losses_and_the_way_there(tmp_path: Path) -> None:
+    small = "methods=[full, lora, dora, pissa, dude]"
+    folder = started(tmp_path, "figure2", small, *RATES)["curves"]
+    fill(folder, "mini_gsm", {"full": 0.9, "lora": 0.4, "dora": 0.5, "pissa": 0.7, "dude": 0.6})
+    made = write_report(tmp_path)
+    verdicts = {one["claim"]: [two["word"] for two in one["compared"]] for one in made["figure2"]["claims"]}
+    wanted = ["significantly higher", "significantly higher", "significantly lower"]
+    assert verdicts["DuDe's training loss falls faster"] == wanted
+    assert verdicts["DuDe's loss runs nearer to full fine-tuning's"] == wanted
+    assert verdicts["DuDe's accuracy leads all along the training"] == wanted
+    gap = made["figure2"]["claims"][0]["compared"][0]
+    assert gap["unit"] == "nats" and gap["value"] == pytest.approx(0.2, abs=1e-6)
+    for kind in ("png", "svg"):
+        assert (tmp_path / f"figure2.{kind}").stat().st_size > 5000
+    picture = (tmp_path / "figure2.svg").read_text()
+    assert "Full fine-tuning" in picture and "Gradient norm" in picture and "mini_gsm" in picture
+
+
+def test_ranks_are_judged_each_and_the_growth_of_the_lead(tmp_path: Path) -> None:
+    folder = started(tmp_path, "table3", *PLAIN, "ranks=[2, 32]", "seeds=[1, 2, 3]")["ranks"]
+    means: dict[tuple[str, int], list[float]] = {}
+    for cell in cells(folder):
+        method, r, seed = cell.settings.method.name, cell.settings.method.r, cell.settings.train.seed
+        share = 0.8 if (method, r) == ("dude", 32) else 0.5
+        right = {f"mini_mmlu/{subject}": answers(share, (method, r, seed, subject), 150) for subject in ("a", "b")}
+        mean = sum(sum(one) / len(one) for one in right.values()) / 2
+        means.setdefault((method, r), []).append(mean)
+        groups = ("stem", "humanities", "social_sciences", "other")
+        others = {f"mini_mmlu_{key}": mean for key in ("weighted", *groups)} | {"mini_mmlu": mean}
+        finish(folder, cell, right, others=others)
+    made = write_report(tmp_path)
+    best, grows = made["table3"]["claims"]
+    told = [one["word"] for one in best["compared"]]
+    assert told[:3] == ["no significant difference"] * 3 and told[3:] == ["significantly higher"] * 3
+    dude2, dude32, lora2, lora32 = (sum(means[method, r]) / 3 for method in ("dude", "lora") for r in (2, 32))
+    assert grows["compared"][0]["value"] == pytest.approx((dude32 - lora32) - (dude2 - lora2))
+    assert grows["word"] == "holds" and grows["compared"][0]["low"] > 0
+    page = (tmp_path / "table3.md").read_text()
+    assert (
+        "Social science" in page
+        and "| Qwen2.5-0.5B | DuDe | 32 | 50.44 | 53.84 | 42.85 | 49.26 | 48.35 | 46.52 |" in page
+    )
+    started(tmp_path, "figure3", *PLAIN, "ranks=[2, 32]", "seeds=[1, 2, 3]")
+    assert write_report(tmp_path)["figure3"]["figures"] == ["figure3"]
+    assert "Weighted accuracy" in (tmp_path / "figure3.svg").read_text()
+
+
+def test_everything_is_a_pure_function_of_the_folder(tmp_path: Path) -> None:
+    for folder in started(tmp_path, "figure4", *PLAIN).values():
+        fill(folder, "mini_gsm", {"lora": 0.4, "dora": 0.5, "pissa": 0.6, "dude": 0.7})
+    write_report(tmp_path)
+    pictures = [f"figure4-seeds-{data}.{kind}" for data in ("metamath", "gsm") for kind in ("png", "svg")]
+    names = ("README.md", "figure4.json", "figure4.md", *pictures)
+    first = {name: (tmp_path / name).read_bytes() for name in names}
+    for name in names:
+        (tmp_path / name).unlink()
+    moved = tmp_path.parent / f"{tmp_path.name}-moved"
+    tmp_path.rename(moved)
+    write_report(moved)
+    assert {name: (moved / name).read_bytes() for name in names} == first
+
+
+def test_the_readme_says_what_how_sure_what_it_cost_and_how_again(tmp_path: Path) -> None:
+    for folder in started(tmp_path, "seeds", *PLAIN).values():
+        fill(folder, "mini_gsm", {"lora": 0.4, "dora": 0.4, "pissa": 0.4, "dude": 0.8})
+    write_report(tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    heads = ["What was asked", "What was found", "How sure", "What it cost", "How to repeat it"]
+    assert [text.index(f"## {head}\n") for head in heads] == sorted(text.index(f"## {head}\n") for head in heads)
+    assert "| DuDe has more right than LoRA, DoRA and PiSSA | **holds** |" in text
+    assert "40 runs, 0.1 hours" in text and "a processor, 1 of 2 threads" in text
+    assert "dude reproduce seeds --scale mini -o again" in text
+
+
+def test_what_has_not_run_is_empty_and_nothing_is_drawn(tmp_path: Path) -> None:
+    started(tmp_path, "all", *PLAIN, "seeds=[42]")
+    made = write_report(tmp_path)
+    assert {word for one in made for word in words(made, one).values()} == {"-"}
+    assert not list(tmp_path.glob("*.png"))
+    assert "Not complete: table1 (4 runs missing, 0 failed)" in (tmp_path / "README.md").read_text()
+    rows = [row for one in made.values() for table in one["tables"] for row in table["rows"]]
+    assert all(value is None for row in rows for value in row["values"].values())
+
+
+@pytest.mark.parametrize(
+    ("base", "low", "word"), [(0.4, 0.6, "holds"), (0.1, 0.6, "does not hold"), (0.6, 0.6, "no significant difference")]
+)
+def test_the_calibration_is_a_ladder(tmp_path: Path, base: float, low: float, word: str) -> None:
+    folder = started(tmp_path, "calibration", *RATES)["calibration-gpqa"]
+    whole = answers(base, "base")
+    finish(folder, folder.grid().base_cell, {"mini_gpqa": whole})
+    for cell in cells(folder):
+        method = cell.settings.method
+        share = 0.8 if method.name == "full" else low if method.r == 2 else 0.7
+        right = whole if share == base else answers(share, cell.name)
+        finish(folder, cell, {"mini_gpqa": right})
+    made = write_report(tmp_path)["calibration"]
+    rungs = [one for one in made["claims"][0]["compared"] if one["part"] == "calibration-gpqa"]
+    assert [one["what"] for one in rungs] == [
+        "untrained against guessing", "LoRA r=2 against untrained", "full fine-tuning against LoRA r=2"
+    ]  # fmt: skip
+    assert rungs[0]["value"] == pytest.approx(sum(whole) / 300 - 0.25)
+    words = [one["word"] for one in rungs]
+    said = {"holds": "significantly higher", "does not hold": "significantly lower"}.get(word, word)
+    assert words[2] == "significantly higher" and said in words and set(words) <= {"significantly higher", said}
+    page = (tmp_path / "calibration.md").read_text()
+    assert "| guessing |  |  | 25.0 |" in page and "| untrained |" in page
+    told = f"calibration-gpqa: {'**' + word + '**' if 'hold' in word else word}"
+    assert told in page and told in (tmp_path / "README.md").read_text() and "calibration-csqa: -;" in page

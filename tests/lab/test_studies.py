@@ -1,0 +1,86 @@
+"""The packed study in `studies/mini`: today's code takes its runs for its own and finds in them what the tables say."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+
+from dude_lab.compare.packed import NOT_STORED, PackedStudy, find_packed
+from dude_lab.config.run_settings import ModelSettings
+from dude_lab.config.yaml_file import fingerprint, parse_run
+from dude_lab.paper.experiments import EXPERIMENTS, chosen
+from dude_lab.paper.recipe import parts_of
+from dude_lab.paper.reproduce_run import stored_progress
+from dude_lab.paper.study_folder import Root
+from dude_lab.paper.study_report import write_experiment
+from dude_lab.training.base_model import find_base, identity
+
+MINI = ROOT / "studies" / "mini"
+
+
+@pytest.fixture(scope="module")
+def study() -> PackedStudy:
+    found = find_packed(MINI)
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="module")
+def base() -> str:
+    """SHA-256 of the shipped model."""
+    return identity(find_base(ModelSettings(name="mini"), device="cpu"))["sha256"]
+
+
+def key(config: dict[str, Any], base: str) -> str:
+    """Eight digits of what determines a run's result: its config, as today's code reads it, and the base's weights."""
+    what = [fingerprint(parse_run(config)), base]
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def test_every_run_is_known_by_its_name(study: PackedStudy, base: str) -> None:
+    trained = {name: one for name, one in study.records.items() if one.get("kind") != "base"}
+    assert len(trained) == 534 and len(study.records) == 540
+    assert [name for name, one in trained.items() if not name.endswith("-" + key(one["config"], base))] == []
+
+
+def test_nothing_is_left_to_run() -> None:
+    parts = parts_of(chosen("all", "mini"), "mini", MINI, (), [])
+    done, known = stored_progress(Root(MINI), parts) or (0, 0)
+    assert done == known == 540
+
+
+def test_every_answer_is_there_and_no_prompt(study: PackedStudy) -> None:
+    import pyarrow.parquet as pq
+
+    schema = pq.read_schema(MINI / "answers.parquet")
+    assert not set(NOT_STORED) & set(schema.names)
+    table = pq.read_table(MINI / "answers.parquet", columns=["run", "task", "correct"])
+    right: Counter[tuple[str, str]] = Counter()
+    asked: Counter[tuple[str, str]] = Counter()
+    for run, task, correct in zip(*(table[name].to_pylist() for name in ("run", "task", "correct")), strict=True):
+        right[run, task] += correct
+        asked[run, task] += 1
+    assert sum(asked.values()) == 265_340
+    for (run, task), n in asked.items():
+        metric = study.records[run]["metrics"]["after"]["tasks"][task]
+        assert (n, right[run, task] / n) == (metric["n"], pytest.approx(metric["value"], abs=1e-12))
+
+
+@pytest.mark.parametrize("name", ["table2", "seeds"])
+def test_the_tables_are_those_of_the_runs(name: str, tmp_path: Path) -> None:
+    shutil.copytree(MINI, tmp_path / "study")
+    (tmp_path / "study" / f"{name}.md").unlink()
+    write_experiment(Root(tmp_path / "study"), EXPERIMENTS[name], "mini")
+    assert (tmp_path / "study" / f"{name}.md").read_text() == (MINI / f"{name}.md").read_text()
+
+
+def test_the_tree_stays_small() -> None:
+    files = [path for path in MINI.rglob("*") if path.is_file() and "state" not in path.parts]
+    assert len(files) < 100 and sum(path.stat().st_size for path in files) < 12e6
