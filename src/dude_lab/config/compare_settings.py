@@ -24,13 +24,13 @@ SET_BY_THE_COMPARISON = {
 
 
 class SearchSettings(Settings):
-    """The runs that choose a learning rate.
+    """The search for a learning rate.
 
     Attributes:
-        seed: of these runs; best none of `seeds`.
-        steps: how long each is; as long as the others where it is not given.
-        eval: what they are evaluated on, over `run.eval`; never the questions that the table is about. Null: they are
-            chosen by the loss on `run.data.validation`.
+        seed: seed of the search runs; best none of `seeds`.
+        steps: optimizer steps of a search run. As many as the other runs if null.
+        eval: evaluation of the search runs, merged over `run.eval`; never on the test split. If null, the learning rate
+            is chosen by the loss on `run.data.validation`.
     """
 
     seed: int = Field(default=0, ge=0, lt=2**32)
@@ -54,16 +54,16 @@ class ComparisonSettings(Settings):
     """A comparison.
 
     Attributes:
-        run: a run config without method, output, seed and learning rate; every run of the comparison starts from it.
-        methods: names, or mappings with the method's own keys and, if wanted, a `label` and `learning_rates`.
-        shared: keys given to every method that has them.
-        ranks: every method with a rank `r` is run at each, unless its entry says `r` itself.
-        seeds: each method is run with each; several give intervals over seeds.
-        learning_rates: one is used as it is; of several, one is chosen for each method and rank, on validation.
-        search: how it is chosen.
-        jobs: runs side by side.
-        threads: torch's threads in each; None shares the cores among the jobs.
-        output: the folder of the comparison.
+        run: config of a run without method, output, seed and learning rate: the base of every run.
+        methods: names, or mappings with the method's keys and optionally `label` and `learning_rates`.
+        shared: keys that apply to every method that has them.
+        ranks: run every method that has a rank at each of these, unless its entry sets `r`.
+        seeds: run each method with each seed.
+        learning_rates: with one value, use it; with several, choose one per method and rank on validation data.
+        search: how the learning rate is chosen.
+        jobs: runs in parallel.
+        threads: torch threads per run. If null, the cores divided by `jobs`.
+        output: folder of the comparison.
     """
 
     run: dict[str, Any]

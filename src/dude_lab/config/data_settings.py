@@ -21,25 +21,27 @@ Protocol = Literal["cloze", "letter"]
 
 
 class DataSettings(Settings):
-    """What to train on. Exactly one of `name`, `train` and `hub` says where the records come from.
+    """The training data. Set exactly one of `name`, `train` and `hub`.
 
     Attributes:
-        name: a named set, such as `gsm8k` or `mini_csqa`; its prompts are those it is evaluated with.
-        train: a file or several: .jsonl, .json, .csv or .parquet, each but the last also with .gz.
-        hub: a data set of the Hugging Face hub, `owner/name`.
-        root: the folder with a named set's raw files; else the environment's DUDE_DATA_DIR, else the hub.
-        subset: the configuration of a hub data set, where it has several.
-        split: which split to train on; a named set's own training split, or `train`, where it is not given.
-        protocol: how a multiple-choice set is asked: `cloze` completes with the text of the answer, `letter` with its
-            letter. The set's usual one where it is not given.
-        calculator_marks: GSM8K's `<<48/2=24>>`: `keep` them as the data and lm-evaluation-harness do, or `strip` them.
-        prompt: a column, or a template such as `"Question: {question}\\nAnswer:"`. Column `prompt` where not given.
-        completion: the same for the text to learn. Column `completion` where it is not given.
-        validation: a fraction of the training records to set aside, or, with `train`, a file of them, or, with `name`
-            and `hub`, the name of a split.
-        limit: use the first so many training records only.
-        sample: use so many training records drawn at random, in their order; before `limit`, after `validation`.
-        seed: which records go into a validation fraction, and into a sample.
+        name: a named data set such as `gsm8k` or `mini_csqa`. Training and evaluation use the same prompts.
+        train: one or several files: .jsonl, .json, .csv or .parquet; all but .parquet also compressed as .gz.
+        hub: a data set on the Hugging Face hub, `owner/name`.
+        root: folder with the raw files of a named data set. If null, the environment variable DUDE_DATA_DIR, then the
+            hub.
+        subset: configuration of a hub data set that has several.
+        split: split to train on. If null, the named data set's training split, or `train`.
+        protocol: how a multiple-choice question is asked: `cloze` completes it with the text of the answer, `letter`
+            with its letter. The data set's default if null.
+        calculator_marks: GSM8K's `<<48/2=24>>`: `keep` (as lm-evaluation-harness does; the default) or `strip`.
+        prompt: a column, or a template such as `"Question: {question}\\nAnswer:"`. Column `prompt` if null.
+        completion: likewise for the text to learn. Column `completion` if null.
+        validation: fraction of the training records to hold out; or, with `train`, a file; or, with `name` and `hub`,
+            a split.
+        limit: use only the first `limit` training records.
+        sample: use this many training records drawn at random, in their original order; applied after `validation` and
+            before `limit`.
+        seed: seed of the validation fraction and of the sample.
     """
 
     name: str | None = None

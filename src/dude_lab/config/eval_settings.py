@@ -27,20 +27,20 @@ LARGEST = 2**31 - 1  # of a count
 
 
 class EvalSettings(Settings):
-    """What to evaluate on, and how. Exactly one of `suite` and `tasks` is given.
+    """The evaluation. Set exactly one of `suite` and `tasks`.
 
     Attributes:
-        suite: a key of `SUITES`, or `lm_eval:NAME` for a task of lm-evaluation-harness itself.
-        tasks: several of these.
-        every: evaluate after every so many optimizer steps, and at the end; only at the end where it is not given.
-        limit: the first so many questions of each task (of each subject of MMLU); all where it is not given.
+        suite: a named data set or a group of them, or `lm_eval:NAME` for a task of lm-evaluation-harness.
+        tasks: a list of these.
+        every: evaluate every `every` optimizer steps and at the end. Only at the end if null.
+        limit: use only the first `limit` questions of each task (of each subject of MMLU). All if null.
         batch_size: sequences in one forward.
-        num_fewshot: worked examples before each question; 0 where it is not given.
-        max_new_tokens: the longest answer that is generated, in tokens.
-        protocol: `cloze` scores the text of each choice, `letter` its letter; the set's usual one where not given.
-        root: the folder with the raw files; else the environment's DUDE_DATA_DIR, else the hub.
-        split: another split than the one a set is usually evaluated on.
-        seed: which worked examples are drawn.
+        num_fewshot: worked examples before each question. 0 if null.
+        max_new_tokens: longest generated answer in tokens.
+        protocol: `cloze` scores the text of each choice, `letter` its letter. The data set's default if null.
+        root: folder with the raw files. If null, the environment variable DUDE_DATA_DIR, then the hub.
+        split: split to evaluate on. The data set's evaluation split if null.
+        seed: seed of the draw of worked examples.
     """
 
     suite: str | None = None

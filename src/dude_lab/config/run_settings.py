@@ -15,9 +15,13 @@ from .section import Settings, UserPath
 class ModelSettings(Settings):
     """The base model. `model: NAME` is short for `model: {name: NAME}`.
 
-    `name` is `mini` (the embedded model), a local folder, or a hub name. Only safetensors are loaded. `dtype: auto` is
-    bfloat16 on a GPU that has it and float32 elsewhere, and float32 wherever the whole model is trained: a bfloat16
-    parameter cannot take a step of 1e-5.
+    Attributes:
+        name: `mini` (the model that ships with the package), a local folder, or a name on the Hugging Face hub. Only
+            safetensors are loaded.
+        dtype: dtype of the weights. `auto` is bfloat16 on a GPU that supports it, else float32; full fine-tuning always
+            uses float32, since a bfloat16 parameter does not change by steps of 1e-5.
+        revision: branch, tag or commit on the hub. The default branch if null.
+        trust_remote_code: run the Python code that the model's repository ships.
     """
 
     name: str = Field(min_length=1)
@@ -27,14 +31,34 @@ class ModelSettings(Settings):
 
 
 class TrainSettings(Settings):
-    """The recipe. Give `steps` or `epochs`, not both; with neither, one epoch.
+    """The training recipe.
 
-    A step is one update of the optimizer, over `batch_size * gradient_accumulation` examples, whatever the number of
-    processes: under `torchrun` they divide each batch, so `batch_size` has to be a multiple of their number. `warmup`
-    below 1 is a share of all steps, from 1 on a number of steps. `max_length` counts tokens of prompt, completion and
-    end token; without it, 1024 or the longest the model takes. An example above it is dropped (and counted in the
-    report) or, with `overlong: truncate`, cut at its end. `group_by_length` puts examples of about one length into a
-    batch: less padding, the same examples in another order.
+    Attributes:
+        steps: optimizer steps. Set `steps` or `epochs`, not both; with neither, one epoch.
+        epochs: passes over the training data.
+        batch_size: examples in one forward and backward, over all processes: under `torchrun` it must be a multiple of
+            their number.
+        gradient_accumulation: batches per optimizer step.
+        learning_rate: peak learning rate of AdamW.
+        schedule: shape of the learning rate after the warm-up.
+        warmup: below 1 a fraction of all steps, from 1 on a number of steps.
+        weight_decay: AdamW's weight decay.
+        adam_beta1: decay rate of AdamW's first moment.
+        adam_beta2: decay rate of AdamW's second moment.
+        adam_epsilon: AdamW's epsilon.
+        max_grad_norm: gradients are clipped to this norm.
+        max_length: longest example in tokens (prompt, completion and end token). If null, 1024 or the model's limit,
+            whichever is smaller.
+        overlong: what to do with a longer example: drop it (the run's report counts them) or truncate it at its end.
+        completion_only_loss: compute the loss on the completion only, not on the prompt.
+        group_by_length: batch examples of similar length: less padding, a different order of the same examples.
+        gradient_checkpointing: recompute activations in the backward pass to save memory.
+        seed: seed of the adapter's initialisation, dropout and the order of the examples.
+        data_seed: order of the examples. Equal to `seed` if null.
+        save_every: steps between checkpoints.
+        keep_checkpoints: number of checkpoints kept.
+        log_every: steps between logged values.
+        device: `auto` is the GPU if there is one, else the CPU.
     """
 
     steps: int | None = Field(default=None, ge=1)
@@ -55,7 +79,7 @@ class TrainSettings(Settings):
     group_by_length: bool = False
     gradient_checkpointing: bool = False
     seed: int = Field(default=42, ge=0, lt=2**32)
-    data_seed: int | None = Field(default=None, ge=0, lt=2**32)  # order of the examples; None: the seed
+    data_seed: int | None = Field(default=None, ge=0, lt=2**32)
     save_every: int = Field(default=100, ge=1)
     keep_checkpoints: int = Field(default=2, ge=1)
     log_every: int = Field(default=1, ge=1)
@@ -74,7 +98,16 @@ class TrainSettings(Settings):
 
 
 class RunSettings(Settings):
-    """A run: everything that decides its result, and the folder it is written to."""
+    """A run: everything that determines its result, and its output folder.
+
+    Attributes:
+        model: the base model, a name or a section.
+        method: the fine-tuning method, a name or a section.
+        data: the training data.
+        train: the training recipe.
+        eval: the evaluation before and after training. No evaluation if null.
+        output: folder of the run.
+    """
 
     model: ModelSettings
     method: SerializeAsAny[MethodSettings]

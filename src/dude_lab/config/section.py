@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin
@@ -31,6 +33,22 @@ class Settings(BaseModel):
         """Refuse what pydantic would coerce: true as the number 1, "5" as 5, 1 as true."""
         _check(value, _leaves(cls.model_fields[info.field_name or ""].annotation))
         return value
+
+
+def meanings(cls: type) -> dict[str, str]:
+    """Return what the `Attributes:` or `Args:` section of a class's docstring says of each name, base classes first."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        lines = inspect.cleandoc(base.__dict__.get("__doc__") or "").splitlines()
+        name = None
+        for line in lines[next((k for k, one in enumerate(lines, 1) if one in ("Attributes:", "Args:")), len(lines)) :]:
+            if line.strip() and not line.startswith("    "):
+                break  # the next section
+            if entry := re.fullmatch(r"    ([A-Za-z]\w*): (.+)", line):
+                name, found[entry[1]] = entry[1], entry[2]
+            elif name and line.strip():
+                found[name] += " " + line.strip()
+    return found
 
 
 def _leaves(annotation: Any) -> set[Any]:

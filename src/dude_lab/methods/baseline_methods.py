@@ -20,6 +20,13 @@ class LoraXsSettings(RankSettings):
     """LoRA-XS: W0 + s U_r R S_r V_r^T with only R (r, r) trained.
 
     R is drawn from a normal distribution of standard deviation `init_std`, the paper's 1e-5; 0 starts as W0 exactly.
+
+    Attributes:
+        lora_alpha: scaling of the update, lora_alpha / r. Equal to the rank (a scaling of 1) if null.
+        lora_dropout: dropout probability of the update's input.
+        init_std: standard deviation of R's initialisation.
+        svd: how the top singular triplets are computed.
+        svd_seed: seed of the start block of the Krylov method.
     """
 
     lora_alpha: float | None = Field(default=None, gt=0)  # None: equal to r, a scale of 1
@@ -59,6 +66,9 @@ class SvftSettings(TargetSettings):
     """SVFT: W0 + U M V^T over all singular vectors, with the main diagonal of M trained and `off_diag` on each side.
 
     `off_diag: 0` is SVFT-plain, more is SVFT-banded.
+
+    Attributes:
+        off_diag: diagonals of M that are trained on each side of the main diagonal.
     """
 
     off_diag: int = Field(default=0, ge=0)
@@ -117,6 +127,9 @@ class AdapterSettings(TargetSettings):
 
     The paper's places are the two projections before the residual sums, which `o_proj` and `down_proj` are in the
     models of today; `r` is the width of the bottleneck.
+
+    Attributes:
+        r: width of the bottleneck.
     """
 
     target_modules: list[str] | str = Field(default_factory=lambda: ["o_proj", "down_proj"])

@@ -20,7 +20,14 @@ class FullSettings(MethodSettings):
 
 
 class LoraSettings(RankSettings):
-    """Keys that LoRA and its variants share; names and meanings are those of `peft.LoraConfig`."""
+    """Keys that LoRA and its variants share; names and meanings are those of `peft.LoraConfig`.
+
+    Attributes:
+        lora_alpha: scaling of the update, lora_alpha / r. Equal to the rank of each module (a scaling of 1) if null.
+        lora_dropout: dropout probability of the update's input.
+        use_rslora: scale by lora_alpha / sqrt(r).
+        alpha_pattern: module name or regular expression -> alpha, where it differs from `lora_alpha`.
+    """
 
     lora_alpha: float | None = Field(default=None, gt=0)  # None: equal to r, a scale of 1
     lora_dropout: float = Field(default=0.0, ge=0, lt=1)
@@ -37,7 +44,14 @@ class LoraSettings(RankSettings):
 
 
 class DudeSettings(LoraSettings):
-    """LoRA's keys and DuDe's own; see `DudeConfig`."""
+    """LoRA's keys and DuDe's own; see `DudeConfig`.
+
+    Attributes:
+        magnitude_axis: `out`, one magnitude per output, or `in`, one per input.
+        detach_norm: treat ||V||_c as a constant in the gradient (DoRA's rule) instead of the exact Eq. 9.
+        svd: how the top singular triplets are computed.
+        svd_seed: seed of the start block of the Krylov method.
+    """
 
     magnitude_axis: Literal["out", "in"] = "out"
     detach_norm: bool = False

@@ -19,13 +19,24 @@ if TYPE_CHECKING:
 
 
 class MethodSettings(Settings):
-    """What the `method:` section of every method has: its name."""
+    """What the `method:` section of every method has: its name.
+
+    Attributes:
+        name: the method; `dude methods` lists them.
+    """
 
     name: str
 
 
 class TargetSettings(MethodSettings):
-    """Keys of every method that works on chosen modules; names and meanings are PEFT's."""
+    """Keys of every method that works on chosen modules; names and meanings are PEFT's.
+
+    Attributes:
+        target_modules: names of the modules to adapt, a regular expression, or `all-linear`: every linear layer but the
+            output layer.
+        layers_to_transform: indices of the layers to adapt; needs a list of `target_modules`. All layers if null.
+        modules_to_save: modules that are trained as a whole and saved with the adapter.
+    """
 
     target_modules: list[str] | str = "all-linear"
     layers_to_transform: list[int] | int | None = None
@@ -71,6 +82,10 @@ class RankSettings(TargetSettings):
     """Keys of the methods whose update of a (d, k) weight has a rank, which can be no more than min(d, k).
 
     Ranks are checked against the shapes of the model's modules by `targets`, before any weight is loaded.
+
+    Attributes:
+        r: rank of the update.
+        rank_pattern: module name or regular expression -> rank, where it differs from `r`.
     """
 
     r: int = Field(default=16, ge=1)

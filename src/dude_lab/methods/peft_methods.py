@@ -19,7 +19,14 @@ EVERY_RANK = 2**20  # LoKr decomposes its second factor below half of its larger
 
 
 class VeraSettings(TargetSettings):
-    """Keys of `peft.VeraConfig`. The rank may be above min(d, k): r values are trained, and no (d, r) matrix is."""
+    """Keys of `peft.VeraConfig`. The rank may be above min(d, k): r values are trained, and no (d, r) matrix is.
+
+    Attributes:
+        r: number of shared random directions.
+        vera_dropout: dropout probability of the update's input.
+        d_initial: initial value of the trained scale of each direction.
+        projection_prng_key: seed of the random projections. The run's seed if null.
+    """
 
     r: int = Field(default=256, ge=1)
     vera_dropout: float = Field(default=0.0, ge=0, lt=1)
@@ -56,6 +63,11 @@ class OftSettings(TargetSettings):
     """Keys of `peft.OFTConfig`. The size is that of the rotated blocks, not a rank.
 
     `use_cayley_neumann` is OFTv2's series of five terms in place of the matrix inverse of the Cayley transform.
+
+    Attributes:
+        oft_block_size: side of the rotated blocks; must divide the inputs of every target.
+        use_cayley_neumann: approximate the inverse in the Cayley transform by a series of five terms (OFTv2).
+        module_dropout: probability of dropping a module's update in a step.
     """
 
     oft_block_size: int = Field(default=32, ge=2)
@@ -101,6 +113,11 @@ class KronaSettings(TargetSettings):
 
     `decompose_factor` is the side of A, or the largest divisor below it (-1: near the square root of each side of the
     weight). With `r`, B is itself a product of rank r where that is smaller: LoKr of LyCORIS, arXiv 2309.14859.
+
+    Attributes:
+        r: rank of the second factor. A dense factor if null.
+        decompose_factor: side of the first factor, or its largest divisor below that. -1: near the square root.
+        module_dropout: probability of dropping a module's update in a step.
     """
 
     r: int | None = Field(default=None, ge=1)
@@ -133,7 +150,12 @@ def krona_count(settings: KronaSettings, target: Target) -> int:
 
 
 class DeloraSettings(RankSettings):
-    """Keys of `peft.DeloraConfig`."""
+    """Keys of `peft.DeloraConfig`.
+
+    Attributes:
+        delora_lambda: initial strength of the update.
+        module_dropout: probability of dropping a module's update in a step.
+    """
 
     delora_lambda: float = Field(default=15.0, gt=0)
     module_dropout: float = Field(default=0.0, ge=0, lt=1)
