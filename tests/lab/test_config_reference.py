@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dude_lab.config.compare_settings import ComparisonSettings
-from dude_lab.config.reference import Key, keys
 from dude_lab.config.run_settings import RunSettings, TrainSettings
 from dude_lab.config.section import Settings, meanings
+from dude_lab.config.yaml_keys import Key, keys
 from dude_lab.methods import METHODS
 
 
