@@ -13,8 +13,7 @@ from rich.console import Console
 
 from dude_lab.cli.compare import blocks
 from dude_lab.cli.compare_progress import LiveWatcher
-from dude_lab.compare.results import collect
-from dude_lab.compare.series import seed_series
+from dude_lab.compare.results import collect, seed_series
 
 
 def test_a_table_that_is_too_wide_is_shown_in_parts_with_whole_cells() -> None:

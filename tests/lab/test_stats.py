@@ -10,6 +10,7 @@ from scipy import stats
 
 from dude_lab.stats.intervals import hierarchical_bootstrap, normal, paired_t, t_interval, wilson
 from dude_lab.stats.significance import holm
+from dude_lab.stats.smoothing import inside, smooth
 
 
 def test_wilson_against_published_values() -> None:
@@ -131,3 +132,11 @@ def test_holm_against_known_values() -> None:
     assert holm([]) == []
     with_gap = holm([math.nan, 0.02])
     assert math.isnan(with_gap[0]) and with_gap[1] == 0.02
+
+
+def test_one_running_mean_over_a_twelfth_of_a_curve() -> None:
+    values = [float(k % 3) for k in range(36)]  # a window of three
+    found = smooth(values)
+    assert len(found) == 36 and found[0] == values[0] and found[-1] == values[-1]  # the window shrinks at the ends
+    assert found[inside(36)] == pytest.approx([1.0] * 34)
+    assert smooth([2.0, 5.0]).tolist() == [2.0, 5.0] and smooth([]).tolist() == []

@@ -11,8 +11,7 @@ import numpy as np
 
 from ..training.run_plot import STYLE as RUN_STYLE
 from .outcome import accuracy
-from .results import Results, RowResult
-from .series import seed_series
+from .results import Results, RowResult, seed_series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

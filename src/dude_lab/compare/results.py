@@ -16,6 +16,7 @@ from ..config.eval_settings import EvalSettings
 from ..config.run_settings import RunSettings
 from ..config.yaml_file import parse_run
 from ..stats.intervals import Table
+from ..stats.smoothing import Series
 from ..training.finished_run import open_run
 from .comparison_folder import ComparisonFolder
 from .grid import Grid
@@ -204,6 +205,15 @@ def differences(one: RowResult, other: RowResult) -> tuple[list[Table], list[flo
     if any(len({len(row[task]) for row in rows}) > 1 for task in weights):
         return None
     return [np.array([row[task] for row in rows]) for task in weights], list(weights.values()), seeds
+
+
+def seed_series(row: RowResult, key: str) -> Series | None:
+    """Return the row's curves of `key`, one for each run, at the steps that all of them logged; None without one."""
+    found = [{r["step"]: r[key] for r in run.curves() if r.get(key) is not None} for run in row.runs]
+    steps = sorted(set.intersection(*(set(one) for one in found))) if found else []
+    if not steps:
+        return None
+    return Series(tuple(steps), np.array([[one[step] for step in steps] for one in found], dtype=float))
 
 
 def _weights(run: Run, tasks: list[str]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from ..compare.run_store import Run
 from ..stats import intervals
 from ..stats.intervals import Interval
 from ..stats.significance import adjusted, significance
-from ..training.run_plot import smooth
+from ..stats.smoothing import smooth
 from .experiments import RIVALS, Experiment
 from .paper_tables import PartResult
 from .rates import PAIRS, forgiving
@@ -130,11 +130,10 @@ def _steadier(part: PartResult) -> list[Compared]:
 
 
 def losses(run: Any) -> dict[int, float]:
-    """Step -> training loss, smoothed over a twelfth of the run."""
+    """Step -> training loss, smoothed (`stats.smoothing`)."""
     found = {one["step"]: one["loss"] for one in run.curves() if one.get("loss") is not None}
     steps = sorted(found)
-    smoothed = smooth([found[step] for step in steps], max(1, len(steps) // 12)) if steps else []
-    return dict(zip(steps, (float(x) for x in smoothed), strict=True))
+    return dict(zip(steps, map(float, smooth([found[step] for step in steps])), strict=True))
 
 
 def _faster(part: PartResult) -> list[Compared]:

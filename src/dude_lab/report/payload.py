@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from ..compare.comparison_plot import looks
-from ..compare.results import Results, RowResult
-from ..compare.series import Series, seed_series
+from ..compare.results import Results, RowResult, seed_series
+from ..stats.smoothing import Series
 
 POINTS = 400  # of a curve; a longer one is thinned, evenly
 CURVES = (
