@@ -12,10 +12,11 @@ from peft import get_peft_model
 from tiny_run import tiny_base  # noqa: F401
 
 from dude_lab.config.run_settings import ModelSettings
-from dude_lab.methods import METHODS, build, parse_method
+from dude_lab.methods import AS_PEFT, METHODS, Method, build, parse_method
 from dude_lab.training.base_model import find_base, load_base, meta_model
 from dude_lab.training.run_targets import trainable_part
 from dude_peft.errors import DudeError
+from dude_peft.targets import Target
 
 Q, V, DOWN = (32, 32), (16, 32), (32, 48)  # (d, k) of q_proj, v_proj and down_proj on the tiny base
 
@@ -72,6 +73,54 @@ def test_the_count_is_the_formula_and_the_real_model(base: Any, case: str) -> No
     assert part.trainable == trained == sum(sizes) * LAYERS + 5 * 32  # and five layer norms
     per_layer = 1 if settings.name == "vera" else LAYERS  # VeRA's are shared
     assert part.kept == kept * per_layer == frozen_beside(real)
+
+
+def ia3_count(settings: Any, target: Target) -> int:
+    """One scale for each output, or for each input of a feed-forward module: d, or k."""
+    return target.shape[1 if target.name.endswith(tuple(settings.feedforward_modules)) else 0]
+
+
+def test_a_method_that_peft_has_is_one_entry(base: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """IA3 is not in the registry; with the entry alone it is read, checked, built, counted and described."""
+    from peft import IA3Config
+
+    from dude_lab.config.reference import keys
+
+    with pytest.raises(DudeError, match="unknown method 'ia3'"):
+        parse_method("ia3")
+    entry = Method(
+        "ia3", "IA3", "IA3, arXiv 2205.05638", IA3Config, "ones", ia3_count, {"feedforward_modules": AS_PEFT}
+    )
+    monkeypatch.setitem(METHODS, "ia3", entry)
+    raw = {"name": "ia3", "target_modules": ["q_proj", "v_proj", "down_proj"], "feedforward_modules": ["down_proj"]}
+    settings = parse_method(raw)
+    assert settings.model_dump() == {**raw, "layers_to_transform": None, "modules_to_save": None}
+    config = build(settings)
+    assert type(config) is IA3Config and config.feedforward_modules == {"down_proj"}
+    part = trainable_part(meta_model(base), settings)
+    assert sorted(part.sizes) == sorted((32, 16, 48) * LAYERS)
+    real = get_peft_model(load_base(base), config)
+    assert part.trainable == sum(p.numel() for p in real.parameters() if p.requires_grad)
+    assert "feedforward" in next(key for key in keys() if key.section == "method: ia3").meaning
+    with pytest.raises(DudeError, match="unknown key 'init_ia3_weights'"):
+        parse_method({**raw, "init_ia3_weights": True})
+    with pytest.raises(DudeError, match=r"layers_to_transform.*no such option for this method"):
+        parse_method({**raw, "layers_to_transform": [0]})
+
+
+def test_type_default_and_meaning_are_those_of_peft_where_the_entry_says_nothing() -> None:
+    import dataclasses
+
+    from dude_peft import DudeConfig
+
+    field = METHODS["dude"].settings.model_fields["svd"]
+    assert field.default == DudeConfig.svd and "krylov" in (field.description or "")
+    lora = METHODS["lora"]
+    assert lora.config is not None
+    peft = {one.name: one for one in dataclasses.fields(lora.config)}
+    ours = lora.settings.model_fields
+    assert ours["use_rslora"].default is peft["use_rslora"].default and ours["use_rslora"].annotation is bool
+    assert (ours["r"].default, ours["r"].annotation) == (16, int)
 
 
 def frozen_beside(model: Any) -> int:

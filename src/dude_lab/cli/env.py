@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..methods import METHODS, LoraSettings, MethodSettings, TargetSettings
+from ..methods import METHODS, MethodSettings, TargetSettings
 from .console import console, facts, size, table
 
 
@@ -27,11 +27,11 @@ def run() -> None:
 
 def list_methods() -> None:
     """Every method with its keys and its source."""
-    shared, lora = set(TargetSettings.model_fields), set(LoraSettings.model_fields)
+    shared, lora = set(TargetSettings.model_fields), METHODS["lora"].keys.keys()
     rows = table("method", "name in tables", "keys", "merges", "source")
     for method in METHODS.values():
         keys = [key for key in method.settings.model_fields if key not in shared]
-        if issubclass(method.settings, LoraSettings) and method.name != "lora":
+        if lora <= method.keys.keys() and method.name != "lora":
             keys = ["those of lora", *(key for key in keys if key not in lora)]
         merges = "yes" if method.merges else "no"
         rows.add_row(method.name, method.title, ", ".join(keys) or "-", merges, method.source)

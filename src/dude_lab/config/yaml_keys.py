@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 
 from ..data import DataSettings
 from ..evaluation import EvalSettings
-from ..methods import METHODS, MethodSettings, TargetSettings
+from ..methods import METHODS, Method, TargetSettings
 from .compare_settings import ComparisonSettings, SearchSettings
 from .run_settings import ModelSettings, RunSettings, TrainSettings
 from .section import meanings
@@ -44,11 +44,12 @@ def keys() -> list[Key]:
     found = _of("run", RunSettings) + _of("model", ModelSettings)
     found += _of("method", TargetSettings)
     shared = set(TargetSettings.model_fields)
-    by_class: dict[type[MethodSettings], list[str]] = {}
+    by_keys: dict[int, list[Method]] = {}
     for method in METHODS.values():
-        by_class.setdefault(method.settings, []).append(method.name)
-    for settings, names in by_class.items():
-        found += [key for key in _of(f"method: {', '.join(names)}", settings) if key.key not in shared]
+        by_keys.setdefault(id(method.keys), []).append(method)  # variants of one method share the mapping
+    for variants in by_keys.values():
+        section = f"method: {', '.join(one.name for one in variants)}"
+        found += [key for key in _of(section, variants[0].settings) if key.key not in shared]
     found += _of("data", DataSettings) + _of("train", TrainSettings) + _of("eval", EvalSettings)
     return found + _of("comparison", ComparisonSettings) + _of("search", SearchSettings)
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SUITES", "EvalResult", "EvalSettings", "evaluate"]
 
-_ROOMS = {"EvalResult": "result", "evaluate": "run"}
+_ROOMS = {"EvalResult": "result", "evaluate": "evaluator"}
 
 
 def __getattr__(name: str) -> Any:

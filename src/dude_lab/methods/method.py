@@ -1,25 +1,27 @@
-"""What a method of the comparison is: the keys of its `method:` section, and what the project asks of it."""
+"""What a method of the comparison is, and how the keys of its `method:` section follow from its PEFT config class."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import dataclasses
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, create_model, field_validator, model_validator
 
 from dude_peft.errors import quote
 from dude_peft.expressions import check_expression
 from dude_peft.targets import ALL_LINEAR, Target
 
-from ..config.section import Settings
+from ..config.section import Settings, meanings
 
 if TYPE_CHECKING:
     from peft import PeftConfig
 
 
 class MethodSettings(Settings):
-    """What the `method:` section of every method has: its name.
+    """The key of every method.
 
     Attributes:
         name: the method; `dude methods` lists them.
@@ -28,8 +30,12 @@ class MethodSettings(Settings):
     name: str
 
 
+class FullSettings(MethodSettings):
+    """Full fine-tuning: every parameter of the model is trained, so there is nothing to choose."""
+
+
 class TargetSettings(MethodSettings):
-    """Keys of every method that works on chosen modules; names and meanings are PEFT's.
+    """The keys of every method that adapts chosen modules; names and meanings are PEFT's.
 
     Attributes:
         target_modules: names of the modules to adapt, a regular expression, or `all-linear`: every linear layer but the
@@ -38,7 +44,7 @@ class TargetSettings(MethodSettings):
         modules_to_save: modules that are trained as a whole and saved with the adapter.
     """
 
-    target_modules: list[str] | str = "all-linear"
+    target_modules: list[str] | str = ALL_LINEAR
     layers_to_transform: list[int] | int | None = None
     modules_to_save: list[str] | None = None
 
@@ -70,51 +76,38 @@ class TargetSettings(MethodSettings):
         return self
 
     def targeting(self) -> dict[str, Any]:
-        """The three keys as PEFT's configs take them."""
-        return {
-            "target_modules": self.target_modules,
-            "layers_to_transform": self.layers_to_transform,
-            "modules_to_save": self.modules_to_save,
-        }
-
-
-class RankSettings(TargetSettings):
-    """Keys of the methods whose update of a (d, k) weight has a rank, which can be no more than min(d, k).
-
-    Ranks are checked against the shapes of the model's modules by `targets`, before any weight is loaded.
-
-    Attributes:
-        r: rank of the update.
-        rank_pattern: module name or regular expression -> rank, where it differs from `r`.
-    """
-
-    r: int = Field(default=16, ge=1)
-    rank_pattern: dict[str, int] = Field(default_factory=dict)
-
-    @field_validator("rank_pattern")
-    @classmethod
-    def _positive_ranks(cls, value: dict[str, int]) -> dict[str, int]:
-        check_patterns("rank_pattern", value)
-        if low := {name: rank for name, rank in value.items() if rank < 1}:
-            raise ValueError(f"ranks must be 1 or more, and {low} are not")
-        return value
+        """Return the three keys as PEFT's configs take them."""
+        return self.model_dump(include=set(TargetSettings.model_fields) - {"name"})
 
 
 def check_patterns(option: str, patterns: Iterable[str]) -> None:
-    """Refuse keys of `rank_pattern` or `alpha_pattern` that are no expressions of bounded cost."""
+    """Reject keys of `rank_pattern` or `alpha_pattern` that are no expressions of bounded cost."""
     for pattern in patterns:
         check_expression(option, pattern)
 
 
-def _nothing_kept(settings: Any, targets: Sequence[Target]) -> int:
+AS_PEFT: Mapping[str, Any] = {}
+"""In `Method.keys`: type, default and meaning are those of the PEFT config class."""
+
+
+def _only_null(value: Any) -> None:
+    if value is not None:
+        raise ValueError("PEFT has no such option for this method: leave it out")
+
+
+def _none(*_: Any) -> dict[str, Any]:
+    return {}
+
+
+def _zero(*_: Any) -> int:
     return 0
 
 
-def _nothing_to_check(settings: Any, target: Target) -> None:
+def _no_check(*_: Any) -> None:
     pass
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Method:
     """One entry of the comparison.
 
@@ -122,27 +115,67 @@ class Method:
         name: what `method: {name: ...}` says.
         title: how tables and legends write it.
         source: the paper, its title and arXiv number, and what computes it where that is a library.
-        settings: the keys that its section allows.
-        config: settings and the run's seed -> PEFT config; None for full fine-tuning.
-        init: what the adapter starts from, for the record of a run.
+        config: the PEFT config class; None for full fine-tuning.
+        init: what the adapter is initialised from, for the record of a run.
         count: settings and target -> number of trained values; its docstring is the formula.
-        kept: settings and all targets -> number of float32 values kept frozen beside the weights.
-        check: settings and target; raises `DudeError` where the method cannot take the module's shape.
+        keys: the keys of the config class that the `method:` section offers, beside those of `TargetSettings`. Type,
+            default and meaning are those of the class's field; the value holds what differs: `type`, and arguments of
+            `pydantic.Field` (`default`, `description`, limits such as `ge`).
+        fixed: arguments of the config class that are not offered.
+        derived: settings and the run's seed -> arguments of the config class that follow from these.
+        frozen: settings and all targets -> number of frozen float32 values that the method adds to the model.
+        check: settings and target; raises `DudeError` if the method cannot take the module's shape.
         conv1d: whether GPT-2's `Conv1D` can be a target beside `nn.Linear`.
-        overwrites_base: whether PEFT changes the base weights at the start, so that the adapter alone is no use on the
-            original base and has to be saved as a difference.
+        overwrites_base: whether PEFT changes the base weights on initialisation, so that the adapter has to be saved as
+            a difference to the original base.
         merges: whether the result can be merged into the base weights.
     """
 
     name: str
     title: str
     source: str
-    settings: type[MethodSettings]
-    config: Callable[[Any, int], PeftConfig] | None
+    config: type[PeftConfig] | None
     init: str
     count: Callable[[Any, Target], int]
-    kept: Callable[[Any, Sequence[Target]], int] = _nothing_kept
-    check: Callable[[Any, Target], None] = _nothing_to_check
+    keys: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    derived: Callable[[Any, int], Mapping[str, Any]] = _none
+    frozen: Callable[[Any, Sequence[Target]], int] = _zero
+    check: Callable[[Any, Target], None] = _no_check
     conv1d: bool = True
     overwrites_base: bool = False
     merges: bool = True
+
+    @cached_property
+    def settings(self) -> type[MethodSettings]:
+        """The keys that its `method:` section allows, as a class."""
+        if self.config is None:
+            return FullSettings
+        fields, types = {one.name: one for one in dataclasses.fields(self.config)}, typing.get_type_hints(self.config)
+        documented = meanings(self.config)
+        made: dict[str, Any] = {}
+        for key, changes in self.keys.items():
+            own = TargetSettings.model_fields.get(key)
+            field = fields[key]
+            spec = dict(changes)
+            kind = spec.pop("type", own.annotation if own else types[key])
+            if not {"default", "default_factory"} & set(spec):
+                if field.default is not dataclasses.MISSING:
+                    spec["default"] = field.default
+                else:
+                    spec["default_factory"] = field.default_factory
+            if own is None:
+                spec.setdefault("description", field.metadata.get("help") or documented.get(key))
+            made[key] = (kind, Field(**spec))
+        for key in TargetSettings.model_fields.keys() - fields.keys() - {"name"}:  # PEFT has it for other methods only
+            kind = Annotated[TargetSettings.model_fields[key].annotation, AfterValidator(_only_null)]  # type: ignore[name-defined]
+            made[key] = (kind, Field(None))
+        return create_model(f"{self.config.__name__.removesuffix('Config')}Settings", __base__=TargetSettings, **made)
+
+    def build(self, settings: MethodSettings, seed: int) -> PeftConfig | None:
+        """Return the PEFT config for `settings` in a run with `seed`."""
+        if self.config is None:
+            return None
+        fields = {one.name for one in dataclasses.fields(self.config)}
+        arguments = settings.model_dump(include=fields) | dict(self.fixed) | dict(self.derived(settings, seed))
+        return self.config(task_type="CAUSAL_LM", **arguments)  # type: ignore[arg-type]

@@ -109,7 +109,7 @@ def _trained(row: Row, shape: Shape) -> tuple[int, int]:
     if not isinstance(row.method, TargetSettings):
         return shape.counted, 0
     targets = shape.targets(row.method.target_modules, row.r or 0)
-    return sum(method.count(row.method, target) for target in targets), method.kept(row.method, targets)
+    return sum(method.count(row.method, target) for target in targets), method.frozen(row.method, targets)
 
 
 def _width(settings: RunSettings, *, full: bool) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from dude_peft.errors import DudeError
 from dude_peft.targets import Target, Targets
 
-from ..methods import METHODS, LoraSettings, MethodSettings, RankSettings, TargetSettings, build
+from ..methods import METHODS, MethodSettings, TargetSettings, build
 
 if TYPE_CHECKING:
     from torch import nn
@@ -66,7 +66,7 @@ def trainable_part(model: nn.Module, settings: MethodSettings) -> TrainablePart:
     saved = tuple(settings.modules_to_save or ())
     whole = [module for name, module in modules.items() if name.endswith(saved)]  # PEFT's rule, "norm" in "layernorm"
     trainable = sum(sizes) + sum(p.numel() for m in whole for p in m.parameters())
-    return TrainablePart(targets, sizes, trainable, total, method.kept(settings, targets), notes)
+    return TrainablePart(targets, sizes, trainable, total, method.frozen(settings, targets), notes)
 
 
 def _find_targets(model: nn.Module, settings: TargetSettings) -> Targets:
@@ -75,11 +75,12 @@ def _find_targets(model: nn.Module, settings: TargetSettings) -> Targets:
 
     from dude_peft.targets import find_targets
 
-    if isinstance(settings, LoraSettings):
-        return find_targets(model, build(settings))
-    if isinstance(settings, RankSettings):
-        ranks = {"r": settings.r, "rank_pattern": dict(settings.rank_pattern)}
-        return find_targets(model, LoraConfig(task_type="CAUSAL_LM", **settings.targeting(), **ranks))
+    config = build(settings)
+    if isinstance(config, LoraConfig):
+        return find_targets(model, config)
+    keys = {"task_type": "CAUSAL_LM", **settings.targeting()}
+    if (pattern := getattr(settings, "rank_pattern", None)) is not None:
+        return find_targets(model, LoraConfig(**keys, r=settings.r, rank_pattern=dict(pattern)))  # type: ignore[attr-defined]
     size = getattr(settings, "r", None) or 0
-    found = find_targets(model, LoraConfig(task_type="CAUSAL_LM", **settings.targeting(), r=1))
+    found = find_targets(model, LoraConfig(**keys, r=1))
     return found._replace(modules=[t._replace(r=size) for t in found.modules])

@@ -1,0 +1,454 @@
+"""The registry of methods. To add one that PEFT has: an entry here, with the formula of its count, and a test row.
+
+A method of the project has its config, layer and model in a file of `dude_peft.baselines`, and an entry here likewise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from peft import DeloraConfig, LoKrConfig, LoraConfig, OFTConfig, VeraConfig
+from pydantic import AfterValidator
+
+from dude_peft import DudeConfig
+from dude_peft.baselines.bitfit import BitfitConfig
+from dude_peft.baselines.bottleneck import BottleneckConfig
+from dude_peft.baselines.lora_xs import LoraXsConfig
+from dude_peft.baselines.svft import SvftConfig
+from dude_peft.errors import DudeError
+from dude_peft.targets import Target
+
+from .method import AS_PEFT, Method, check_patterns
+
+# --- keys that several methods share: what differs from PEFT's own fields -------------------------------------------
+
+
+def _ranks(value: dict[str, int]) -> dict[str, int]:
+    check_patterns("rank_pattern", value)
+    if low := {name: rank for name, rank in value.items() if rank < 1}:
+        raise ValueError(f"ranks must be 1 or more, and {low} are not")
+    return value
+
+
+def _alphas(value: dict[str, float]) -> dict[str, float]:
+    check_patterns("alpha_pattern", value)
+    if low := {name: alpha for name, alpha in value.items() if alpha <= 0}:
+        raise ValueError(f"values must be above 0, and {low} are not")
+    return value
+
+
+PROBABILITY = {"ge": 0, "lt": 1}
+DROPOUT = {**PROBABILITY, "description": "dropout probability of the update's input."}
+ALPHA = {
+    "type": float | None,
+    "default": None,
+    "gt": 0,
+    "description": "scaling of the update, lora_alpha / r. Equal to the rank of each module (a scaling of 1) if null.",
+}
+# Of an update of a (d, k) weight that has a rank, at most min(d, k): checked against the modules' shapes by `targets`.
+RANK: dict[str, Any] = {
+    "r": {"default": 16, "ge": 1, "description": "rank of the update."},
+    "rank_pattern": {
+        "type": Annotated[dict[str, int], AfterValidator(_ranks)],
+        "default_factory": dict,
+        "description": "module name or regular expression -> rank, where it differs from `r`.",
+    },
+}
+LORA = {
+    **RANK,
+    "lora_alpha": ALPHA,
+    "lora_dropout": DROPOUT,
+    "use_rslora": {"description": "scale by lora_alpha / sqrt(r)."},
+    "alpha_pattern": {
+        "type": Annotated[dict[str, float], AfterValidator(_alphas)],
+        "default_factory": dict,
+        "description": "module name or regular expression -> alpha, where it differs from `lora_alpha`.",
+    },
+}
+DUDE = {**LORA, "magnitude_axis": AS_PEFT, "detach_norm": AS_PEFT, "svd": AS_PEFT, "svd_seed": AS_PEFT}
+
+
+# --- LoRA and its variants ------------------------------------------------------------------------------------------
+
+
+def lora_count(settings: Any, target: Target) -> int:
+    """A (r, k) and B (d, r): r (d + k)."""
+    return target.r * sum(target.shape)
+
+
+def dora_count(settings: Any, target: Target) -> int:
+    """LoRA's and one magnitude for each output: r (d + k) + d."""
+    return lora_count(settings, target) + target.shape[0]
+
+
+def _lora_scale(settings: Any, seed: int) -> dict[str, Any]:
+    """Without `lora_alpha` the scale is 1 in every module, those in `rank_pattern` included."""
+    if settings.lora_alpha is not None:
+        return {}
+    return {"lora_alpha": settings.r, "alpha_pattern": {**settings.rank_pattern, **settings.alpha_pattern}}
+
+
+_LORA = "LoRA: Low-Rank Adaptation of Large Language Models, arXiv 2106.09685 (PEFT)"
+_DORA = "DoRA: Weight-Decomposed Low-Rank Adaptation, arXiv 2402.09353 (PEFT)"
+_PISSA = (
+    "PiSSA: Principal Singular Values and Singular Vectors Adaptation of Large Language Models, arXiv 2404.02948 (PEFT)"
+)
+_OLORA = "OLoRA: Orthonormal Low-Rank Adaptation of Large Language Models, arXiv 2406.01775 (PEFT)"
+
+
+def _variant(name: str, title: str, source: str, init: str, count: Any, overwrites_base: bool, **fixed: Any) -> Method:
+    return Method(
+        name, title, source, LoraConfig, init, count, LORA, fixed, _lora_scale, overwrites_base=overwrites_base
+    )
+
+
+LORA_METHODS = (
+    _variant("lora", "LoRA", _LORA, "kaiming", lora_count, False),
+    _variant("dora", "DoRA", _DORA, "kaiming", dora_count, False, use_dora=True),
+    # The exact SVD: PEFT's fast one (pissa_niter_k) is unseeded and its adapters reload wrongly.
+    _variant("pissa", "PiSSA", _PISSA, "svd", lora_count, True, init_lora_weights="pissa"),
+    _variant("olora", "OLoRA", _OLORA, "qr", lora_count, True, init_lora_weights="olora"),
+)
+
+
+# --- DuDe -----------------------------------------------------------------------------------------------------------
+
+
+def dude_count(settings: Any, target: Target) -> int:
+    """LoRA's and one magnitude for each output (axis `out`) or input (`in`): r (d + k) + d, or + k."""
+    return lora_count(settings, target) + target.shape[0 if settings.magnitude_axis == "out" else 1]
+
+
+def dude_frozen(settings: Any, targets: Sequence[Target]) -> int:
+    """A0, B0, n0, P0: r (2d + k) + d of a (d, k) weight; for axis `in` d and k change places."""
+    frozen = 0
+    for (d, k), r in ((target.shape, target.r) for target in targets):
+        d, k = (d, k) if settings.magnitude_axis == "out" else (k, d)
+        frozen += r * (2 * d + k) + d
+    return frozen
+
+
+_DUDE = "Dual Decomposition of Weights and Singular Value Low Rank Adaptation, arXiv 2505.14367"
+DUDE_METHODS = tuple(
+    Method(
+        name, title, _DUDE, DudeConfig, "svd", dude_count, DUDE, {"init_variant": name}, _lora_scale, frozen=dude_frozen
+    )
+    for name, title in (("dude", "DuDe"), ("dude_a", "DuDe-A"), ("dude_b", "DuDe-B"))
+)
+
+
+# --- full fine-tuning -----------------------------------------------------------------------------------------------
+
+
+def full_count(settings: Any, target: Target) -> int:
+    """The whole weight: d k."""
+    return target.shape[0] * target.shape[1]
+
+
+FULL = Method("full", "Full fine-tuning", "every parameter of the model (transformers)", None, "none", full_count)
+
+
+# --- VeRA -----------------------------------------------------------------------------------------------------------
+
+
+def vera_count(settings: Any, target: Target) -> int:
+    """One scale for each output and one for each of r random directions: d + r."""
+    return target.shape[0] + settings.r
+
+
+def vera_frozen(settings: Any, targets: Sequence[Target]) -> int:
+    """The random A and B that all modules share, cut from the largest: r (max d + max k), once."""
+    return settings.r * sum(max(target.shape[side] for target in targets) for side in (0, 1))
+
+
+def _vera_seed(settings: Any, seed: int) -> dict[str, Any]:
+    key = settings.projection_prng_key
+    return {"projection_prng_key": seed if key is None else key}
+
+
+VERA = Method(
+    "vera",
+    "VeRA",
+    "VeRA: Vector-based Random Matrix Adaptation, arXiv 2310.11454 (PEFT)",
+    VeraConfig,
+    "random, shared",
+    vera_count,
+    keys={
+        # It may be above min(d, k): r values are trained, and no (d, r) matrix is.
+        "r": {"ge": 1, "description": "number of random directions, shared by all modules."},
+        "vera_dropout": DROPOUT,
+        "d_initial": {"description": "initial value of the trained scale of each direction."},
+        "projection_prng_key": {
+            "type": int | None,
+            "default": None,
+            "ge": 0,
+            "description": "seed of the random projections. The run's seed if null.",
+        },
+    },
+    fixed={"save_projection": True},  # another torch may draw other numbers from the same key
+    derived=_vera_seed,
+    frozen=vera_frozen,
+)
+
+
+# --- OFT ------------------------------------------------------------------------------------------------------------
+
+
+def oft_count(settings: Any, target: Target) -> int:
+    """k / b skew-symmetric blocks of b (b - 1) / 2 values over the k inputs: k (b - 1) / 2."""
+    b = settings.oft_block_size
+    return target.shape[1] // b * (b * (b - 1) // 2)
+
+
+def oft_check(settings: Any, target: Target) -> None:
+    """Check that the blocks divide the inputs; where they do not, PEFT silently takes another size.
+
+    Raises:
+        DudeError: names the module and the closest block sizes.
+    """
+    b, k = settings.oft_block_size, target.shape[1]
+    if k % b:
+        fitting = sorted((n for n in range(2, k + 1) if k % n == 0), key=lambda n: abs(n - b))[:3]
+        raise DudeError(
+            f"method.oft_block_size: {b} does not divide the {k} inputs of module '{target.name}'. Choose one that "
+            f"divides those of every target, for instance {' or '.join(map(str, sorted(fitting)))}."
+        )
+
+
+OFT = Method(
+    "oft",
+    "OFT",
+    "Controlling Text-to-Image Diffusion by Orthogonal Finetuning, arXiv 2306.07280; as in Orthogonal Finetuning "
+    "Made Scalable, arXiv 2506.19847 (PEFT)",
+    OFTConfig,
+    "identity",
+    oft_count,
+    keys={
+        "oft_block_size": {
+            "default": 32,
+            "ge": 2,
+            "description": "side of the rotated blocks, not a rank; must divide the inputs of every target.",
+        },
+        "use_cayley_neumann": {
+            "default": True,
+            "description": "approximate the inverse in the Cayley transform by a series of five terms (OFTv2).",
+        },
+        "module_dropout": PROBABILITY,
+    },
+    check=oft_check,
+)
+
+
+# --- KronA ----------------------------------------------------------------------------------------------------------
+
+EVERY_RANK = 2**20  # LoKr decomposes its second factor below half of its larger side; no side is as large as this
+
+
+def krona_count(settings: Any, target: Target) -> int:
+    """A (a, c) and B (d/a, k/c): a c + d k / (a c); with a low-rank B, a c + r (d/a + k/c)."""
+    from peft.tuners.lokr.layer import factorization
+
+    (a, b_rows), (c, b_columns) = (factorization(side, settings.decompose_factor) for side in target.shape)
+    r = settings.r or EVERY_RANK
+    low_rank = r < max(b_rows, b_columns) / 2
+    return a * c + (r * (b_rows + b_columns) if low_rank else b_rows * b_columns)
+
+
+def _krona_rank(settings: Any, seed: int) -> dict[str, Any]:
+    r = settings.r or EVERY_RANK
+    return {"r": r, "alpha": r}  # a scale of 1
+
+
+# W0 + A (x) B with two dense factors: KronA. With `r`, B is a product of rank r where that is smaller: LoKr of LyCORIS,
+# arXiv 2309.14859.
+KRONA = Method(
+    "krona",
+    "KronA",
+    "KronA: Parameter Efficient Tuning with Kronecker Adapter, arXiv 2212.10650 (PEFT's LoKr)",
+    LoKrConfig,
+    "kaiming",
+    krona_count,
+    keys={
+        "r": {
+            "type": int | None,
+            "default": None,
+            "ge": 1,
+            "description": "rank of the second factor. A dense factor if null.",
+        },
+        "decompose_factor": {
+            "ge": -1,
+            "description": "side of the first factor, or its largest divisor below that. -1: close to the square root.",
+        },
+        "module_dropout": PROBABILITY,
+    },
+    derived=_krona_rank,
+    conv1d=False,
+)
+
+
+# --- DeLoRA ---------------------------------------------------------------------------------------------------------
+
+
+def delora_count(settings: Any, target: Target) -> int:
+    """A (r, k), B (d, r) and one strength lambda: r (d + k) + 1."""
+    return target.r * sum(target.shape) + 1
+
+
+def delora_frozen(settings: Any, targets: Sequence[Target]) -> int:
+    """The norms of the columns of W0: k for each module."""
+    return sum(target.shape[1] for target in targets)
+
+
+def _not_the_norm(value: list[str] | None) -> list[str] | None:
+    if taken := [name for name in value or () if "delora_w_norm".endswith(name)]:
+        raise ValueError(
+            f"{taken[0]!r} is also the end of the name of a tensor of DeLoRA, which PEFT would save as well. "
+            f"Write more of the module's name, for instance model.{taken[0]}"
+        )
+    return value
+
+
+DELORA = Method(
+    "delora",
+    "DeLoRA",
+    "DeLoRA: Decoupling Angles and Strength in Low-rank Adaptation, arXiv 2503.18225 (PEFT)",
+    DeloraConfig,
+    "kaiming",
+    delora_count,
+    keys={
+        "modules_to_save": {"type": Annotated[list[str] | None, AfterValidator(_not_the_norm)]},
+        **RANK,
+        # Annotated int in PEFT, used as a float.
+        "delora_lambda": {"type": float, "default": 15.0, "gt": 0, "description": "initial strength of the update."},
+        "module_dropout": PROBABILITY,
+    },
+    frozen=delora_frozen,
+    conv1d=False,
+)
+
+
+# --- baselines whose layers are in dude_peft.baselines --------------------------------------------------------------
+
+
+def lora_xs_count(settings: Any, target: Target) -> int:
+    """R: r^2."""
+    return target.r**2
+
+
+def lora_xs_frozen(settings: Any, targets: Sequence[Target]) -> int:
+    """S_r V_r^T (r, k) and U_r (d, r): r (d + k) for each module."""
+    return sum(target.r * sum(target.shape) for target in targets)
+
+
+LORA_XS = Method(
+    "lora_xs",
+    "LoRA-XS",
+    "LoRA-XS: Low-Rank Adaptation with Extremely Small Number of Parameters, arXiv 2405.17604",
+    LoraXsConfig,
+    "svd",
+    lora_xs_count,
+    keys={
+        **RANK,
+        "lora_alpha": ALPHA,
+        "lora_dropout": DROPOUT,
+        "init_std": {"ge": 0},
+        "svd": AS_PEFT,
+        "svd_seed": AS_PEFT,
+    },
+    frozen=lora_xs_frozen,
+)
+
+
+def svft_count(settings: Any, target: Target) -> int:
+    """2 o + 1 diagonals of M (p, p), p = min(d, k), o = off_diag: p (2 o + 1) - o (o + 1)."""
+    p, o = min(target.shape), settings.off_diag
+    return p * (2 * o + 1) - o * (o + 1)
+
+
+def svft_frozen(settings: Any, targets: Sequence[Target]) -> int:
+    """U (d, p) and V (k, p), p = min(d, k): p (d + k) for each module, more than the weight itself."""
+    return sum(min(target.shape) * sum(target.shape) for target in targets)
+
+
+def svft_check(settings: Any, target: Target) -> None:
+    """Check that M has as many diagonals: min(d, k) - 1 on each side.
+
+    Raises:
+        DudeError: names the module and the limit.
+    """
+    if settings.off_diag >= min(target.shape):
+        raise DudeError(
+            f"method.off_diag: {settings.off_diag}, and module '{target.name}' of shape {target.shape} has only "
+            f"{min(target.shape) - 1} diagonals on each side. Lower it."
+        )
+
+
+SVFT = Method(
+    "svft",
+    "SVFT",
+    "SVFT: Parameter-Efficient Fine-Tuning with Singular Vectors, arXiv 2405.19597",
+    SvftConfig,
+    "svd",
+    svft_count,
+    keys={"off_diag": {"ge": 0}},
+    frozen=svft_frozen,
+    check=svft_check,
+)
+
+
+def bitfit_count(settings: Any, target: Target) -> int:
+    """One bias for each output: d."""
+    return target.shape[0]
+
+
+# The paper trains the biases that a model has; a Llama has none, so a target without a bias gets one of zeros.
+BITFIT = Method(
+    "bitfit",
+    "BitFit",
+    "BitFit: Simple Parameter-efficient Fine-tuning for Transformer-based Masked Language-models, arXiv 2106.10199",
+    BitfitConfig,
+    "zero",
+    bitfit_count,
+)
+
+
+def adapter_count(settings: Any, target: Target) -> int:
+    """W_down (r, d), b_down (r,), W_up (d, r), b_up (d,): 2 d r + d + r."""
+    d, r = target.shape[0], settings.r
+    return 2 * d * r + d + r
+
+
+# The paper adapts the two projections before the residual sums: `o_proj` and `down_proj` in today's models.
+ADAPTER = Method(
+    "adapter",
+    "Adapter",
+    "Parameter-Efficient Transfer Learning for NLP, arXiv 1902.00751",
+    BottleneckConfig,
+    "zero",
+    adapter_count,
+    keys={
+        "target_modules": {"default_factory": lambda: ["o_proj", "down_proj"]},
+        "r": {"ge": 1, "description": "width of the bottleneck."},
+    },
+    merges=False,
+)
+
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        *DUDE_METHODS,
+        *LORA_METHODS,
+        FULL,
+        VERA,
+        OFT,
+        KRONA,
+        DELORA,
+        LORA_XS,
+        SVFT,
+        BITFIT,
+        ADAPTER,
+    )
+}
+"""Name -> method, in the order of `dude methods`."""
