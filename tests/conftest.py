@@ -84,8 +84,9 @@ def ask_for_kernels(monkeypatch):
     kernels.asked_for.cache_clear()
 
 
-@pytest.fixture(params=["thin", "whole"])
+@pytest.fixture(params=["thin", "temporary"])
 def way(request, monkeypatch):
-    """Both ways of axis `"out"` to compute a layer, whatever its shape: thin products, and the whole weight."""
-    monkeypatch.setattr("dude_peft.autograd.pays", lambda *shape: request.param == "whole")
+    """Both ways of axis `"out"` without a gradient, whatever the shape: thin products, and a temporary W'."""
+    pays = request.param == "temporary"
+    monkeypatch.setattr("dude_peft.functional.temporary_weight_pays", lambda *shape: pays)
     return request.param

@@ -25,7 +25,7 @@ from .config import WEIGHTS_NAME, DudeConfig, find_adapter_file
 from .errors import DudeError, shorten
 from .files import public_name, sha256
 from .functional import MagnitudeAxis, factors
-from .layer import start_from
+from .layer import init_from_factors
 from .svd import recover_start
 from .targets import plan, saved_modules
 
@@ -244,7 +244,7 @@ def from_stored(
         else:
             with onloaded(module.get_base_layer()):
                 weight = whole(dense_weight(module.get_base_layer(), name))
-                start = start_from(weight, parts[A0].to(A0_now), parts[B0].to(B0_now), axis)
+                start = init_from_factors(weight, parts[A0].to(A0_now), parts[B0].to(B0_now), axis)
             check_same_base(start, name, module.scaling[adapter_name], axis)
             parts[P0] = start.P0
         loaded |= {f"{key}.{part.format('')}": tensor for part, tensor in parts.items()}

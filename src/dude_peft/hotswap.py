@@ -22,7 +22,7 @@ from .base_weight import dense_weight, onloaded
 from .config import CONFIG_NAME, WEIGHTS_NAME, DudeConfig
 from .errors import DudeError
 from .files import sha256
-from .layer import start_from
+from .layer import init_from_factors
 from .model import dude_layers, saved_parameters
 
 
@@ -100,7 +100,7 @@ def swap(model: nn.Module, state: Mapping[str, Tensor], adapter_name: str, confi
             weight = dense_weight(base, name)
             checkpoint.check_shapes(parts, name, weight, r, current.magnitude_axis)
             A0, B0 = (parts[part].to(module.lora_dude[adapter_name].lora_A0) for part in (checkpoint.A0, checkpoint.B0))
-            start = start_from(weight, A0, B0, current.magnitude_axis)
+            start = init_from_factors(weight, A0, B0, current.magnitude_axis)
             checkpoint.check_same_base(start, name, scaling, current.magnitude_axis)
         new.append((module, parts, start, r, alpha, scaling))
     saved = saved_parameters(model, adapter_name)
@@ -133,7 +133,7 @@ def _fill(module: Any, adapter: str, parts: Mapping[str, Tensor], start: Any, r:
     values = [(A.weight, parts[checkpoint.A]), (B.weight, parts[checkpoint.B])]
     values += [
         (module.lora_magnitude_vector[adapter].weight, parts[checkpoint.M]),
-        *zip(frozen.start, start, strict=True),
+        *zip(frozen.init, start, strict=True),
     ]
     for parameter, value in values:
         if parameter.shape == value.shape:

@@ -23,7 +23,7 @@ from . import checkpoint
 from .base_weight import check_present, dense_weight, onloaded
 from .config import DudeConfig
 from .errors import DudeError, quote
-from .layer import DudeVariant, Start, decompose_start, start_from
+from .layer import DudeVariant, Init, init_from_factors, init_from_svd
 from .progress import say_start, starting
 from .rollback import unchanged_on_error
 from .suitable import expert_parts
@@ -93,7 +93,7 @@ class DudeModel(LoraModel):
             self._starts = {}
 
     @staticmethod
-    def _start(model: nn.Module, target: Target, config: DudeConfig) -> Start:
+    def _start(model: nn.Module, target: Target, config: DudeConfig) -> Init:
         layer = model.get_submodule(target.name)
         if isinstance(layer, BaseTunerLayer):
             if layer.merged:
@@ -107,11 +107,11 @@ class DudeModel(LoraModel):
             saved = config.saved_factors
             if saved is not None:
                 A0, B0 = (t.to(weight.device) for t in saved[target.name])
-                start = start_from(weight, A0, B0, config.magnitude_axis)
+                start = init_from_factors(weight, A0, B0, config.magnitude_axis)
                 checkpoint.check_same_base(start, target.name, target.scaling, config.magnitude_axis)
                 return start
             options = config.init_variant, config.magnitude_axis, config.svd, config.svd_seed
-            return decompose_start(weight, target.name, target.r, target.scaling, *options)
+            return init_from_svd(weight, target.name, target.r, target.scaling, *options)
 
     def _create_and_replace(  # type: ignore[override]
         self,

@@ -1,4 +1,4 @@
-"""The short way of eval mode (`DudeLinear._from_kept`): the same bits as the whole way, taken in one state alone."""
+"""Promise: a cached forward has the bits of an uncached one, in every state that a layer can be brought into."""
 
 from __future__ import annotations
 
@@ -11,19 +11,9 @@ from peft import get_peft_model
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from dude_peft import autograd
-from dude_peft.layer import DudeLinear, FrozenStart
+from dude_peft.layer import DudeAdapter, FactorCache
 
 D, K = 40, 24
-
-
-@pytest.fixture(params=["whole weight", "thin products"], autouse=True)
-def way(request, monkeypatch):
-    """Both kinds of what is kept: W' of a narrow layer, and the factors alone."""
-    if request.param == "thin products":
-        monkeypatch.setattr(autograd, "keeps", lambda entries: False)
-        monkeypatch.setattr(autograd, "pays", lambda *shape: False)
-    return request.param
 
 
 def make(dtype=torch.float32, base=None, **options):
@@ -39,13 +29,9 @@ def x_for(dtype=torch.float32, *shape):
     return torch.randn(*(shape or (2, 1, K)), generator=torch.Generator().manual_seed(3)).to(dtype)
 
 
-def long_way(layer, x, *args, **kwargs):
-    with mock.patch.object(DudeLinear, "_from_kept", lambda self, x: None):
+def uncached(layer, x, *args, **kwargs):
+    with mock.patch.object(FactorCache, "get", lambda *_: None):
         return layer(x, *args, **kwargs)
-
-
-def refuse(*_, **__):
-    raise AssertionError("the whole way was gone")
 
 
 @pytest.mark.parametrize(
@@ -62,23 +48,12 @@ def refuse(*_, **__):
     ids=str,
 )
 @torch.no_grad()
-def test_a_step_of_generation_takes_it_and_has_the_same_bits(options):
+def test_a_step_of_generation_is_cached_and_has_the_same_bits(options):
     _, layer = make(**options)
     for x in (x_for(layer.get_base_layer().weight.dtype), x_for(layer.get_base_layer().weight.dtype, K)):
-        want = long_way(layer, x)
-        with mock.patch.object(FrozenStart, "forward", refuse):
+        want = uncached(layer, x)
+        with mock.patch.object(DudeAdapter, "compose", side_effect=AssertionError("not cached")):
             assert torch.equal(layer(x), want) and want.shape == (*x.shape[:-1], D)
-
-
-@torch.no_grad()
-def test_nothing_is_kept_yet_or_any_more():
-    _, layer = make()
-    with mock.patch.object(FrozenStart, "forward", refuse), pytest.raises(AssertionError, match="whole way"):
-        layer(x_for())
-    before = layer(x_for())
-    layer.lora_B["default"].weight.data[3, 1] += 0.5
-    assert torch.equal(layer(x_for()), long_way(layer, x_for()))
-    assert not torch.equal(layer(x_for()), before)
 
 
 def disabled(model, layer):
@@ -132,34 +107,26 @@ STATES = (*STATES, other_scaling, replaced_parameter, replaced_base_weight)
 
 @pytest.mark.parametrize("state", STATES, ids=lambda f: f.__name__)
 @torch.no_grad()
-def test_every_other_state_goes_the_whole_way(state):
+def test_in_every_other_state_too(state):
     model, layer = make()
     before = layer(x_for())
     state(model, layer)
     got = layer(x_for())
     if state is training_dropout:
         torch.manual_seed(0)
-    assert torch.equal(got, long_way(layer, x_for()))
+    assert torch.equal(got, uncached(layer, x_for()))
     if state is not merged:
         assert not torch.allclose(got, before)
 
 
 @torch.no_grad()
-def test_autocast_axis_in_and_a_batch_for_the_whole_weight(way, monkeypatch):
+def test_autocast_and_axis_in():
     _, layer = make()
     layer(x_for())
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(x_for()).dtype == torch.bfloat16
     _, layer = make(magnitude_axis="in")
     assert torch.equal(layer(x_for()), layer(x_for()))
-    if way == "thin products":
-        _, layer = make()
-        layer(x_for())
-        monkeypatch.setattr(autograd, "pays", lambda tokens, *shape: tokens >= 30)
-        monkeypatch.setattr(FrozenStart, "forward", refuse)
-        layer(x_for())
-        with pytest.raises(AssertionError, match="whole way"):
-            layer(x_for(torch.float32, 30, K))
 
 
 def test_a_gradient_is_never_lost():

@@ -72,7 +72,7 @@ def test_two_processes_save_and_load_as_one_does(tmp_path):
     models.move(model, 0.05)
     model.save_pretrained(str(tmp_path / "single"))
     want = models.logits(model)
-    path = os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])
+    path = os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests" / "support")])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", PROCESS]
     processes = [

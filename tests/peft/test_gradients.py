@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from dude_peft import reference
-from dude_peft.layer import FrozenStart, decompose_start
+from dude_peft.layer import DudeAdapter, init_from_svd
 
 pytestmark = pytest.mark.usefixtures("way")
 
@@ -195,11 +195,11 @@ def test_gradients_where_the_base_layers_own_backward_runs(way):
 def test_axis_out_equals_a_gradient_of_float32_within_its_rounding():
     torch.manual_seed(0)
     W = torch.randn(64, 48)
-    start = decompose_start(W, "x", 4, 1.0, "dude", "out", "exact", 0)
+    start = init_from_svd(W, "x", 4, 1.0, "dude", "out", "exact", 0)
     wide = [t.double() for t in start]
     results = []
     for weight, parts in ((W, start), (W.double(), wide)):
-        frozen = FrozenStart(type(start)(*parts), "out", False)
+        frozen = DudeAdapter(type(start)(*parts), "out", False)
         dA = torch.full((4, 48), 0.01, dtype=weight.dtype, requires_grad=True)
         dB = torch.full((64, 4), 0.02, dtype=weight.dtype, requires_grad=True)
         gain = frozen.compose(dA, dB, frozen.lora_n0 * 1.01, weight, 1.0).gain

@@ -1,7 +1,6 @@
 """Promise: what "bit for bit at the initialisation" covers, layer by layer over a grid of shapes, rows and dtypes.
 
-Exact: every forward in eval mode, every forward of axis `"in"`, and training forwards of more than d / 2 rows. The
-others go through one product with the rows of dA below those of the input, which a BLAS may sum in another order.
+Exact: every forward, in training and in eval mode, on both axes.
 """
 
 from __future__ import annotations
@@ -13,12 +12,9 @@ from peft import get_peft_model
 from torch import nn
 
 from dude_peft import DudeConfig
-from dude_peft.layer import JOIN
 
 SHAPES = ((5, 7), (48, 64), (130, 257), (256, 96))  # (d, k)
 ROWS = (1, 2, 3, 8, 17, 64, 130, 300)
-# The largest difference in units of eps (|x| |W0|^T + |b|); measured over 152 cases: 1.71, 0.60 and 0.73.
-UNITS = {torch.float32: 2.0, torch.bfloat16: 1.0, torch.float16: 1.0}
 
 
 def layers(dtype, axis):
@@ -51,20 +47,9 @@ def test_in_eval_mode_every_forward_is_the_base_layers_bit_for_bit(axis, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("axis", AXES)
-def test_in_training_a_forward_of_few_rows_may_round_otherwise_and_every_other_is_exact(axis, dtype):
-    eps = torch.finfo(dtype).eps
+def test_in_training_every_forward_is_the_base_layers_bit_for_bit(axis, dtype):
     for linear, layer in layers(dtype, axis):
         layer.train()
-        start = layer.lora_dude["default"]
         for n in rows_for(dtype):
             x = torch.randn(n, linear.in_features).to(dtype)
-            want = linear(x).double()
-            start.train()  # drops what is cached: the first forward after a step
-            got = layer(x).double()
-            if axis == "in" or n > JOIN * linear.out_features:
-                assert torch.equal(got, want), (linear, n)
-                continue
-            size = x.double().abs() @ linear.weight.double().abs().T
-            size = size if linear.bias is None else size + linear.bias.double().abs()
-            assert float(((got - want).abs() / (eps * size)).max()) <= UNITS[dtype], (linear, n)
-            assert torch.equal(layer(x).double(), want), (linear, n)  # the norm is known now: no joined product
+            assert torch.equal(layer(x), linear(x)), (linear, n)

@@ -44,7 +44,7 @@ def test_a_kernel_that_fails_is_not_tried_again(ask_for_kernels, monkeypatch):
     monkeypatch.setitem(sys.modules, "dude_peft.kernels.triton_kernels", broken(ValueError("no such arch")))
     with pytest.warns(RuntimeWarning, match="ValueError: no such arch") as caught:
         assert torch.equal(functional.output(*arguments), want)
-        assert torch.equal(functional.output(*arguments, own=True), want)
+        assert torch.equal(functional.output(*arguments, in_place=True), want)
     assert len(caught) == 1
 
 

@@ -123,7 +123,7 @@ def test_odd_shapes_and_types_of_every_part(tmp_path, axis, value):
 def test_a_start_with_a_value_that_is_not_finite_is_no_agreement(part, value):
     """`NaN > 0.5` is False: the comparison with the base has to be written the other way round."""
     model = get_peft_model(models.llama(), models.config_for("llama", target_modules=["q_proj"]))
-    start = next(iter(models.dude_layers(model).values())).lora_dude["default"].start
+    start = next(iter(models.dude_layers(model).values())).lora_dude["default"].init
     start = type(start)(*(t.detach().clone() for t in start))
     check_same_base(start, "q_proj", 1.0, "out")
     getattr(start, part).view(-1)[0] = value
@@ -167,6 +167,6 @@ def test_products_with_the_start_have_the_bits_of_aligned_memory(tmp_path):
     rewrite(tmp_path, lambda s: s.update({k: v.clone() for k, v in s.items()}))
     again = load_adapter(models.llama(), tmp_path)
     for name, layer in models.dude_layers(again).items():
-        start = layer.lora_dude["default"].start
+        start = layer.lora_dude["default"].init
         assert start.A0.data_ptr() % 64 == 0 and start.A0.untyped_storage().nbytes() == start.A0.nbytes, name
         assert torch.equal(start.P0, model.get_submodule(name).lora_dude["default"].lora_P0)

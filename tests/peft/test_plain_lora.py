@@ -53,7 +53,7 @@ def test_training_a_plain_adapter_gives_the_same_bits(tmp_path):
     for way in ("without", "with"):
         folder = tmp_path / way
         folder.mkdir()
-        (folder / "models.py").write_text(source)
+        (folder / "tiny_models.py").write_text(source)
         script = TRAIN.format(options=OPTIONS)
         done = subprocess.run(
             [sys.executable, "-c", script, way, str(folder), str(folder / "out")], capture_output=True, text=True

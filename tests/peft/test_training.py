@@ -122,11 +122,11 @@ def test_a_small_step_on_a_bf16_base_moves_the_output_by_what_float64_says(famil
         with torch.no_grad():
             for parameter, sign in zip(parameters, signs, strict=True):
                 parameter += size * sign
-            now = start.compose(*parameters, base.weight, 1.0)
+            composition = start.compose(*parameters, base.weight, 1.0)
             # what is added to the base layer's output, in bfloat16, before the sum's own rounding hides it
             product = torch.nn.functional.linear(x, base.weight)
-            ready = functional.forward_factors(now, 1.0, "out", torch.bfloat16)
-            got = functional.output_change(product, ready.gain, x @ ready.Ah.T, ready.outer).double()
+            factors = functional.forward_factors(composition, 1.0, "out", torch.bfloat16)
+            got = functional.output_change(product, factors.gain, x @ factors.Ah.T, factors.outer).double()
             A0, B0, n0, W0 = (t.double() for t in (start.lora_A0, start.lora_B0, start.lora_n0, base.weight))
             dA, dB, dm = (size * s.double() for s in signs)
             V = W0 + (B0 + dB) @ (A0 + dA) - B0 @ A0

@@ -61,29 +61,28 @@ def spread(values: torch.Tensor) -> torch.Tensor:
     return wide[tuple(slice(None, None, 2) for _ in values.shape)]
 
 
-def in_float64(function, *arguments, **options):
+def in_float64(function, *arguments):
     """What plain torch makes of the same numbers in float64."""
-    return function(*(a.double() if isinstance(a, torch.Tensor) else a for a in arguments), **options)
+    return function(*(a.double() if isinstance(a, torch.Tensor) else a for a in arguments))
 
 
 @needs_triton
-@pytest.mark.parametrize("bias", ["held", "to be added", "none"])
+@pytest.mark.parametrize("bias", ["bias", "none"])
 @pytest.mark.parametrize("shape", [(1, 1, 2), (5, 16, 6), (70, 133, 40)], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_output(ran, dtype, shape, bias):
     y0, b, *rest = output_arguments(*shape, dtype)
     arguments = y0, None if bias == "none" else b, *rest
-    options = {"biased": bias != "to be added"}
     before = y0.clone()
-    got = functional.output(*arguments, **options)
-    want = in_float64(functional.output, *arguments, **options)
+    got = functional.output(*arguments)
+    want = in_float64(functional.output, *arguments)
     assert ran == {"output": 1}  # float64 is plain torch's
     assert got.dtype == dtype and torch.equal(y0, before)
     assert relative_error(got, want) <= LIMIT[dtype]
-    own = functional.output(*arguments, **options, own=True)
-    assert own.data_ptr() == y0.data_ptr() and torch.equal(own, got)
+    in_place = functional.output(*arguments, in_place=True)
+    assert in_place.data_ptr() == y0.data_ptr() and torch.equal(in_place, got)
     spaced = [None if a is None else spread(a) for a in (before, *arguments[1:])]
-    assert torch.equal(functional.output(*spaced, **options), got)
+    assert torch.equal(functional.output(*spaced), got)
 
 
 @needs_triton
@@ -122,39 +121,39 @@ def test_no_tokens(ran):
 
 
 def norm_arguments(rank_rows, n, k):
-    near, far = numbers(rank_rows, n, size=0.1), numbers(rank_rows, k, seed=1, size=0.3)
+    factor, other = numbers(rank_rows, n, size=0.1), numbers(rank_rows, k, seed=1, size=0.3)
     P, n0 = numbers(rank_rows, n, seed=2), numbers(n, seed=3).abs() + 3
-    return near, far, P, n0, n0 * (1 + numbers(n, seed=4, size=0.02)), 1.5
+    return factor, other, P, n0, n0 * (1 + numbers(n, seed=4, size=0.02)), 1.5
 
 
-def by_plain_torch(near, far, P, n0, magnitude, scaling):
-    q, across = functional.norm_change(near, far, P, scaling)
+def by_plain_torch(factor, other, P, n0, magnitude, scaling):
+    q, V_other = functional.norm_change(factor, other, P, scaling)
     gain, norm = functional.relative_gain(magnitude, n0, q, scaling)
-    return across, norm, gain
+    return V_other, norm, gain
 
 
 @needs_triton
 @pytest.mark.parametrize("shape", [(2, 1, 3), (6, 45, 7), (32, 100, 40), (64, 33, 50)], ids=str)
-def test_across_norm_gain(ran, shape):
+def test_product_norm_gain(ran, shape):
     arguments = norm_arguments(*shape)
     for case in (arguments, tuple(spread(a) if isinstance(a, torch.Tensor) else a for a in arguments)):
-        got = kernels.attempt("across_norm_gain", *case)
+        got = kernels.attempt("product_norm_gain", *case)
         for value, want in zip(got, in_float64(by_plain_torch, *case), strict=True):
             assert relative_error(value, want) < TOLERANCE[torch.float32]
-    assert ran == {"across_norm_gain": 2}
+    assert ran == {"product_norm_gain": 2}
 
 
 @needs_triton
-def test_across_norm_gain_of_zero_rows_and_of_the_start(ran):
-    near, far, P, n0, _, s = norm_arguments(6, 45, 7)
-    near[3:], P[:3], far[:3] = 0, 0, 0  # dB, dA W0^T and dA
-    n0[7], P[:, 7], near[:, 7] = 0, 0, 0
-    across, norm, gain = kernels.attempt("across_norm_gain", near, far, P, n0, n0, s)
+def test_product_norm_gain_of_zero_rows_and_of_the_start(ran):
+    factor, other, P, n0, _, s = norm_arguments(6, 45, 7)
+    factor[3:], P[:3], other[:3] = 0, 0, 0  # dB, dA W0^T and dA
+    n0[7], P[:, 7], factor[:, 7] = 0, 0, 0
+    V_other, norm, gain = kernels.attempt("product_norm_gain", factor, other, P, n0, n0, s)
     alive = torch.arange(45, device=DEVICE) != 7
     assert torch.equal(gain, torch.where(alive, 0.0, -1.0))
     assert torch.equal(norm[alive], n0[alive].square().sqrt()) and norm[7] == torch.inf
-    assert torch.equal(across[3:], P[3:])
-    assert kernels.attempt("across_norm_gain", *norm_arguments(66, 5, 4)) is None  # plain torch's
+    assert torch.equal(V_other[3:], P[3:])
+    assert kernels.attempt("product_norm_gain", *norm_arguments(66, 5, 4)) is None  # plain torch's
     assert not kernels._failed
 
 
@@ -186,12 +185,12 @@ def gradients(model, dtype):
 )
 @pytest.mark.parametrize("axis", AXES)
 def test_the_whole_layers_gradients(ask_for_kernels, ran, axis, options, dtype):
-    with_kernels = gradients(one_layer(dtype, axis, **options), dtype)
+    with_kernels = gradients(one_layer(dtype, axis), dtype)
     # Axis "in" has autograd's gradient, whose forward autograd must see.
     assert set(ran) == (NAMES if axis == "out" else set())
     ask_for_kernels("0")
     count = sum(ran.values())
-    plain = gradients(one_layer(dtype, axis, **options), dtype)
+    plain = gradients(one_layer(dtype, axis), dtype)
     assert sum(ran.values()) == count and len(plain) == 5
     for name, want in plain.items():
         assert_close(with_kernels[name], want, dtype)
@@ -207,7 +206,7 @@ def test_at_the_start_the_output_is_the_base_models_bit_for_bit(ran, family, axi
     before = models.logits(base, ids)
     model = get_peft_model(base, models.config_for(family, magnitude_axis=axis, lora_alpha=3)).to(DEVICE)
     assert torch.equal(models.logits(model.eval(), ids), before)
-    assert ran["across_norm_gain"] and bool(ran["output"]) == (axis == "out")
+    assert ran["product_norm_gain"] and bool(ran["output"]) == (axis == "out")
 
 
 @needs_triton
@@ -234,12 +233,12 @@ def build(kernel, target, wide, narrow, **constants):
     return triton.compile(source, target=target, options={"enable_fp_fusion": True})
 
 for target in (GPUTarget("cuda", 80, 32), GPUTarget("cuda", 90, 32)):
-    out = build(room._output_kernel, target, [], ["y0", "bias", "gain", "inner", "outer", "y"], HELD=True, ADD=False,
+    out = build(room._output_kernel, target, [], ["y0", "bias", "gain", "inner", "outer", "y"], BIAS=True,
                 WIDEN=False, M=64, N=room.COLUMNS, K=room.INNER)
     assert "mma" in out.asm["ptx"], "no tensor cores"
     sums = build(room._sums_and_scaled_kernel, target, ["partial"], ["G", "y", "bias", "gain", "scaled"], SUM=True,
                  SCALE=True, BIAS=True, ROWS=room.REDUCED, M=32, N=room.COLUMNS)
-    norm = build(room._across_norm_gain_kernel, target, ["near", "gram", "P", "n0", "magnitude", "across", "norm",
+    norm = build(room._product_norm_gain_kernel, target, ["factor", "gram", "P", "n0", "magnitude", "V_other", "norm",
                  "gain"], [], R=32, N=32)
     for kernel in (out, sums, norm):
         assert kernel.asm["cubin"] and not re.search(r"\\b(atom|red)\\.", kernel.asm["ptx"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-NAMES = {"output", "sums_and_scaled", "across_norm_gain"}
+NAMES = {"output", "sums_and_scaled", "product_norm_gain"}
 
 
 def numbers(*shape, dtype=torch.float32, seed=0, size=1.0):

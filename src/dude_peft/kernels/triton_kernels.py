@@ -1,15 +1,15 @@
-"""Fused Triton kernels for what `compose` and `gradient` do beside their large products; called through `kernels`.
+"""Fused Triton kernels for the element-wise work of `functional` and `autograd`; called through `kernels`.
 
 Each has the arguments and the meaning of the plain function, which stays the reference. Products and sums are float32
 (no TF32), every result is rounded once to its dtype, and nothing is added atomically: the same input gives the same
 bits. In half precision plain torch rounds the change h (y0 - b) + (x Ah^T) outer up to three times before it is added.
-At the start (dA = dB = 0, m = n0) every added term is exactly zero, so the output is the base layer's bit for bit.
+At the initialisation (dA = dB = 0, m = n0) every added term is exactly zero, so the output is the base layer's bit for bit.
 
 | kernel | plain torch | what is saved |
 |---|---|---|
 | `output` | 4 passes over (n, d) in half precision with a bias, 3 in float32 | 1 pass: y0 is read and y written |
 | `sums_and_scaled` | about 4 passes and float32 copies, by chunks | 1 pass: G and y read, g G written |
-| `across_norm_gain` | 14 launches on (2r, d) and (d,) | 1 launch; 2r <= 64 |
+| `product_norm_gain` | 14 launches on (2r, d) and (d,) | 1 launch; 2r <= 64 |
 
 Tested in Triton's interpreter on a CPU and compiled for GPUs (sm_80, sm_90, gfx942); not yet run or timed on one.
 """
@@ -36,7 +36,7 @@ MAX_RANK_ROWS = 64  # 2r whose Gram matrix and factors fit one tile
 @triton.jit
 def _output_kernel(
     y0, bias, gain, inner, outer, y, n, d, k, y0_n, y0_d, inner_n, inner_k, outer_k, outer_d, y_n, y_d,
-    HELD: tl.constexpr, ADD: tl.constexpr, WIDEN: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
+    BIAS: tl.constexpr, WIDEN: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
     rows = tl.program_id(0).to(tl.int64) * M + tl.arange(0, M)  # 64 bits: n d may exceed 2^31
     columns = tl.program_id(1) * N + tl.arange(0, N)
@@ -53,32 +53,25 @@ def _output_kernel(
         change = tl.dot(left, right, acc=change, input_precision="ieee")
     base = tl.load(y0 + rows[:, None] * y0_n + columns[None, :] * y0_d, mask=there, other=0.0).to(tl.float32)
     h = tl.load(gain + columns, mask=column_there, other=0.0).to(tl.float32)
-    if HELD or ADD:
+    if BIAS:
         b = tl.load(bias + columns, mask=column_there, other=0.0).to(tl.float32)
-    if HELD:
         change += (base - b[None, :]) * h[None, :]
     else:
         change += base * h[None, :]
-    result = base + change
-    if ADD:
-        result += b[None, :]
-    tl.store(y + rows[:, None] * y_n + columns[None, :] * y_d, result.to(y.dtype.element_ty), mask=there)
+    tl.store(y + rows[:, None] * y_n + columns[None, :] * y_d, (base + change).to(y.dtype.element_ty), mask=there)
 
 
-def output(
-    y0: Tensor, bias: Tensor | None, gain: Tensor, inner: Tensor, outer: Tensor, own: bool, biased: bool
-) -> Tensor:
-    """`compose.output`: y (n, d) from y0 (n, d), which is overwritten if `own`."""
-    y = y0 if own else torch.empty_like(y0, memory_format=torch.contiguous_format)
+def output(y0: Tensor, bias: Tensor | None, gain: Tensor, inner: Tensor, outer: Tensor, in_place: bool) -> Tensor:
+    """`functional.output`: y (n, d) from y0 (n, d), which is overwritten if `in_place`."""
+    y = y0 if in_place else torch.empty_like(y0, memory_format=torch.contiguous_format)
     (n, d), k = y0.shape, inner.shape[1]
     if n == 0 or d == 0:
         return y
     size = 16 if n <= 16 else 64
-    held = bias is not None and biased
     _output_kernel[triton.cdiv(n, size), triton.cdiv(d, COLUMNS)](
         y0, _line(gain if bias is None else bias), _line(gain), inner, outer, y, n, d, k,
         *y0.stride(), *inner.stride(), *outer.stride(), *y.stride(),
-        HELD=held, ADD=bias is not None and not biased, WIDEN=interpreted() and y0.dtype == torch.bfloat16,
+        BIAS=bias is not None, WIDEN=interpreted() and y0.dtype == torch.bfloat16,
         M=size, N=COLUMNS, K=INNER, num_warps=4 if size == 16 else 8, enable_fp_fusion=True,
     )  # fmt: skip
     return y
@@ -115,7 +108,7 @@ def _sums_and_scaled_kernel(
 def sums_and_scaled(
     G: Tensor, y: Tensor | None, bias: Tensor | None, gain: Tensor, scaled: Tensor | None
 ) -> tuple[Tensor | None]:
-    """`gradient.sums_and_scaled`: colsum(G * (y - b)) (d,) in float32, in a tuple, and g G written into `scaled`."""
+    """`autograd.sums_and_scaled`: colsum(G * (y - b)) (d,) in float32, in a tuple, and g G written into `scaled`."""
     (n, d), blocks = G.shape, triton.cdiv(G.shape[0], REDUCED)
     partial = torch.empty(blocks if y is not None else 0, d, dtype=torch.float32, device=G.device)
     if n and d and not (y is None and scaled is None):
@@ -130,8 +123,8 @@ def sums_and_scaled(
 
 
 @triton.jit
-def _across_norm_gain_kernel(
-    near, gram, P, n0, magnitude, across, norm, gain, s, rows_of_rank, d, near_r, near_d, gram_r, gram_c, P_r, P_d,
+def _product_norm_gain_kernel(
+    factor, gram, P, n0, magnitude, V_other, norm, gain, s, rows_of_rank, d, factor_r, factor_d, gram_r, gram_c, P_r, P_d,
     R: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     rank = tl.arange(0, R)
@@ -139,11 +132,11 @@ def _across_norm_gain_kernel(
     rank_there, column_there = rank < rows_of_rank, columns < d
     there = rank_there[:, None] & column_there[None, :]
     square = rank_there[:, None] & rank_there[None, :]
-    V = tl.load(near + rank[:, None] * near_r + columns[None, :] * near_d, mask=there, other=0.0)
+    V = tl.load(factor + rank[:, None] * factor_r + columns[None, :] * factor_d, mask=there, other=0.0)
     product = tl.load(P + rank[:, None] * P_r + columns[None, :] * P_d, mask=there, other=0.0)
     F = tl.load(gram + rank[:, None] * gram_r + rank[None, :] * gram_c, mask=square, other=0.0)
     whole = product + s * tl.dot(F, V, input_precision="ieee")
-    tl.store(across + rank[:, None].to(tl.int64) * d + columns[None, :], whole, mask=there)
+    tl.store(V_other + rank[:, None].to(tl.int64) * d + columns[None, :], whole, mask=there)
     q = tl.sum((product + whole) * V, axis=0)
     start = tl.load(n0 + columns, mask=column_there, other=1.0)
     m = tl.load(magnitude + columns, mask=column_there, other=1.0).to(tl.float32)
@@ -155,26 +148,26 @@ def _across_norm_gain_kernel(
     tl.store(gain + columns, tl.where(alive, h, -1.0), mask=column_there)
 
 
-def across_norm_gain(
-    near: Tensor, far: Tensor, P: Tensor, n0: Tensor, magnitude: Tensor, scaling: float
+def product_norm_gain(
+    factor: Tensor, other: Tensor, P: Tensor, n0: Tensor, magnitude: Tensor, scaling: float
 ) -> tuple[Tensor, Tensor, Tensor] | None:
-    """`compose.norm_change` and `relative_gain`: V times far (2r, n), ||V||_c and the gain h (n,); None above 2r = 64.
+    """`functional.norm_change` and `relative_gain`: V_other (2r, n), ||V||_c and the gain h (n,); None above 2r = 64.
 
     Args:
-        near: (2r, n), far: (2r, ...), P: (2r, n), n0 and magnitude: (n,); float32, the magnitude in any dtype.
+        factor: (2r, n), other: (2r, ...), P: (2r, n), n0 and magnitude: (n,); float32, the magnitude in any dtype.
     """
-    (rows, d), wide = near.shape, torch.float32
-    if rows > MAX_RANK_ROWS or any(t.dtype != wide for t in (near, far, P, n0)):
+    (rows, d), wide = factor.shape, torch.float32
+    if rows > MAX_RANK_ROWS or any(t.dtype != wide for t in (factor, other, P, n0)):
         return None
-    gram = far @ far.T
-    across = torch.empty(rows, d, dtype=wide, device=near.device)
-    norm, gain = torch.empty_like(across[0]), torch.empty_like(across[0])
+    gram = other @ other.T
+    V_other = torch.empty(rows, d, dtype=wide, device=factor.device)
+    norm, gain = torch.empty_like(V_other[0]), torch.empty_like(V_other[0])
     size: Any = max(16, triton.next_power_of_2(rows))
-    _across_norm_gain_kernel[(triton.cdiv(d, 32),)](
-        near, gram, P, _line(n0), _line(magnitude), across, norm, gain, float(scaling), rows, d,
-        *near.stride(), *gram.stride(), *P.stride(), R=size, N=32, enable_fp_fusion=True,
+    _product_norm_gain_kernel[(triton.cdiv(d, 32),)](
+        factor, gram, P, _line(n0), _line(magnitude), V_other, norm, gain, float(scaling), rows, d,
+        *factor.stride(), *gram.stride(), *P.stride(), R=size, N=32, enable_fp_fusion=True,
     )  # fmt: skip
-    return across, norm, gain
+    return V_other, norm, gain
 
 
 def _line(values: Tensor) -> Tensor:
