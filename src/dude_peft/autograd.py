@@ -32,8 +32,8 @@ from torch.autograd.function import once_differentiable
 from . import functional, kernels
 from .functional import Composition, Factors
 
-# Rows per block of a reduction. On a CPU a block fits the cache (1024 rows of width 1024: 0.8 ms in blocks of 128, 1.4 ms
-# of 256); on a GPU few launches.
+# Rows per block of a reduction. On a CPU a block fits the cache (1024 rows of width 1024: 0.8 ms in blocks of 128,
+# 1.4 ms of 256); on a GPU few launches.
 CHUNK = {"cpu": 128}
 GPU_CHUNK = 4096
 

@@ -166,7 +166,7 @@ def relative_gain(magnitude: Tensor, n0: Tensor, q: Tensor, scaling: float) -> t
 
 
 class Composition(NamedTuple):
-    """Ah (2r, k), Bt (2r, d), V_other of `norm_change`, and ||V||_c and the gain h, (d,) or (k,), of `relative_gain`."""
+    """Ah (2r, k), Bt (2r, d), V_other of `norm_change`; ||V||_c and the gain h, (d,) or (k,), of `relative_gain`."""
 
     Ah: Tensor
     Bt: Tensor

@@ -171,8 +171,8 @@ class DudeAdapter(FullPrecision):
         |---|---|---|---|
         | out | a gradient is needed | `ComposedLinear` on y0 | Eq. 8, 9 by hand: 1.0 to 1.2 times a step of LoRA; \
 autograd through the dense formula (PEFT's DoRA) 1.3 to 2.4 |
-        | out | no gradient | `functional.output` on y0, factors cached in eval mode | at one token the norm alone costs \
-as much as the base layer's product |
+        | out | no gradient | `functional.output` on y0; factors cached in eval | at one token the norm costs as much \
+as the base layer's product |
         | out | no gradient or dropout; CPU, one dtype, not half; y0 is None; as many rows as \
 `temporary_weight_pays` | one product with a temporary W' | scoring at width 576, r = 16: 0.85 of the time of \
 the row above; r = 32: 0.75 |
@@ -206,10 +206,10 @@ the row above; r = 32: 0.75 |
             if exact and isinstance(base, nn.Linear):
                 return self._one_scaled_product(x, x_update, trained, base, scaling, learns)
             return self._two_scaled_products(x, x_update, base(x) if y0 is None else y0, trained, base, scaling, learns)
-        if exact and not (learns or self.training or compiling) and x_update is x and x.device.type == "cpu":
-            if functional.temporary_weight_pays(x.numel() // x.shape[-1], *weight.shape):
-                factors = self._factors(trained, base, scaling, x.dtype)
-                return F.linear(x, functional.temporary_weight(weight, factors), base.bias)
+        evaluates = exact and not (learns or self.training or compiling) and x_update is x and x.device.type == "cpu"
+        if evaluates and functional.temporary_weight_pays(x.numel() // x.shape[-1], *weight.shape):
+            factors = self._factors(trained, base, scaling, x.dtype)
+            return F.linear(x, functional.temporary_weight(weight, factors), base.bias)
         return self._composed(x, x_update, y0, trained, base, scaling, learns)
 
     def _composed(

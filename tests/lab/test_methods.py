@@ -82,9 +82,8 @@ def ia3_count(settings: Any, target: Target) -> int:
 
 def test_a_method_that_peft_has_is_one_entry(base: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """IA3 is not in the registry; with the entry alone it is read, checked, built, counted and described."""
-    from peft import IA3Config
-
     from dude_lab.config.reference import keys
+    from peft import IA3Config
 
     with pytest.raises(DudeError, match="unknown method 'ia3'"):
         parse_method("ia3")

@@ -222,7 +222,7 @@ COMPILE = """
 import re, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from dude_peft import triton_kernels as room
+from dude_peft.kernels import triton_kernels as room
 
 def build(kernel, target, wide, narrow, **constants):
     types = dict.fromkeys(wide, "*fp32") | dict.fromkeys(narrow, "*bf16") | {"s": "fp32"}

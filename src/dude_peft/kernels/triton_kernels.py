@@ -3,7 +3,8 @@
 Each has the arguments and the meaning of the plain function, which stays the reference. Products and sums are float32
 (no TF32), every result is rounded once to its dtype, and nothing is added atomically: the same input gives the same
 bits. In half precision plain torch rounds the change h (y0 - b) + (x Ah^T) outer up to three times before it is added.
-At the initialisation (dA = dB = 0, m = n0) every added term is exactly zero, so the output is the base layer's bit for bit.
+At the initialisation (dA = dB = 0, m = n0) every added term is exactly zero, so the output is the base layer's bit for
+bit.
 
 | kernel | plain torch | what is saved |
 |---|---|---|
@@ -124,7 +125,8 @@ def sums_and_scaled(
 
 @triton.jit
 def _product_norm_gain_kernel(
-    factor, gram, P, n0, magnitude, V_other, norm, gain, s, rows_of_rank, d, factor_r, factor_d, gram_r, gram_c, P_r, P_d,
+    factor, gram, P, n0, magnitude, V_other, norm, gain, s, rows_of_rank, d, factor_r, factor_d, gram_r, gram_c,
+    P_r, P_d,
     R: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     rank = tl.arange(0, R)
