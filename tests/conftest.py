@@ -76,12 +76,11 @@ def ask_for_kernels(monkeypatch):
 
     def set_to(value: str) -> None:
         monkeypatch.setenv("DUDE_TRITON", value)
-        kernels.asked_for.cache_clear()
+        kernels.enabled.cache_clear()
 
-    monkeypatch.setattr(kernels, "_failed", False)
     yield set_to
     monkeypatch.undo()
-    kernels.asked_for.cache_clear()
+    kernels.enabled.cache_clear()
 
 
 @pytest.fixture(params=["thin", "temporary"])

@@ -235,7 +235,7 @@ def public_name(base: str | None) -> str | None:
     for part, following in itertools.pairwise(parts):
         if part.startswith("models--") and following == "snapshots":
             return part.removeprefix("models--").replace("--", "/", 1)
-    if parts[-3:] == ["dude_peft", "mini", "weights"]:
+    if parts[-4:] == ["dude_lab", "assets", "mini", "model"]:
         return "mini"
     return parts[-1] if parts else None
 

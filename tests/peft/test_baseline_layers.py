@@ -138,8 +138,8 @@ def test_on_a_half_precision_base_the_adapter_is_float32_and_its_factors_stay_fr
 def test_loading_decomposes_nothing(name: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = made("llama", name)
     model.save_pretrained(tmp_path)
-    for room in (lora_xs, svft):
-        monkeypatch.setattr(room, "top_singular_triplets", None)
+    monkeypatch.setattr(lora_xs, "cached_triplets", None)
+    monkeypatch.setattr(svft, "top_singular_triplets", None)
     loaded = PeftModel.from_pretrained(models.llama(), tmp_path, is_trainable=True).eval()
     assert torch.equal(models.logits(loaded), models.logits(model))
     assert {n for n, p in loaded.named_parameters() if p.requires_grad} == {

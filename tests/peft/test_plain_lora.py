@@ -87,13 +87,14 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 KNOW_PEFT = {
-    "adapter.py",
-    "hotswap.py",
-    "suitable.py",
-    "variant.py",
-    "rivals/tuner.py",
-    "rivals/lora_xs.py",
-    "methods/library.py",
+    "dude_peft/model.py",
+    "dude_peft/hotswap.py",
+    "dude_peft/suitable.py",
+    "dude_peft/targets.py",
+    "dude_peft/layer.py",
+    "dude_peft/baselines/tuner.py",
+    "dude_peft/baselines/lora_xs.py",
+    "dude_lab/methods/registry.py",
 }
 
 

@@ -48,7 +48,7 @@ def test_every_file_has_the_mode_that_the_umask_gives(tmp_path, umask):
         (r"C:\Users\someone\llama-2", "llama-2"),
         ("/home/x/.cache/huggingface/hub/models--org--a--b/snapshots/0123/", "org/a--b"),
         ("/home/x/.cache/huggingface/hub/models--gpt2/snapshots/0123", "gpt2"),
-        ("/usr/lib/python3/site-packages/dude_peft/mini/weights", "mini"),
+        ("/usr/lib/python3/site-packages/dude_lab/assets/mini/model", "mini"),
         ("/", None),
     ],
 )

@@ -11,6 +11,7 @@ from conftest import relative_error
 from peft import get_peft_model
 
 from dude_peft import svd
+from dude_peft.baselines import LoraXsConfig
 from dude_peft.progress import on_start
 from dude_peft.svd import cached_triplets
 
@@ -100,7 +101,7 @@ def test_a_folder_that_cannot_be_written_is_no_error(weight, tmp_path):
     assert torch.isfinite(cached_triplets(weight, 3, folder=tmp_path).S).all()
 
 
-def test_a_model_starts_from_it_with_the_same_bits(tmp_path, monkeypatch):
+def test_a_model_is_initialised_from_it_with_the_same_bits(tmp_path, monkeypatch):
     monkeypatch.setenv(svd.ENVIRONMENT, str(tmp_path))
     starts = []
     for _ in range(2):
@@ -119,3 +120,14 @@ def test_the_listener_hears_of_every_module_in_order():
     assert {name for name, *_ in heard} == {n.removeprefix("base_model.model.") for n in models.dude_layers(model)}
     get_peft_model(models.llama(), models.config_for("llama"))
     assert len(heard) == 4
+
+
+def test_lora_xs_uses_it_too(tmp_path, monkeypatch):
+    monkeypatch.setenv(svd.ENVIRONMENT, str(tmp_path))
+    factors = []
+    for r in (4, 4, 2):
+        model = get_peft_model(models.llama(), LoraXsConfig(r=r, target_modules=["q_proj", "v_proj"]))
+        factors.append([p for n, p in model.named_parameters() if "lora_xs_A" in n or "lora_xs_B" in n])
+        monkeypatch.setattr(svd, "top_singular_triplets", mock.Mock(side_effect=AssertionError("decomposed again")))
+    assert len(files(tmp_path)) == len(factors[0]) // 2 == 4
+    assert factors[0] and all(torch.equal(a, b) for a, b in zip(*factors[:2], strict=True))

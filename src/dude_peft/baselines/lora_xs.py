@@ -15,7 +15,7 @@ from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
 from ..base_weight import check_finite
-from ..svd import SvdMethod, module_seed, top_singular_triplets
+from ..svd import SvdMethod, cached_triplets, module_seed
 from ..targets import check_rank
 from .tuner import RivalConfig, RivalLayer, RivalModel, RivalType, awaited, register
 
@@ -60,7 +60,7 @@ class LoraXsLayer(RivalLayer):
             return {"lora_xs_R": awaited(r, r), "lora_xs_A": awaited(r, k), "lora_xs_B": awaited(d, r)}
         check_finite(module_name, weight)
         seed = module_seed(module_name, config.svd_seed)
-        U, S, Vh = top_singular_triplets(weight.float(), r, method=config.svd, seed=seed)
+        U, S, Vh = (t.float() for t in cached_triplets(weight, r, method=config.svd, seed=seed))
         return {"lora_xs_R": torch.randn(r, r) * config.init_std, "lora_xs_A": S[:, None] * Vh, "lora_xs_B": U}
 
     def update(self, adapter: str, x: Tensor, y: Tensor) -> Tensor:

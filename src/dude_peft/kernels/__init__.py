@@ -1,19 +1,19 @@
-"""Whether a step runs as one fused Triton kernel: on request, on CUDA devices, and plain torch everywhere else.
+"""Fused Triton kernels: on request, on CUDA devices; plain torch everywhere else.
 
-`DUDE_TRITON=1` asks for the kernels of `triton_kernels`; unset, empty or `0` does not. The variable is read once, when
+`DUDE_TRITON=1` enables the kernels of `triton_kernels`; unset, empty or `0` does not. The variable is read once, when
 the first layer runs. They are opt-in because they were tested in Triton's interpreter on a CPU and compiled for GPUs,
-but have not been run or timed on one.
+but not run or timed on one.
 
-Plain torch computes, without a word, where the tensors are not on a CUDA device (or, with `TRITON_INTERPRET=1`, on a
-CPU), are float64 or of a subclass, where autograd is to look inside, and under `torch.compile`, whose compiler fuses
-these steps itself. Where Triton cannot be imported, or a kernel not be compiled or launched, it does after one warning.
+Plain torch computes where the tensors are not on a CUDA device (or, with `TRITON_INTERPRET=1`, on a CPU), are float64
+or of a subclass, where autograd has to record, and under `torch.compile`, whose compiler fuses these steps itself. A
+kernel that cannot be compiled or launched raises its error.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
-import warnings
 from typing import Any
 
 import torch
@@ -23,56 +23,43 @@ from ..errors import DudeError
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
-_failed = False
-
 
 @functools.cache
-def asked_for() -> bool:
-    """Whether `DUDE_TRITON` asks for the kernels.
+def enabled() -> bool:
+    """Return whether `DUDE_TRITON` enables the kernels.
 
     Raises:
-        DudeError: it is set to something else than 1 or 0.
+        DudeError: it is neither 1 nor 0, or it is 1 and Triton is not installed.
     """
     value = os.environ.get("DUDE_TRITON", "")
     if value not in ("", "0", "1"):
         raise DudeError(f"DUDE_TRITON is '{value}': set it to 1 (fused Triton kernels on GPUs) or to 0 (plain torch)")
+    if value == "1" and importlib.util.find_spec("triton") is None:
+        raise DudeError("DUDE_TRITON is 1, but Triton is not installed: pip install triton, or set DUDE_TRITON to 0")
     return value == "1"
 
 
 @functools.cache
 def interpreted() -> bool:
-    """Whether Triton's interpreter is asked for, which runs kernels on a CPU."""
+    """Return whether kernels run on a CPU in Triton's interpreter (`TRITON_INTERPRET=1`)."""
     return os.environ.get("TRITON_INTERPRET", "") == "1"
 
 
 def fits(tensor: Tensor) -> bool:
-    """Whether a kernel can read this tensor, and hides nothing from autograd by it."""
+    """Return whether a kernel can read this tensor without hiding it from autograd."""
     placed = tensor.is_cuda or (interpreted() and tensor.device.type == "cpu")
-    whole = placed and tensor.dtype in DTYPES and type(tensor) in (Tensor, nn.Parameter)
-    return whole and not (tensor.requires_grad and torch.is_grad_enabled())
+    readable = placed and tensor.dtype in DTYPES and type(tensor) in (Tensor, nn.Parameter)
+    return readable and not (tensor.requires_grad and torch.is_grad_enabled())
 
 
 def attempt(name: str, *arguments: Any) -> Any:
-    """What the function `name` of `triton_kernels` returns, or None where plain torch is to compute it."""
-    global _failed
-    if torch.compiler.is_compiling() or _failed or not asked_for():
+    """Return what the function `name` of `triton_kernels` returns, or None where plain torch has to compute it."""
+    if torch.compiler.is_compiling() or not enabled():
         return None
     tensors = [a for a in arguments if isinstance(a, Tensor)]
     if not all(map(fits, tensors)):
         return None
-    try:
-        from . import triton_kernels
+    from . import triton_kernels
 
-        with torch.cuda.device_of(tensors[0]):  # Triton launches on the current device
-            return getattr(triton_kernels, name)(*arguments)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # whatever a compiler, a driver or a missing file raises
-        _failed = True
-        warnings.warn(
-            f"DUDE_TRITON=1, but the Triton kernels cannot be used here ({type(error).__name__}: {error}). "
-            "From now on plain torch computes the same",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        return None
+    with torch.cuda.device_of(tensors[0]):  # Triton launches on the current device
+        return getattr(triton_kernels, name)(*arguments)
