@@ -11,6 +11,7 @@ stock layer computes, the parts are written one by one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,11 @@ from .targets import plan, saved_modules
 A, B, M = "lora_A{}.weight", "lora_B{}.weight", "lora_magnitude_vector{}.weight"
 A0, B0, P0 = "lora_dude{}.lora_A0", "lora_dude{}.lora_B0", "lora_dude{}.lora_P0"
 PEFT_PREFIX = "base_model.model."
+
+Factors = Mapping[str, tuple[Tensor, Tensor]]  # A0 (r, k) and B0 (d, r) by module name
+# What `load_adapter` passes to `DudeModel` in place of a decomposition: between them stands PEFT, which passes on
+# a config and no arguments.
+LOADED_FACTORS: ContextVar[Factors | None] = ContextVar("dude_loaded_factors", default=None)
 
 
 def to_stored(state: Mapping[str, Tensor], axis: MagnitudeAxis, infix: str = "") -> dict[str, Tensor]:
@@ -282,12 +288,13 @@ def load_adapter(
     path = find_adapter_file(adapter, WEIGHTS_NAME, subfolder, **hub)
     state = _read(path, config.weights_sha256)
     try:
-        config.saved_factors = _factors_by_module(model, state, config)
+        factors = _factors_by_module(model, state, config)
     except DudeError as error:
         raise DudeError(f"{path}: {error}") from None
     config.inference_mode = not is_trainable
     if config.base_model_name_or_path == public_name(model.__dict__.get("name_or_path")):
         config.base_model_name_or_path = None  # PEFT fills it in, and would warn that the saved name is not the path
+    token = LOADED_FACTORS.set(factors)
     try:
         if isinstance(model, PeftModel):
             if adapter_name in model.peft_config:
@@ -297,7 +304,7 @@ def load_adapter(
         else:
             peft_model = get_peft_model(model, config, adapter_name=adapter_name)
     finally:
-        config.saved_factors = None
+        LOADED_FACTORS.reset(token)
     set_peft_model_state_dict(peft_model, state, adapter_name=adapter_name)
     if is_trainable:
         peft_model.set_requires_grad(adapter_name)

@@ -73,8 +73,6 @@ class DudeConfig(LoraConfig):
     # A stock LoRA layer that meets this config refuses it by this mark, rather than train LoRA in silence.
     use_dude: bool = dataclasses.field(default=True, init=False, repr=False, metadata={"is_lora_variant": True})
 
-    # Set for a moment by `load_adapter`: the saved A0 and B0 by module name, which then stand in for a decomposition.
-    saved_factors: ClassVar[Mapping[str, Any] | None] = None
     # Of the weights that this config was read with: `load_adapter` compares it with the file.
     weights_sha256: ClassVar[str | None] = None
 

@@ -18,7 +18,6 @@ from .config import DudeConfig
 from .errors import DudeError
 from .functional import Composition, Factors, MagnitudeAxis
 from .svd import SvdMethod, Variant, cached_triplets, initial_factors, module_seed
-from .targets import check_rank
 
 Trained = tuple[Tensor, Tensor, Tensor]  # dA (r, k), dB (d, r) and the magnitude (d,) or (k,)
 
@@ -41,9 +40,8 @@ def init_from_svd(
     """Decompose `weight` (d, k) of the module `name` (Eq. 3, 5, 6, 10, 11).
 
     Raises:
-        DudeError: r above min(d, k), or weights that are not finite or on the meta device.
+        DudeError: weights that are not finite or on the meta device.
     """
-    check_rank(name, tuple(weight.shape), r)
     check_finite(name, weight)
     triplets = cached_triplets(weight, r, method=svd, seed=module_seed(name, seed))
     return init_from_factors(weight, *initial_factors(triplets, scaling, variant), axis)
@@ -332,7 +330,9 @@ class DudeVariant(LoraVariant):
             # them.
             module.other_param_names = (*module.other_param_names, "lora_dude")
         module.lora_dude[adapter_name] = DudeAdapter(init, config.magnitude_axis, config.detach_norm)
-        module.lora_magnitude_vector[adapter_name] = Magnitude(init.n0)
+        magnitude = Magnitude(init.n0)
+        magnitude.requires_grad_(module.lora_A[adapter_name].weight.requires_grad)
+        module.lora_magnitude_vector[adapter_name] = magnitude
         module.lora_variant[adapter_name] = DudeVariant()
         if type(module) is Linear:
             module.__class__ = DudeLinear

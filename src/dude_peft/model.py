@@ -21,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from . import checkpoint
 from .base_weight import check_present, dense_weight, onloaded
+from .checkpoint import Factors
 from .config import DudeConfig
 from .errors import DudeError, quote
 from .layer import DudeVariant, Init, init_from_factors, init_from_svd
@@ -81,19 +82,18 @@ class DudeModel(LoraModel):
         if isinstance(wanted, str) and (wanted.lower() == ALL_LINEAR or expert_parts(model)):
             # By name: PEFT's own reading has modules that are left out here, and takes an expression for last names.
             config.target_modules = {target.name for target in targets}
-        self._starts = {}
-        what = "Decomposing weights" if config.saved_factors is None else "Placing factors"
-        for target in starting(targets, what):
-            self._starts[target.name] = self._start(model, target, config)
-        # PEFT's option to build adapters on the meta device would lose the start; it saves nothing here.
+        factors = checkpoint.LOADED_FACTORS.get()
+        what = "Decomposing weights" if factors is None else "Placing factors"
+        inits = [(target.name, self._init(model, target, config, factors)) for target in starting(targets, what)]
+        # PEFT's option to build adapters on the meta device would lose the initial values; it saves nothing here.
         kwargs.pop("low_cpu_mem_usage", None)
-        try:
-            super().inject_adapter(model, adapter_name, *args[:1], low_cpu_mem_usage=False, **kwargs)
-        finally:
-            self._starts = {}
+        super().inject_adapter(model, adapter_name, *args[:1], low_cpu_mem_usage=False, **kwargs)
+        for name, init in inits:
+            DudeVariant.attach(model.get_submodule(name), adapter_name, init, config)
 
     @staticmethod
-    def _start(model: nn.Module, target: Target, config: DudeConfig) -> Init:
+    def _init(model: nn.Module, target: Target, config: DudeConfig, factors: Factors | None) -> Init:
+        """Compute the initial values of one target: from `factors` of a file, or by decomposing its weight."""
         layer = model.get_submodule(target.name)
         if isinstance(layer, BaseTunerLayer):
             if layer.merged:
@@ -104,12 +104,11 @@ class DudeModel(LoraModel):
         with onloaded(layer):
             weight = dense_weight(layer, target.name)
             check_present(target.name, weight)
-            saved = config.saved_factors
-            if saved is not None:
-                A0, B0 = (t.to(weight.device) for t in saved[target.name])
-                start = init_from_factors(weight, A0, B0, config.magnitude_axis)
-                checkpoint.check_same_base(start, target.name, target.scaling, config.magnitude_axis)
-                return start
+            if factors is not None:
+                A0, B0 = (t.to(weight.device) for t in factors[target.name])
+                init = init_from_factors(weight, A0, B0, config.magnitude_axis)
+                checkpoint.check_same_base(init, target.name, target.scaling, config.magnitude_axis)
+                return init
             options = config.init_variant, config.magnitude_axis, config.svd, config.svd_seed
             return init_from_svd(weight, target.name, target.r, target.scaling, *options)
 
@@ -132,7 +131,6 @@ class DudeModel(LoraModel):
         plain.fan_in_fan_out = lora_config.fan_in_fan_out = isinstance(base, Conv1D)
         with onloaded(base):  # PEFT puts the adapter where the weight is
             super()._create_and_replace(plain, adapter_name, target, target_name, parent, current_key, **kw)
-            DudeVariant.attach(getattr(parent, target_name), adapter_name, self._starts.pop(current_key), lora_config)
 
     def add_weighted_adapter(self, adapters: list[str], *args: Any, **kwargs: Any) -> None:
         """PEFT's, refused for DuDe adapters: a sum of factors is not the sum of what they do to the weight."""
