@@ -1,4 +1,4 @@
-"""The linear layers that can be adapted, and where an adapter starts on one of them."""
+"""The linear layers that can be adapted: their weight, its checks, and its device."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def dense_weight(layer: nn.Module, name: str = "") -> Tensor:
-    """The weight of a linear layer as (d, k) = (out_features, in_features): a view, never a copy.
+    """Return the weight of a linear layer as (d, k) = (out_features, in_features): a view, never a copy.
 
     Raises:
         DudeError: not a linear layer, a quantised one, or one without values; names the module.
@@ -35,9 +35,9 @@ def dense_weight(layer: nn.Module, name: str = "") -> Tensor:
 
 
 def onloaded(layer: nn.Module) -> Any:
-    """A context in which a layer that accelerate offloads to the CPU or disk has its weight on its execution device.
+    """Return a context in which a layer that accelerate offloads has its weight on its execution device.
 
-    It has none between its forwards; for every other layer the context does nothing.
+    Between its forwards such a layer has none. For every other layer the context does nothing.
     """
     weight = layer._parameters.get("weight")
     if weight is None or not weight.is_meta or not hasattr(layer, "_hf_hook"):
@@ -48,9 +48,9 @@ def onloaded(layer: nn.Module) -> Any:
 
 
 def is_plain(layer: nn.Module) -> bool:
-    """Whether `layer` computes x W^T + b with a frozen W and b and nothing else, no hook and no forward of its own.
+    """Return whether `layer` computes x W^T + b with frozen W and b, without hooks or another forward.
 
-    Its backward is then one product, which `ComposedLinear` can do together with its own.
+    Its backward is then one product, which `ComposedLinear` computes together with r rows of Eq. 9.
     """
     hooked = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
     own_forward = type(layer) not in (nn.Linear, Conv1D) or "forward" in layer.__dict__
@@ -58,7 +58,7 @@ def is_plain(layer: nn.Module) -> bool:
 
 
 def check_finite(name: str, weight: Tensor) -> None:
-    """Refuse a weight (d, k) that has no singular values.
+    """Reject a non-finite weight (d, k).
 
     Raises:
         DudeError: values that are not there (meta device) or not finite; names the module.
@@ -72,7 +72,7 @@ def check_finite(name: str, weight: Tensor) -> None:
 
 
 def check_present(name: str, weight: Tensor) -> None:
-    """Refuse a weight on the meta device.
+    """Reject a weight on the meta device.
 
     Raises:
         DudeError: names the module.
@@ -80,7 +80,7 @@ def check_present(name: str, weight: Tensor) -> None:
     if weight.is_meta:
         raise DudeError(
             f"module '{name}' has no values (meta device): load the base model's weights first. A model that "
-            "accelerate offloads works where each linear layer has a hook of its own, as cpu_offload, disk_offload and "
+            "accelerate offloads works where each linear layer has its own hook, as cpu_offload, disk_offload and "
             "device_map give it"
         )
 
@@ -88,8 +88,8 @@ def check_present(name: str, weight: Tensor) -> None:
 class FullPrecision(nn.Module):
     """A module whose parameters follow the model's device and never go below float32.
 
-    `model.to(torch.bfloat16)` or `.half()` after the adapter was added would round n0, P0 and the magnitude on their
-    own, and m / ||V|| would no longer be 1 at the initialisation.
+    `model.to(torch.bfloat16)` or `.half()` after the adapter was added would round n0, P0 and the magnitude
+    separately, and m / ||V|| would no longer be 1 at the initialisation.
     """
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:

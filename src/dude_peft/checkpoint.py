@@ -1,11 +1,11 @@
-"""A DuDe adapter as it lies in a file: for axis `"out"` a stock DoRA adapter of rank 2r, which holds all of it.
+"""The saved form of a DuDe adapter: for axis `"out"` a stock DoRA adapter of rank 2r, without loss.
 
     lora_A.weight = [dA; A0] (2r, k)     lora_B.weight = [B0 + dB, dB] (d, 2r)     lora_magnitude_vector.weight = m (d,)
 
-dA, dB, A0 and m stand there as they are; B0 is found again by `decompose.recover_start`. For axis `"in"`, which no
+dA, dB, A0 and m are stored as they are; B0 is recovered by `svd.recover_b0`. For axis `"in"`, which no
 stock layer computes, the parts are written one by one.
 
-`load_adapter`: a saved DuDe adapter on its base model, with the fast layer, ready to be used or trained on.
+`load_adapter`: a saved DuDe adapter on its base model, with DuDe's layer.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .errors import DudeError, shorten
 from .files import public_name, sha256
 from .functional import MagnitudeAxis, factors
 from .layer import init_from_factors
-from .svd import recover_start
+from .svd import recover_b0
 from .targets import plan, saved_modules
 
 A, B, M = "lora_A{}.weight", "lora_B{}.weight", "lora_magnitude_vector{}.weight"
@@ -44,7 +44,7 @@ def to_stored(state: Mapping[str, Tensor], axis: MagnitudeAxis, infix: str = "")
     """The entries of one adapter's state dict in the form of the file.
 
     Args:
-        state: the adapter's parameters by name, the adapter's own name in them as `infix` (`".default"`).
+        state: the adapter's parameters by name, the adapter's name in them as `infix` (`".default"`).
         axis: of its magnitude.
 
     Raises:
@@ -117,7 +117,7 @@ def check_entry(name: str, tensor: Tensor) -> None:
 
 
 def check_saved(state: Mapping[str, Tensor], key: str, tensor: Tensor) -> None:
-    """Check the entry `key` of a module to save against the base model's own `tensor`.
+    """Check the entry `key` of a module to save against the base model's `tensor`.
 
     Raises:
         DudeError: it is missing, has another shape or type, or values that are not finite.
@@ -138,8 +138,8 @@ def check_saved(state: Mapping[str, Tensor], key: str, tensor: Tensor) -> None:
 def split(state: Mapping[str, Tensor], layer: str, axis: MagnitudeAxis) -> dict[str, Tensor]:
     """The parts A, B (the differences), M, A0, B0 of `layer` out of a file's entries: the inverse of `to_stored`.
 
-    A0 and B0, which become parameters, are copies: a loaded tensor lies in the file's own memory, at an address to
-    which products round otherwise.
+    A0 and B0, which become parameters, are copies: a loaded tensor lies in the memory of the file, unaligned, where
+    products may round differently.
 
     Raises:
         DudeError: an entry is missing, has an odd shape or type, or values that are not finite.
@@ -161,7 +161,7 @@ def split(state: Mapping[str, Tensor], layer: str, axis: MagnitudeAxis) -> dict[
         raise DudeError(f"the adapter's factors of '{layer}' have shapes {shapes}: not (2r, k) and (d, 2r)")
     dA, start_A = found[A].float().chunk(2) if found[A].dtype != torch.float64 else found[A].chunk(2)
     total, dB = found[B].to(dA.dtype).chunk(2, dim=1)
-    return {A: dA, B: dB, M: found[M], A0: start_A.clone(), B0: recover_start(total, dB)}
+    return {A: dA, B: dB, M: found[M], A0: start_A.clone(), B0: recover_b0(total, dB)}
 
 
 def stored_layers(state: Mapping[str, Tensor]) -> list[str]:
@@ -187,26 +187,27 @@ def check_shapes(parts: Mapping[str, Tensor], layer: str, weight: Tensor, r: int
             )
 
 
-def check_same_base(start: Any, layer: str, scaling: float, axis: MagnitudeAxis) -> None:
-    """The start's directions must be this weight's: A0 W0^T = s A0 A0^T B0^T for the base that it was taken from.
+def check_same_base(init: Any, layer: str, scaling: float, axis: MagnitudeAxis) -> None:
+    """Check that the initial directions are this weight's: A0 W0^T = s A0 A0^T B0^T for the base they come from.
 
     Catches another base of the same shapes. A quantised or lightly fine-tuned one passes.
 
     Raises:
         DudeError: the directions have nothing to do with the weight.
     """
-    if not all(bool(torch.isfinite(t).all()) for t in start):
+    if not all(bool(torch.isfinite(t).all()) for t in init):
         raise DudeError(
-            f"the start of '{layer}' has values that are not finite: the weight of the base model holds NaN or "
+            f"the initialisation of '{layer}' has values that are not finite: the base model's weight has NaN or "
             f"infinity, or the adapter's factors are out of range for it. Check the base model's file"
         )
-    S0 = scaling * ((start.A0 @ start.A0.T) @ start.B0.T if axis == "out" else (start.B0.T @ start.B0) @ start.A0)
-    error = float((start.P0 - S0).norm() / S0.norm().clamp_min(torch.finfo(S0.dtype).tiny))
+    A0, B0, _, P0 = init
+    S0 = scaling * ((A0 @ A0.T) @ B0.T if axis == "out" else (B0.T @ B0) @ A0)
+    error = float((P0 - S0).norm() / S0.norm().clamp_min(torch.finfo(S0.dtype).tiny))
     if not error <= 0.5:  # NaN is no agreement
         raise DudeError(
-            f"the adapter was made for another base model: the start of '{layer}' is {error:.0%} away from its "
-            "weight's singular directions (0% for its own base, a few for a quantised one). Load the base model that "
-            "it was trained on"
+            f"the adapter was made for another base model: the initial factors of '{layer}' are {error:.0%} "
+            "away from its weight's singular directions (0% for the right base, a few for a quantised one). Load the "
+            "base model that it was trained on"
         )
 
 
@@ -217,11 +218,11 @@ def from_stored(
     adapter_name: str,
     others: Iterable[str] = (),
 ) -> dict[str, Tensor]:
-    """A file's entries as the parameters of the layers that hold the adapter, every one checked.
+    """A file's entries as the parameters of the layers with the adapter, each one checked.
 
     Args:
         state: the file's entries.
-        layers: PEFT's LoRA layers that hold the adapter, by module name.
+        layers: PEFT's LoRA layers with the adapter, by module name.
         config: the adapter's `DudeConfig`.
         adapter_name: its name in the layers.
         others: the entries of `modules_to_save`, which are returned as they are.
@@ -245,14 +246,14 @@ def from_stored(
         same = torch.equal(parts[A0].to(A0_now), A0_now) and torch.equal(parts[B0].to(B0_now), B0_now)
         for entry in entry_names(state, key, axis).values():
             del result[entry]
-        if same:  # a checkpoint of this very adapter: its start is in place
+        if same:  # a checkpoint of this adapter: its initial values are in place
             parts = {part: parts[part] for part in (A, B, M)}
         else:
             with onloaded(module.get_base_layer()):
                 weight = whole(dense_weight(module.get_base_layer(), name))
-                start = init_from_factors(weight, parts[A0].to(A0_now), parts[B0].to(B0_now), axis)
-            check_same_base(start, name, module.scaling[adapter_name], axis)
-            parts[P0] = start.P0
+                init = init_from_factors(weight, parts[A0].to(A0_now), parts[B0].to(B0_now), axis)
+            check_same_base(init, name, module.scaling[adapter_name], axis)
+            parts[P0] = init.P0
         loaded |= {f"{key}.{part.format('')}": tensor for part, tensor in parts.items()}
     refuse_foreign(result, others)
     return result | loaded
@@ -267,10 +268,10 @@ def load_adapter(
     subfolder: str | None = None,
     **hub: Any,
 ) -> PeftModel:
-    """Put a saved DuDe adapter on `model`. Nothing is decomposed: the start is in the file, bit for bit.
+    """Put a saved DuDe adapter on `model`. Nothing is decomposed: the initial values are in the file, bit for bit.
 
     Stock PEFT loads the same folder with `PeftModel.from_pretrained`, as a DoRA adapter of rank 2r; this gives DuDe's
-    own layer, in which training goes on where it stopped.
+    layer, in which training can be resumed.
 
     Args:
         model: the base model, or a `PeftModel` to which the adapter is added.

@@ -36,13 +36,13 @@ TASK_HEADS = {
 }
 REASONS = {
     "use_dora": "DuDe has DoRA's magnitude already",
-    "init_lora_weights": "DuDe starts from the singular triplets of the weight; see init_variant and svd",
+    "init_lora_weights": "DuDe initialises from the singular triplets of the weight; see init_variant and svd",
     "bias": "DuDe never writes to the base model, and PEFT trains its biases in place",
-    "lora_bias": "DuDe's direction has no bias of its own: it would not be scaled by the magnitude",
-    "loftq_config": "DuDe starts from the weight itself",
-    "target_parameters": "DuDe decomposes modules; a bare parameter has no module to hold the start",
+    "lora_bias": "DuDe's direction has no bias: it would not be scaled by the magnitude",
+    "loftq_config": "DuDe initialises from the weight itself",
+    "target_parameters": "DuDe decomposes modules; a bare parameter has no module to adapt",
     "trainable_token_indices": "embeddings are not decomposed; train them with modules_to_save",
-    "layer_replication": "replicated layers share one weight, and with it one start",
+    "layer_replication": "replicated layers share one weight, and with it one initialisation",
 }
 
 
@@ -55,10 +55,10 @@ class DudeConfig(LoraConfig):
         lora_alpha: scaling s = lora_alpha / r; default r, so s = 1 (also where `rank_pattern` sets another rank).
         init_variant: how S is shared between A and B: `"dude"` (Eq. 5, 6), `"dude_a"` (Eq. 10), `"dude_b"` (Eq. 11).
         magnitude_axis: `"out"`, one magnitude per output (DoRA's code, PEFT), or `"in"`, one per input (the paper's
-            letter; saved in a form of its own and exported merged).
+            letter; saved in another form and exported merged).
         detach_norm: treat ||V||_c as a constant in the gradient (DoRA's rule) instead of the exact Eq. 9.
-        svd: `"krylov"` or `"exact"`, see `decompose.top_singular_triplets`.
-        svd_seed: of the Krylov start, joined with each module's name.
+        svd: `"krylov"` or `"exact"`, see `svd.top_singular_triplets`.
+        svd_seed: of the Krylov block, combined with each module's name.
 
     Raises:
         DudeError: an option of LoRA that DuDe cannot honour, or a value out of range; the reason is in the message.
@@ -85,7 +85,7 @@ class DudeConfig(LoraConfig):
             for module, rank in self.rank_pattern.items():
                 self.alpha_pattern.setdefault(module, rank)
         heads = TASK_HEADS.get(str(self.task_type), ())
-        if heads:  # before PEFT does it, so that no head is a target; its own appending makes them stand twice
+        if heads:  # before PEFT does it, so that no head is a target; PEFT would list them twice
             self.modules_to_save: list[str] | None = list(dict.fromkeys((*(self.modules_to_save or ()), *heads)))
         self._refuse_unhonoured()
         try:
@@ -108,7 +108,7 @@ class DudeConfig(LoraConfig):
             raise DudeError(f"DuDe does not support {field.name}={quote(value)}: {reason}. Leave it at its default")
 
     def lora_config(self) -> LoraConfig:
-        """The plain `LoraConfig` of the same targets and rank, from which PEFT's own machinery builds the layer."""
+        """The plain `LoraConfig` of the same targets and rank, from which PEFT builds its layer."""
         return LoraConfig(**{name: getattr(self, name) for name in sorted(HONOURED) if hasattr(self, name)})
 
     def saved_config(self) -> LoraConfig:
@@ -122,9 +122,9 @@ class DudeConfig(LoraConfig):
         return stock
 
     def to_dude_dict(self) -> dict[str, Any]:
-        """What `dude_config.json` holds: every honoured option, JSON types only."""
-        own = ("init_variant", "magnitude_axis", "detach_norm", "svd", "svd_seed")
-        raw = {name: getattr(self, name) for name in (*sorted(HONOURED), *own)}
+        """Return the content of `dude_config.json`: every honoured option, JSON types only."""
+        options = ("init_variant", "magnitude_axis", "detach_norm", "svd", "svd_seed")
+        raw = {name: getattr(self, name) for name in (*sorted(HONOURED), *options)}
         raw["base_model_name_or_path"] = public_name(self.base_model_name_or_path)
         if self.modules_to_save is not None:  # PEFT appends the heads of a task each time
             raw["modules_to_save"] = list(dict.fromkeys(self.modules_to_save))
@@ -157,21 +157,21 @@ class DudeConfig(LoraConfig):
                 write_json(stock_file, {**json.loads(stock_file.read_text()), "peft_type": "DUDE_IN"})
             for card in (folder / "README.md", folder.parent / "README.md"):  # PEFT's is beside the first adapter
                 publish_card(card)
-            own = self.to_dude_dict()
+            raw = self.to_dude_dict()
             if weights.is_file():
                 use_umask(weights)
                 sync(weights)
-                own["weights_sha256"] = sha256(weights)
-            write_text(folder / CONFIG_NAME, json.dumps(own, indent=2, sort_keys=True) + "\n")
+                raw["weights_sha256"] = sha256(weights)
+            write_text(folder / CONFIG_NAME, json.dumps(raw, indent=2, sort_keys=True) + "\n")
         except OSError as error:
             raise DudeError(
-                f"{folder}: the adapter's config could not be written ({error}). The folder holds no complete adapter: "
+                f"{folder}: the adapter's config could not be written ({error}). The folder has no complete adapter: "
                 "free space or choose another folder, and save again"
             ) from None
 
     @classmethod
     def from_dude_dict(cls, raw: Mapping[str, Any], source: str) -> DudeConfig:
-        """Build the config from what `dude_config.json` holds.
+        """Build the config from the content of `dude_config.json`.
 
         Raises:
             DudeError: a format newer than this package, an unknown key, or a value out of range.

@@ -1,4 +1,4 @@
-"""The one kind of error that a user can cause, and the words that help him out of it."""
+"""`DudeError`, the error that users cause, and helpers for its message."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class DudeError(ValueError):
-    """A mistake in what the user gave: a config, a file, a module name, a rank.
+    """A mistake in a config, a file, a module name or a rank.
 
     The message says what is wrong, the value received, the limit and the remedy. It is a `ValueError`, so that
     library code can be caught as users catch PEFT; the command line prints it without a traceback and exits with 2.
@@ -19,14 +19,14 @@ class DudeError(ValueError):
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """The known names closest to `name`, best first; empty where none is near."""
+    """Return the known names closest to `name`, best first; none below a similarity of 0.5."""
     return difflib.get_close_matches(name, list(known), n=count, cutoff=0.5)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`" Did you mean 'a' or 'b'?"`, or the empty string: made to be appended to a message."""
-    near = nearest(name, known)
-    return f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+    """`" Did you mean 'a' or 'b'?"`, or the empty string, to be appended to a message."""
+    similar = nearest(name, known)
+    return f" Did you mean {' or '.join(repr(n) for n in similar)}?" if similar else ""
 
 
 def shorten(value: object, limit: int = 120) -> str:

@@ -2,13 +2,13 @@
 
 V = W0 + s (B A - B0 A0) = W0 + s Bh Ah   with   Ah = [dA; A0] (2r, k),  Bh = [B0 + dB, dB] (d, 2r)
 
-The trainable parameters are the differences dA = A - A0 and dB = B - B0, which start at zero, and the magnitude m.
+The trainable parameters are the differences dA = A - A0 and dB = B - B0, initialised to zero, and the magnitude m.
 Two axes of ||.||_c: `"out"`, one magnitude per output (row of W0, as DoRA's code and PEFT have it), and `"in"`, one per
-input (the paper's letter). Everything here is written so that dA = dB = 0 and m = n0 give the base layer's own output
-bit for bit: all that the adapter changes is a sum of terms that are then exactly zero.
+input (the paper's letter). Everything here is written so that dA = dB = 0 and m = n0 give the base layer's output
+bit for bit: every term that the adapter adds is then exactly zero.
 
-Bh is held as its transpose Bt (2r, d): then both axes have one formula, and what is one number per output stands along
-the last dimension, where a row of it is read at a stretch.
+Bh is stored as its transpose Bt (2r, d): then both axes have one formula, and values per output lie along the last,
+contiguous dimension.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ SLICE = 256  # columns of a thin product at a time on a CPU; 64 to 512 differ by
 
 
 def without_autocast(device: torch.device) -> Any:
-    """Half-precision products of the small factors would cost the norm its digits; entering costs as much as they."""
+    """Return a context without autocast: half-precision products of the small factors would lose digits of the norm."""
     on = torch.is_autocast_enabled(device.type)
     return torch.autocast(device.type, enabled=False) if on else contextlib.nullcontext()
 
 
 def weight_norm(weight: Tensor, axis: MagnitudeAxis) -> Tensor:
-    """n0 = ||W0||_c: (d,) for `"out"`, (k,) for `"in"`, in float32 (float64 for a float64 weight).
+    """Return n0 = ||W0||_c: (d,) for `"out"`, (k,) for `"in"`, in float32 (float64 for a float64 weight).
 
     Summed in float64 and rounded once, so that two machines get the same bits; by slices, so that no copy of the weight
     in float64 is made.
@@ -47,13 +47,13 @@ def weight_norm(weight: Tensor, axis: MagnitudeAxis) -> Tensor:
 
 
 def init_product(weight: Tensor, A0: Tensor, B0: Tensor, axis: MagnitudeAxis) -> Tensor:
-    """P0, the product of W0 with the start that the norm needs: A0 W0^T (r, d), or B0^T W0 (r, k) for `"in"`."""
+    """Return P0, the product of W0 with the initial factors: A0 W0^T (r, d), or B0^T W0 (r, k) for `"in"`."""
     W = weight.detach().to(A0.dtype)
     return A0 @ W.T if axis == "out" else B0.T @ W
 
 
 def factors(dA: Tensor, dB: Tensor, A0: Tensor, B0: Tensor) -> tuple[Tensor, Tensor]:
-    """Ah = [dA; A0] (2r, k) and Bt = [B0 + dB, dB]^T (2r, d) in the start's dtype: V = W0 + s Bt^T Ah."""
+    """Return Ah = [dA; A0] (2r, k) and Bt = [B0 + dB, dB]^T (2r, d) in the dtype of A0: V = W0 + s Bt^T Ah."""
     dA, dB = dA.to(A0.dtype), dB.to(B0.dtype)
     return torch.cat([dA, A0]), torch.cat([(B0 + dB).T, dB.T])
 
@@ -85,8 +85,8 @@ def undo_range(product: Tensor, exponent: Tensor | None, dtype: torch.dtype) -> 
 class RangedProduct(torch.autograd.Function):
     """rows @ matrix (r, n) in `wide`, multiplied in the dtype of `matrix` (m, n), with `fit_range` in both directions.
 
-    Autograd through `fit_range` would round the incoming gradient to float16 after multiplying it by the power of two
-    of the rows, where it underflows, or overflows for small weights. `matrix` is a constant.
+    Autograd would round the incoming gradient to float16 after `fit_range` has multiplied it by the power of two of the
+    rows, where it underflows, or overflows for small weights. `matrix` is a constant.
     """
 
     @staticmethod
@@ -146,7 +146,7 @@ def norm_change(factor: Tensor, other: Tensor, P: Tensor, scaling: float) -> tup
 
 
 def relative_gain(magnitude: Tensor, n0: Tensor, q: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
-    """h = m / ||V||_c - 1, from the differences to the start: exactly 0 there, and -1 (no output) where V is zero.
+    """Return h = m / ||V||_c - 1, from differences: exactly 0 at the initialisation, and -1 (no output) where V is 0.
 
         ||V|| - n0 = s q / (n0 + ||V||),   h = (m - n0 - (||V|| - n0)) / ||V||
 
@@ -210,7 +210,7 @@ def composition(
 
 
 class Factors(NamedTuple):
-    """What a forward multiplies by, in the dtype of its input: Ah (2r, k), outer (2r, d) and the gain h."""
+    """The factors of a forward in the dtype of its input: Ah (2r, k), outer (2r, d) and the gain h."""
 
     Ah: Tensor
     outer: Tensor
@@ -253,19 +253,19 @@ def output(
 
 
 def output_change(base: Tensor, gain: Tensor, inner: Tensor, outer: Tensor) -> Tensor:
-    """h x W0^T + (x Ah^T) outer, what `output` adds; base = x W0^T (n, d), the rest as there."""
+    """Return h x W0^T + (x Ah^T) outer, what `output` adds; base = x W0^T (n, d), the rest as there."""
     return (base * gain).addmm_(inner, outer)
 
 
 def scaled_input_output(
     y0: Tensor, x: Tensor, x_update: Tensor, weight: Tensor, gain: Tensor, Ah: Tensor, outer: Tensor
 ) -> Tensor:
-    """y = y0 + (x * h) W0^T + ((x_update * (1 + h)) Ah^T) outer: `x W'^T + b` for axis `"in"` (Eq. 7).
+    """Return y = y0 + (x * h) W0^T + ((x_update * (1 + h)) Ah^T) outer: `x W'^T + b` for axis `"in"` (Eq. 7).
 
     A second product with W0, so that a small h survives the rounding of a half-precision x * (1 + h).
 
     Args:
-        y0: (..., d), the base layer's own output; x: (..., k), and x_update: the same after dropout.
+        y0: (..., d), the base layer's output; x: (..., k), and x_update: the same after dropout.
         weight: W0 (d, k), in the dtype of x. gain: h (k,). Ah (2r, k), outer (2r, d): of `forward_factors`.
     """
     inner = F.linear(torch.addcmul(x_update, x_update, gain), Ah)
@@ -275,7 +275,7 @@ def scaled_input_output(
 def scaled_input_product(
     x: Tensor, x_update: Tensor, weight: Tensor, bias: Tensor | None, gain: Tensor, Ah: Tensor, outer: Tensor
 ) -> Tensor:
-    """The same y in float32 and wider, from one product with W0: (x + x * h) W0^T + b + ..., x itself at the start.
+    """Return the same y in float32 and wider, from one product with W0: (x + x * h) W0^T + b + ...
 
     Args:
         bias: (d,) or None; the rest as in `scaled_input_output`.
@@ -286,13 +286,13 @@ def scaled_input_product(
 
 
 def updated_weight(weight: Tensor, Ah: Tensor, Bt: Tensor, scaling: float) -> Tensor:
-    """V = W0 + s Bt^T Ah (d, k), in float32 or wider; the bits of W0 where the update is zero."""
+    """Return V = W0 + s Bt^T Ah (d, k), in float32 or wider; the bits of W0 where the update is zero."""
     wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
     return weight.detach().to(wide) + scaling * (Bt.to(wide).T @ Ah.to(wide))
 
 
 def merged_weight(weight: Tensor, gain: Tensor, Ah: Tensor, Bt: Tensor, scaling: float, axis: MagnitudeAxis) -> Tensor:
-    """W' (d, k) of Eq. 7, computed in float32 or wider and rounded once to the dtype of `weight`.
+    """Return W' (d, k) of Eq. 7, computed in float32 or wider and rounded once to the dtype of `weight`.
 
     Args:
         weight: W0 (d, k), or for `"out"` the weight that earlier adapters left. gain: h (d,), or (k,) for `"in"`.

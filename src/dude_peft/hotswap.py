@@ -1,4 +1,4 @@
-"""PEFT's `hotswap_adapter` for DuDe adapters: other values in the same layers, without building anything anew.
+"""PEFT's `hotswap_adapter` for DuDe adapters: new values in the same layers, which are not built again.
 
 PEFT swaps entries by name, and has no hook for a method whose layer is not stored as it computes. So the functions that
 `hotswap_adapter` calls are wrapped: those of a `DudeConfig` come here, every other adapter goes PEFT's way untouched.
@@ -100,16 +100,16 @@ def swap(model: nn.Module, state: Mapping[str, Tensor], adapter_name: str, confi
             weight = dense_weight(base, name)
             checkpoint.check_shapes(parts, name, weight, r, current.magnitude_axis)
             A0, B0 = (parts[part].to(module.lora_dude[adapter_name].lora_A0) for part in (checkpoint.A0, checkpoint.B0))
-            start = init_from_factors(weight, A0, B0, current.magnitude_axis)
-            checkpoint.check_same_base(start, name, scaling, current.magnitude_axis)
-        new.append((module, parts, start, r, alpha, scaling))
+            init = init_from_factors(weight, A0, B0, current.magnitude_axis)
+            checkpoint.check_same_base(init, name, scaling, current.magnitude_axis)
+        new.append((module, parts, init, r, alpha, scaling))
     saved = saved_parameters(model, adapter_name)
     copies = {key: model.get_parameter(name) for key, name in saved.items()}
     for key, parameter in copies.items():
         checkpoint.check_saved(state, key, parameter)
     checkpoint.refuse_foreign(state, allowed | copies.keys())
-    for module, parts, start, r, alpha, scaling in new:
-        _fill(module, adapter_name, parts, start, r)
+    for module, parts, init, r, alpha, scaling in new:
+        _fill(module, adapter_name, parts, init, r)
         module.r[adapter_name], module.lora_alpha[adapter_name], module.scaling[adapter_name] = r, alpha, scaling
     for key, parameter in copies.items():
         parameter.copy_(state[key])
@@ -128,12 +128,12 @@ def _halved(config: Any) -> dict[str, Any]:
     }
 
 
-def _fill(module: Any, adapter: str, parts: Mapping[str, Tensor], start: Any, r: int) -> None:
+def _fill(module: Any, adapter: str, parts: Mapping[str, Tensor], init: Any, r: int) -> None:
     A, B, frozen = module.lora_A[adapter], module.lora_B[adapter], module.lora_dude[adapter]
     values = [(A.weight, parts[checkpoint.A]), (B.weight, parts[checkpoint.B])]
     values += [
         (module.lora_magnitude_vector[adapter].weight, parts[checkpoint.M]),
-        *zip(frozen.init, start, strict=True),
+        *zip(frozen.init, init, strict=True),
     ]
     for parameter, value in values:
         if parameter.shape == value.shape:

@@ -112,7 +112,7 @@ def check_whole(tensors: Iterable[Any]) -> None:
             continue
         if hasattr(tensor, "_fsdp_flattened") or getattr(tensor._base, "_is_flat_param", False):
             raise DudeError(
-                "the model is wrapped in FSDP1, whose flat parameters hold DuDe's frozen and trained parts together. "
+                "the model is wrapped in FSDP1, whose flat parameters mix DuDe's frozen and trained parts. "
                 "Use FSDP2: fully_shard, or fsdp_version: 2 in accelerate's configuration"
             )
         if hasattr(tensor, "full_tensor"):

@@ -1,8 +1,8 @@
-"""DuDe inside PEFT: the model. This room and `variant`, the layer, are the ones that know PEFT's internals.
+"""DuDe inside PEFT: the model class.
 
-PEFT's type stays LORA and its entry in PEFT's table becomes `DudeModel`, which hands every plain `LoraConfig` straight
-on. For a `DudeConfig` PEFT builds its own LoRA layer, and `variant` adds DuDe to it. On disk the adapter is a stock
-DoRA adapter of rank 2r (`stored`).
+PEFT's type stays LORA and its entry in PEFT's table becomes `DudeModel`, which passes every plain `LoraConfig` on to
+`LoraModel`. For a `DudeConfig` PEFT builds its LoRA layer, and `layer.DudeVariant` adds DuDe to it. On disk the adapter
+is a stock DoRA adapter of rank 2r (`checkpoint`).
 """
 
 from __future__ import annotations
@@ -24,13 +24,12 @@ from .base_weight import check_present, dense_weight, onloaded
 from .checkpoint import Factors
 from .config import DudeConfig
 from .errors import DudeError, quote
+from .injection import report_init, reported, unchanged_on_error
 from .layer import DudeVariant, Init, init_from_factors, init_from_svd
-from .progress import say_start, starting
-from .rollback import unchanged_on_error
 from .suitable import expert_parts
 from .targets import ALL_LINEAR, Target, find_targets, saved_modules
 
-OVERWRITING_STARTS = ("pissa", "olora", "corda", "lora_ga", "loftq", "mica")
+OVERWRITING_INITS = ("pissa", "olora", "corda", "lora_ga", "loftq", "mica")
 
 
 class DudeModel(LoraModel):
@@ -39,11 +38,11 @@ class DudeModel(LoraModel):
     def _check_new_adapter_config(self, config: Any) -> None:
         super()._check_new_adapter_config(config)
         everyone = [config, *self.peft_config.values()]
-        overwriting = [c for c in everyone if str(c.init_lora_weights).lower().startswith(OVERWRITING_STARTS)]
+        overwriting = [c for c in everyone if str(c.init_lora_weights).lower().startswith(OVERWRITING_INITS)]
         if overwriting and any(isinstance(c, DudeConfig) for c in everyone):
             raise DudeError(
-                f"init_lora_weights={overwriting[0].init_lora_weights!r} overwrites the base weights that DuDe starts "
-                "from and keeps. Use them on two copies of the base model"
+                f"init_lora_weights={overwriting[0].init_lora_weights!r} overwrites the base weights that DuDe "
+                "decomposes and never changes. Use them on two copies of the base model"
             )
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
@@ -80,11 +79,11 @@ class DudeModel(LoraModel):
                 )
         wanted = config.target_modules
         if isinstance(wanted, str) and (wanted.lower() == ALL_LINEAR or expert_parts(model)):
-            # By name: PEFT's own reading has modules that are left out here, and takes an expression for last names.
+            # By name: PEFT would add modules that are left out here, and reads an expression as last names.
             config.target_modules = {target.name for target in targets}
         factors = checkpoint.LOADED_FACTORS.get()
         what = "Decomposing weights" if factors is None else "Placing factors"
-        inits = [(target.name, self._init(model, target, config, factors)) for target in starting(targets, what)]
+        inits = [(target.name, self._init(model, target, config, factors)) for target in reported(targets, what)]
         # PEFT's option to build adapters on the meta device would lose the initial values; it saves nothing here.
         kwargs.pop("low_cpu_mem_usage", None)
         super().inject_adapter(model, adapter_name, *args[:1], low_cpu_mem_usage=False, **kwargs)
@@ -123,7 +122,7 @@ class DudeModel(LoraModel):
         **kw: Any,
     ) -> None:
         if not isinstance(lora_config, DudeConfig):
-            say_start(current_key)
+            report_init(current_key)
             super()._create_and_replace(lora_config, adapter_name, target, target_name, parent, current_key, **kw)
             return
         plain = lora_config.lora_config()
@@ -145,14 +144,14 @@ class DudeModel(LoraModel):
     def _get_adapter_state_dict(
         cls, model: nn.Module, config: Any, adapter_name: str, state_dict: Any, unwanted_adapter_names: Any
     ) -> dict[str, Tensor]:
-        own = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
+        state = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
         if not isinstance(config, DudeConfig):
-            return own
-        # PEFT reads the modules to save out of its own selection `state_dict` next, and does not gather shards.
+            return state
+        # PEFT reads the modules to save out of `state_dict` next, and does not gather shards.
         for name in saved_parameters(model, adapter_name).values():
             if name in state_dict:
                 state_dict[name] = checkpoint.whole(state_dict[name])
-        return checkpoint.to_stored(own, config.magnitude_axis, f".{adapter_name}")
+        return checkpoint.to_stored(state, config.magnitude_axis, f".{adapter_name}")
 
     @classmethod
     def _remap_adapter_state_dict_for_load(
@@ -177,10 +176,10 @@ def dude_layers(model: nn.Module, adapter_name: str) -> dict[str, Any]:
 def saved_parameters(model: nn.Module, adapter_name: str) -> dict[str, str]:
     """The names in `model` of the parameters of the adapter's `modules_to_save`, by their names in its file."""
     return {
-        f"{name}.{key}": f"{name}.{own}"
+        f"{name}.{key}": f"{name}.{entry}"
         for name, module in model.named_modules()
         if isinstance(module, AuxiliaryTrainingWrapper)
-        for key, own in module.adapter_state_dict_load_map(adapter_name).items()
+        for key, entry in module.adapter_state_dict_load_map(adapter_name).items()
     }
 
 

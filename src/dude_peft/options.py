@@ -13,7 +13,7 @@ from .expressions import check_expression
 from .svd import A_EXPONENT
 
 LARGEST_RANK = 1_000_000
-SMALLEST_ALPHA, LARGEST_ALPHA = 1e-9, 1e9  # a float32 scaling that neither overflows nor loses the start
+SMALLEST_ALPHA, LARGEST_ALPHA = 1e-9, 1e9  # a float32 scaling that neither overflows nor underflows
 LONGEST_TEXT = 4096
 MOST_NAMES = 100_000
 MOST_PATTERNS = 10_000
@@ -114,7 +114,7 @@ def check_options(options: Mapping[str, Any]) -> None:
         if name == "lora_alpha" and alpha is None:
             continue
         if not _is_number(alpha) or not 0 < alpha < math.inf:
-            raise DudeError(f"{name} must be positive, got {quote(alpha)}: the start divides the singular values by it")
+            raise DudeError(f"{name} must be positive, got {quote(alpha)}: the singular values are divided by it")
         if not SMALLEST_ALPHA <= alpha <= LARGEST_ALPHA:
             raise DudeError(f"{name} must be from {SMALLEST_ALPHA} to {LARGEST_ALPHA}, got {quote(alpha)}")
     for option, expression in _expressions(options):

@@ -10,7 +10,7 @@ from .svd import Variant
 
 
 def top_part(W0: Tensor, r: int) -> tuple[Tensor, Tensor, Tensor]:
-    """U_r (d, r), S_r (r,), V_r^T (r, k) of W0 (d, k): the Delta W of Eq. 3 is U_r diag(S_r) V_r^T."""
+    """Return U_r (d, r), S_r (r,), V_r^T (r, k) of W0 (d, k): the Delta W of Eq. 3 is U_r diag(S_r) V_r^T."""
     U, S, Vh = torch.linalg.svd(W0.double(), full_matrices=False)
     return U[:, :r], S[:r], Vh[:r]
 
@@ -21,8 +21,8 @@ def residual(W0: Tensor, r: int) -> Tensor:
     return W0.double() - U @ torch.diag(S) @ Vh
 
 
-def start(W0: Tensor, r: int, scaling: float = 1.0, variant: Variant = "dude") -> tuple[Tensor, Tensor]:
-    """A (r, k) and B (d, r): Eq. 5 and 6, Eq. 10 for `dude_a`, Eq. 11 for `dude_b`; `scaling` is divided out of S."""
+def initial_factors(W0: Tensor, r: int, scaling: float = 1.0, variant: Variant = "dude") -> tuple[Tensor, Tensor]:
+    """Return A (r, k) and B (d, r): Eq. 5, 6, Eq. 10 (`dude_a`) or Eq. 11 (`dude_b`); S is divided by `scaling`."""
     U, S, Vh = top_part(W0, r)
     S = S / scaling
     if variant == "dude":
@@ -33,7 +33,7 @@ def start(W0: Tensor, r: int, scaling: float = 1.0, variant: Variant = "dude") -
 
 
 def column_norm(V: Tensor, axis: MagnitudeAxis) -> Tensor:
-    """||V||_c, kept as a line that broadcasts against V (d, k): (d, 1) for `"out"`, (1, k) for `"in"`."""
+    """Return ||V||_c with the shape that broadcasts against V (d, k): (d, 1) for `"out"`, (1, k) for `"in"`."""
     return V.norm(dim=1 if axis == "out" else 0, keepdim=True)
 
 

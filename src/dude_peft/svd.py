@@ -1,12 +1,13 @@
-"""The start of the direction: top-r singular triplets of a weight, split into A0 and B0 (Eq. 3, 5, 6, 10, 11).
+"""Initial factors: top-r singular triplets of a weight, split into A0 and B0 (Eq. 3, 5, 6, 10, 11).
 
-Singular triplets kept on disk between processes, so that a sweep decomposes each weight once. Off unless asked for.
+The triplets can be cached on disk (`DUDE_CACHE_DIR`), so that a sweep decomposes each weight once.
 
 A file is named by the SHA-256 of everything that the triplets depend on: the weight's bytes, type and shape, the
 method, the seed and the version of the algorithm; and by the rank. A smaller rank takes the leading triplets of the
-smallest larger one that is there. These are the same directions to the accuracy of `decompose`, not the same bits as
-without the cache: another rank is another Krylov space. So where bits matter, keep the cache off, or start a sweep with
-its largest rank. A file that cannot be read, is damaged or was written for something else counts as not there.
+smallest larger one that is there. These are the same directions to the accuracy of the decomposition, but not the
+same bits as without the cache: another rank is another Krylov space. Where bits matter, leave the cache off, or begin
+a sweep with its largest rank. A file that cannot be read, is damaged or was written for something else counts as not
+there.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ UNCHECKED_STEPS = 3
 SETTLED = 1e-9
 OVERSAMPLING = 8
 GRAM_STEPS = 9  # from so many blocks in the smaller side on, its whole Gram matrix costs no more
-START_BITS = 18
+GRID_BITS = 18
 ALGORITHM = 2  # raised with every change that moves a bit of the triplets
 ONE_THREAD = 1024 * 4096  # weights of up to so many entries are decomposed on one CPU thread
 
@@ -55,7 +56,7 @@ def top_singular_triplets(weight: Tensor, r: int, *, method: SvdMethod = "krylov
         weight: (d, k), any floating dtype; read, never written. Computed in float32, or in float64 if it is float64.
         r: how many, 1 <= r <= min(d, k).
         method: `"krylov"`, block Krylov with a Rayleigh-Ritz step in float64, or `"exact"`, LAPACK's full SVD.
-        seed: of the Krylov start block. `module_seed` derives one from a module's name.
+        seed: of the Krylov block. `module_seed` derives one from a module's name.
 
     Returns:
         The triplets in float32 (float64 for a float64 weight); the largest entry of each row of Vh is positive.
@@ -116,7 +117,7 @@ def _block_krylov(M: Tensor, r: int, block: int, seed: int) -> tuple[Tensor, Ten
     The rows Q^T M that the Rayleigh-Ritz step needs are half of the next step's product, so what the space captures is
     known after every step, for a Gram matrix as small as the space.
     """
-    generator = torch.Generator().manual_seed(seed)  # on the CPU, so that every device starts from the same block
+    generator = torch.Generator().manual_seed(seed)  # on the CPU, so that every device has the same block
     X = torch.randn(M.shape[1], block, generator=generator, dtype=torch.float64).to(M)
     Y, basis = M @ X, M.new_empty(M.shape[0], 0)
     rows = M.new_empty(0, M.shape[1], dtype=torch.float64)
@@ -163,18 +164,18 @@ def initial_factors(triplets: SingularTriplets, scaling: float, variant: Variant
 def on_grid(B0: Tensor) -> Tensor:
     """Round each column of B0 (d, r) to multiples of 2^-18 of the power of two above its largest entry.
 
-    The layer is exact for any B0, so this costs nothing but 5e-6 of the start's direction, and it buys that
-    `recover_start` finds B0 in the float32 sum B0 + dB without a bit lost.
+    The layer is exact for any B0, so this only moves the initial direction by 5e-6. In return
+    `recover_b0` finds B0 in the float32 sum B0 + dB bit for bit.
     """
     peak = B0.abs().amax(dim=0, keepdim=True)
     _, exponent = torch.frexp(peak)  # peak = mantissa * 2^exponent, mantissa in [0.5, 1)
-    return torch.ldexp(torch.round(torch.ldexp(B0, START_BITS - exponent)), exponent - START_BITS)
+    return torch.ldexp(torch.round(torch.ldexp(B0, GRID_BITS - exponent)), exponent - GRID_BITS)
 
 
-def recover_start(B: Tensor, dB: Tensor) -> Tensor:
+def recover_b0(B: Tensor, dB: Tensor) -> Tensor:
     """B0 (d, r), bit for bit, out of B = B0 + dB as rounded to float32, and dB: the inverse of saving.
 
-    Exact as long as no column of B outgrew its start by 2^5; beyond that, right to the rounding of B.
+    Exact unless a column of B outgrew that of B0 by 2^5; beyond that, right to the rounding of B.
     """
     return on_grid(B.double() - dB.double()).to(B.dtype)
 
@@ -185,7 +186,7 @@ ENVIRONMENT = "DUDE_CACHE_DIR"
 def cached_triplets(
     weight: Tensor, r: int, *, method: SvdMethod = "krylov", seed: int = 0, folder: str | Path | None = None
 ) -> SingularTriplets:
-    """`decompose.top_singular_triplets`, from the cache where it holds them.
+    """Return `top_singular_triplets`, from the cache on disk where they are there.
 
     Args:
         weight: (d, k). r, method, seed: as there.
@@ -207,9 +208,9 @@ def cached_triplets(
 
 
 def _key(weight: Tensor, method: str, seed: int) -> str:
-    held = weight.detach().cpu().contiguous()
-    digest = hashlib.sha256(f"{ALGORITHM}:{method}:{seed}:{held.dtype}:{tuple(held.shape)}:".encode())
-    digest.update(_bytes(held))
+    W = weight.detach().cpu().contiguous()
+    digest = hashlib.sha256(f"{ALGORITHM}:{method}:{seed}:{W.dtype}:{tuple(W.shape)}:".encode())
+    digest.update(_bytes(W))
     return digest.hexdigest()
 
 
@@ -251,8 +252,8 @@ def _write(path: Path, triplets: SingularTriplets, key: str) -> None:
     """Whole or not at all; a folder that cannot be written to costs the next process a decomposition, no more."""
     from safetensors.torch import save
 
-    held = SingularTriplets(*(t.cpu().contiguous() for t in triplets))
-    data = save(held._asdict(), metadata={"key": key, "sha256": _sum(held)})
+    on_cpu = SingularTriplets(*(t.cpu().contiguous() for t in triplets))
+    data = save(on_cpu._asdict(), metadata={"key": key, "sha256": _sum(on_cpu)})
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, data)

@@ -83,17 +83,17 @@ def _check_expression(expression: str, names: Sequence[str]) -> None:
 def _all_found(option: str, wanted: Iterable[str], names: Sequence[str]) -> None:
     lost = [w for w in wanted if not any(n == w or n.endswith(f".{w}") for n in names)]
     if lost:
-        told = "; ".join(f"'{w}' matches no module{suggest(w, names)}" for w in lost)
-        raise DudeError(f"{option}: {told}.")
+        lines = "; ".join(f"'{w}' matches no module{suggest(w, names)}" for w in lost)
+        raise DudeError(f"{option}: {lines}.")
 
 
 def suggest(wanted: str, names: Sequence[str]) -> str:
     """`" (nearest: q_proj, v_proj)"`, or the linear layers that the model has."""
     last = wanted.rsplit(".", 1)[-1]
     tails = list(dict.fromkeys(n.rsplit(".", 1)[-1] for n in names if not n.rsplit(".", 1)[-1].isdigit()))
-    near = nearest(last, tails)
-    if near:
-        return f" (nearest: {', '.join(near)})"
+    similar = nearest(last, tails)
+    if similar:
+        return f" (nearest: {', '.join(similar)})"
     usual = sorted(t for t in tails if t.endswith(("proj", "attn", "fc", "dense")))
     return f" (the model has {', '.join(usual or tails[:8])})"
 
@@ -104,7 +104,7 @@ def check_rank(name: str, shape: tuple[int, ...], r: int) -> None:
         last = name.rsplit(".", 1)[-1]
         raise DudeError(
             f"rank {r} is above {min(shape)}, the most that module '{name}' of shape {tuple(shape)} can have. "
-            f"Lower r, or give this module its own: rank_pattern: {{{last}: {min(shape)}}}."
+            f"Lower r, or set another for this module: rank_pattern: {{{last}: {min(shape)}}}."
         )
 
 

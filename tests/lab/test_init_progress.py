@@ -20,7 +20,7 @@ from dude_lab.cli.progress_bar import LiveReporter, PlainReporter
 from dude_lab.compare.worker import Status
 from dude_lab.training.reporter import Reporter
 from dude_lab.training.train_run import train
-from dude_peft import progress
+from dude_peft import injection
 
 
 class Terminal(io.StringIO):
@@ -31,7 +31,7 @@ class Terminal(io.StringIO):
 def seen(monkeypatch: pytest.MonkeyPatch, stderr: io.StringIO, *, patience: float = 0.0) -> str:
     """What `get_peft_model` writes to its standard error where no listener is set."""
     monkeypatch.setattr("sys.stderr", stderr)
-    monkeypatch.setattr(progress, "PATIENCE", patience)
+    monkeypatch.setattr(injection, "PATIENCE", patience)
     get_peft_model(models.llama(), models.config_for("llama", target_modules=["q_proj", "v_proj"]))
     return stderr.getvalue()
 
@@ -53,7 +53,7 @@ def test_a_short_start_a_file_another_rank_or_a_user_who_wants_no_bars_sees_none
         assert seen(monkeypatch, Terminal()) == ""
     finally:
         logging.enable_progress_bar()
-    with progress.on_start(lambda *_: None):
+    with injection.on_init(lambda *_: None):
         assert seen(monkeypatch, Terminal()) == ""
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert seen(monkeypatch, Terminal()) == ""
@@ -61,7 +61,7 @@ def test_a_short_start_a_file_another_rank_or_a_user_who_wants_no_bars_sees_none
 
 def test_the_starts_of_other_methods_are_told_as_peft_comes_to_them() -> None:
     heard: list[tuple[str, int, int]] = []
-    with progress.on_start(lambda *news: heard.append(news), of=4):
+    with injection.on_init(lambda *news: heard.append(news), of=4):
         model = get_peft_model(
             models.llama(), LoraConfig(r=2, init_lora_weights="pissa", target_modules=["q_proj", "v_proj"])
         )

@@ -93,7 +93,7 @@ def test_quantised_and_meta_weights():
         ({"magnitude_axis": "rows"}, "magnitude_axis must be one of 'out', 'in', got 'rows'"),
         ({"svd": "exakt"}, "svd must be one of .* Did you mean 'exact'"),
         ({"use_dora": True}, "use_dora=True: DuDe has DoRA's magnitude already"),
-        ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa': DuDe starts from"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa': DuDe initialises from"),
         ({"init_lora_weights": False}, "init_lora_weights=False"),
         ({"bias": "lora_only"}, "bias='lora_only': DuDe never writes to the base"),
         ({"lora_bias": True}, "lora_bias=True"),

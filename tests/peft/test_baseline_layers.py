@@ -13,7 +13,7 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor
 
 from dude_peft.baselines import BitfitConfig, BottleneckConfig, LoraXsConfig, SvftConfig, bitfit, lora_xs, svft
-from dude_peft.baselines.tuner import RivalLayer
+from dude_peft.baselines.tuner import BaselineLayer
 from dude_peft.errors import DudeError
 
 CONFIGS: dict[str, Any] = {
@@ -46,7 +46,7 @@ def move(model: Any, size: float) -> Any:
 
 
 def layers(model: Any) -> list[Any]:
-    return [module for module in model.modules() if isinstance(module, RivalLayer)]
+    return [module for module in model.modules() if isinstance(module, BaselineLayer)]
 
 
 def dense(layer: Any, name: str, x: Tensor) -> Tensor:

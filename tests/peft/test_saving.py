@@ -251,7 +251,7 @@ def test_adapter_of_another_base(tmp_path):
     same_shapes = models.llama()
     for parameter in same_shapes.parameters():
         torch.nn.init.normal_(parameter)
-    with pytest.raises(DudeError, match=r"another base model: the start of '.*q_proj'"):
+    with pytest.raises(DudeError, match=r"another base model: the initial factors of '.*q_proj'"):
         load_adapter(same_shapes, tmp_path)
     from transformers import LlamaForCausalLM
 

@@ -15,7 +15,7 @@ from dude_peft.svd import (
     initial_factors,
     module_seed,
     on_grid,
-    recover_start,
+    recover_b0,
     top_singular_triplets,
 )
 
@@ -66,10 +66,10 @@ def test_where_one_side_is_small_its_gram_matrix_gives_the_full_svds_start():
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("scaling", [1.0, 0.25, 4.0])
-def test_start_is_the_papers(variant, scaling):
+def test_the_initial_factors_are_the_papers(variant, scaling):
     W = power_law(40, 24).double()
     A0, B0 = initial_factors(top_singular_triplets(W, 5), scaling, variant)
-    A, B = reference.start(W, 5, scaling, variant)
+    A, B = reference.initial_factors(W, 5, scaling, variant)
     sign = (A0 * A).sum(dim=1).sign()  # LAPACK's signs are free
     assert relative_error(A0, sign[:, None] * A) < 1e-12
     assert relative_error(B0, B * sign) < 1e-5  # B0 lies on a grid of 18 bits
@@ -79,7 +79,7 @@ def test_start_is_the_papers(variant, scaling):
 
 def test_eq_4_residual_plus_update_is_the_weight():
     W = power_law(20, 30).double()
-    A, B = reference.start(W, 4)
+    A, B = reference.initial_factors(W, 4)
     assert relative_error(reference.residual(W, 4) + B @ A, W) < 1e-14
 
 
@@ -117,7 +117,7 @@ def test_the_start_of_b_comes_back_bit_for_bit(seed, size, scale, rows):
         B0[:, 2] = 0  # a singular value of zero
     outgrown = (B0 + dB).abs().amax(0) > 16 * B0.abs().amax(0)
     keep = ~outgrown | (B0.abs().amax(0) == 0)
-    assert torch.equal(recover_start(B0 + dB, dB)[:, keep], B0[:, keep])
+    assert torch.equal(recover_b0(B0 + dB, dB)[:, keep], B0[:, keep])
 
 
 def test_rank_deficient_weight_has_a_finite_start():

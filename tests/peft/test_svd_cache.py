@@ -12,7 +12,7 @@ from peft import get_peft_model
 
 from dude_peft import svd
 from dude_peft.baselines import LoraXsConfig
-from dude_peft.progress import on_start
+from dude_peft.injection import on_init
 from dude_peft.svd import cached_triplets
 
 
@@ -114,7 +114,7 @@ def test_a_model_is_initialised_from_it_with_the_same_bits(tmp_path, monkeypatch
 
 def test_the_listener_hears_of_every_module_in_order():
     heard = []
-    with on_start(lambda *news: heard.append(news)):
+    with on_init(lambda *news: heard.append(news)):
         model = get_peft_model(models.llama(), models.config_for("llama", target_modules=["q_proj", "v_proj"]))
     assert [number for _, number, _ in heard] == [0, 1, 2, 3] and {of for *_, of in heard} == {4}
     assert {name for name, *_ in heard} == {n.removeprefix("base_model.model.") for n in models.dude_layers(model)}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from dude_peft.errors import DudeError
 from dude_peft.files import apply_umask, checksums, folder_bytes, read_json, sync, sync_tree, write_json
-from dude_peft.progress import on_start
+from dude_peft.injection import on_init
 
 from ..config.run_settings import RunSettings
 from ..config.yaml_file import fingerprint
@@ -288,7 +288,7 @@ class _Run:
             self.reporter.prepared(what, number, of, left)
 
         try:
-            with on_start(tell, len(self.plan.part.targets)):
+            with on_init(tell, len(self.plan.part.targets)):
                 return adapted_model(self.plan, base)
         except DudeError:
             raise

@@ -1,8 +1,8 @@
-"""Rivals of the comparison that no library computes as we need them, as PEFT methods.
+"""Baselines of the comparison that PEFT does not have, as PEFT methods.
 
 Importing this package makes them known to PEFT: `get_peft_model`, `save_pretrained`, `PeftModel.from_pretrained`,
-`merge_and_unload`, the trainer's checkpoints and `disable_adapter` then work on them as on PEFT's own. What they start
-from (singular vectors) is saved with them, so nothing is computed again when they are loaded.
+`merge_and_unload`, the trainer's checkpoints and `disable_adapter` then work on them as on PEFT's methods. Their
+initial values (singular vectors) are saved with them, so loading computes nothing.
 """
 
 from .bitfit import BitfitConfig

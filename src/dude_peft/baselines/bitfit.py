@@ -1,7 +1,7 @@
 """BitFit (arXiv 2106.10199): only biases are trained, b' = b + db.
 
-The paper trains the biases that a model has. A Llama has none, so each target layer trains a db that starts at zero:
-the paper's method wherever there is a bias, and a bias of its own where there is none. A merged model can be saved only
+The paper trains the biases that a model has. A Llama has none, so each target layer trains a db, initialised to
+zero: the paper's method wherever there is a bias, and a new bias where there is none. A merged model can be saved only
 where its architecture has a place for them: see `find_places`.
 """
 
@@ -16,27 +16,27 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DudeError
-from .tuner import RivalConfig, RivalLayer, RivalModel, RivalType, register
+from .tuner import BaselineConfig, BaselineLayer, BaselineModel, BaselineType, register
 
 BIAS_FLAGS = ("attention_bias", "mlp_bias", "qkv_bias", "use_qkv_bias", "use_bias", "bias")
 """What configs of transformers call the choice to have biases."""
 
 
 @dataclass
-class BitfitConfig(RivalConfig):
+class BitfitConfig(BaselineConfig):
     """BitFit has no keys beside the shared ones."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.peft_type = RivalType.BITFIT  # type: ignore[assignment]
+        self.peft_type = BaselineType.BITFIT  # type: ignore[assignment]
 
 
-class BitfitLayer(RivalLayer):
+class BitfitLayer(BaselineLayer):
     """`bitfit_b` is db (d,)."""
 
     adapter_layer_names = ("bitfit_b",)
 
-    def start(self, weight: Tensor, config: Any, module_name: str) -> Mapping[str, Tensor]:
+    def initial_values(self, weight: Tensor, config: Any, module_name: str) -> Mapping[str, Tensor]:
         """db = 0 (d,)."""
         return {"bitfit_b": torch.zeros(weight.shape[0])}
 
@@ -45,13 +45,13 @@ class BitfitLayer(RivalLayer):
         return self.parts(adapter)[0]
 
     def merge_into(self, base: Any, adapter: str) -> None:
-        """b + db, or a bias of its own for a layer that has none."""
+        """b + db, or a new bias for a layer that has none."""
         db = self.parts(adapter)[0]
         merged = db if base.bias is None else base.bias.float() + db
         base.bias = nn.Parameter(merged.to(base.weight.dtype, copy=True), requires_grad=False)
 
 
-class BitfitModel(RivalModel):
+class BitfitModel(BaselineModel):
     """PEFT's model for BitFit."""
 
     prefix = "bitfit_"
@@ -70,7 +70,7 @@ class BitfitModel(RivalModel):
         return model
 
 
-register(BitfitConfig, RivalType.BITFIT, BitfitModel)
+register(BitfitConfig, BaselineType.BITFIT, BitfitModel)
 
 
 def find_places(model: Any, names: set[str]) -> tuple[list[str], set[str]]:

@@ -3,7 +3,7 @@
     y + W_up gelu(W_down y + b_down) + b_up
 
 The paper puts one after the attention's output projection and one after the second layer of the feed-forward part, each
-before the residual sum, and starts near the identity. Here W_up starts at zero, so that the start is the identity.
+before the residual sum, and is initialised close to the identity. Here W_up is zero, which is the identity.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DudeError
-from .tuner import RivalConfig, RivalLayer, RivalModel, RivalType, register
+from .tuner import BaselineConfig, BaselineLayer, BaselineModel, BaselineType, register
 
 DOWN_STD = 1e-2  # the paper's, of every weight
 
 
 @dataclass
-class BottleneckConfig(RivalConfig):
+class BottleneckConfig(BaselineConfig):
     """Keys of the adapter beside the shared ones.
 
     Attributes:
@@ -33,15 +33,15 @@ class BottleneckConfig(RivalConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.peft_type = RivalType.BOTTLENECK  # type: ignore[assignment]
+        self.peft_type = BaselineType.BOTTLENECK  # type: ignore[assignment]
 
 
-class BottleneckLayer(RivalLayer):
+class BottleneckLayer(BaselineLayer):
     """`bottleneck_down` (r, d), `bottleneck_down_bias` (r,), `bottleneck_up` (d, r), `bottleneck_up_bias` (d,)."""
 
     adapter_layer_names = ("bottleneck_down", "bottleneck_down_bias", "bottleneck_up", "bottleneck_up_bias")
 
-    def start(self, weight: Tensor, config: Any, module_name: str) -> Mapping[str, Tensor]:
+    def initial_values(self, weight: Tensor, config: Any, module_name: str) -> Mapping[str, Tensor]:
         """W_down from a normal distribution cut at two standard deviations, all else zero."""
         d, r = weight.shape[0], config.r
         down = nn.init.trunc_normal_(torch.empty(r, d), std=DOWN_STD, a=-2 * DOWN_STD, b=2 * DOWN_STD)
@@ -63,7 +63,7 @@ class BottleneckLayer(RivalLayer):
         )
 
 
-class BottleneckModel(RivalModel):
+class BottleneckModel(BaselineModel):
     """PEFT's model for the bottleneck adapter."""
 
     prefix = "bottleneck_"
@@ -73,4 +73,4 @@ class BottleneckModel(RivalModel):
         next(m for m in self.model.modules() if isinstance(m, BottleneckLayer)).merge()
 
 
-register(BottleneckConfig, RivalType.BOTTLENECK, BottleneckModel)
+register(BottleneckConfig, BaselineType.BOTTLENECK, BottleneckModel)

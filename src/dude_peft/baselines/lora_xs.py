@@ -17,20 +17,20 @@ from torch import Tensor, nn
 from ..base_weight import check_finite
 from ..svd import SvdMethod, cached_triplets, module_seed
 from ..targets import check_rank
-from .tuner import RivalConfig, RivalLayer, RivalModel, RivalType, awaited, register
+from .tuner import BaselineConfig, BaselineLayer, BaselineModel, BaselineType, placeholder, register
 
 
 @dataclass
-class LoraXsConfig(RivalConfig):
+class LoraXsConfig(BaselineConfig):
     """Keys of LoRA-XS beside the shared ones.
 
     Attributes:
         r: rank of the frozen factors, and side of R.
         lora_alpha: s = lora_alpha / r; None: s = 1.
         lora_dropout: of the update's input.
-        init_std: standard deviation of R's entries at the start; the paper's is 1e-5.
+        init_std: standard deviation of R's initial entries; the paper's is 1e-5.
         svd: `krylov` or `exact`.
-        svd_seed: of the Krylov start block, beside the module's name.
+        svd_seed: of the Krylov block, combined with the module's name.
     """
 
     r: int = 16
@@ -42,22 +42,22 @@ class LoraXsConfig(RivalConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.peft_type = RivalType.LORA_XS  # type: ignore[assignment]
+        self.peft_type = BaselineType.LORA_XS  # type: ignore[assignment]
 
 
-class LoraXsLayer(RivalLayer):
+class LoraXsLayer(BaselineLayer):
     """R (r, r) is `lora_xs_R`; S_r V_r^T (r, k) is `lora_xs_A` and U_r (d, r) `lora_xs_B`."""
 
     adapter_layer_names = ("lora_xs_R",)
     other_param_names = ("lora_xs_A", "lora_xs_B")
 
-    def start(self, weight: Tensor, config: Any, module_name: str) -> Mapping[str, Tensor]:
-        """R near zero, A and B from the top r singular triplets of the weight (d, k)."""
+    def initial_values(self, weight: Tensor, config: Any, module_name: str) -> Mapping[str, Tensor]:
+        """Return R close to zero, A and B from the top r singular triplets of the weight (d, k)."""
         key = get_pattern_key(config.rank_pattern.keys(), module_name)
         r, (d, k) = config.rank_pattern.get(key, config.r), weight.shape
         check_rank(module_name, (d, k), r)
         if config.start_is_saved:
-            return {"lora_xs_R": awaited(r, r), "lora_xs_A": awaited(r, k), "lora_xs_B": awaited(d, r)}
+            return {"lora_xs_R": placeholder(r, r), "lora_xs_A": placeholder(r, k), "lora_xs_B": placeholder(d, r)}
         check_finite(module_name, weight)
         seed = module_seed(module_name, config.svd_seed)
         U, S, Vh = (t.float() for t in cached_triplets(weight, r, method=config.svd, seed=seed))
@@ -82,11 +82,11 @@ class LoraXsLayer(RivalLayer):
         return 1.0 if alpha is None else alpha / R.shape[0]
 
 
-class LoraXsModel(RivalModel):
+class LoraXsModel(BaselineModel):
     """PEFT's model for LoRA-XS."""
 
     prefix = "lora_xs_"
     tuner_layer_cls = LoraXsLayer
 
 
-register(LoraXsConfig, RivalType.LORA_XS, LoraXsModel)
+register(LoraXsConfig, BaselineType.LORA_XS, LoraXsModel)

@@ -1,6 +1,6 @@
 """SVFT (arXiv 2405.19597): W' = W0 + U M V^T over all singular vectors of W0, with some diagonals of M trained.
 
-M starts at zero, so W' starts as W0. (The released code draws M at random and multiplies it by a trained gate.)
+M is initialised to zero, so W' to W0. (The released code draws M at random and multiplies it by a trained gate.)
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from ..base_weight import check_finite
 from ..svd import top_singular_triplets
-from .tuner import RivalConfig, RivalLayer, RivalModel, RivalType, awaited, register
+from .tuner import BaselineConfig, BaselineLayer, BaselineModel, BaselineType, placeholder, register
 
 
 @dataclass
-class SvftConfig(RivalConfig):
+class SvftConfig(BaselineConfig):
     """Keys of SVFT beside the shared ones.
 
     Attributes:
@@ -29,22 +29,22 @@ class SvftConfig(RivalConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.peft_type = RivalType.SVFT  # type: ignore[assignment]
+        self.peft_type = BaselineType.SVFT  # type: ignore[assignment]
 
 
-class SvftLayer(RivalLayer):
-    """`svft_M` holds the diagonals of M (p, p) one after another, lowest first; `svft_U` (d, p), `svft_V` (p, k)."""
+class SvftLayer(BaselineLayer):
+    """`svft_M`: the diagonals of M (p, p) one after another, lowest first; `svft_U` (d, p), `svft_V` (p, k)."""
 
     adapter_layer_names = ("svft_M",)
     other_param_names = ("svft_U", "svft_V")
 
-    def start(self, weight: Tensor, config: Any, module_name: str) -> Mapping[str, Tensor]:
+    def initial_values(self, weight: Tensor, config: Any, module_name: str) -> Mapping[str, Tensor]:
         """M = 0, and all p = min(d, k) singular vectors of the weight (d, k)."""
         (d, k), o = weight.shape, config.off_diag
         p = min(d, k)
         M = torch.zeros(p * (2 * o + 1) - o * (o + 1))
         if config.start_is_saved:
-            return {"svft_M": M, "svft_U": awaited(d, p), "svft_V": awaited(p, k)}
+            return {"svft_M": M, "svft_U": placeholder(d, p), "svft_V": placeholder(p, k)}
         check_finite(module_name, weight)
         U, _, Vh = top_singular_triplets(weight.float(), p, method="exact")
         return {"svft_M": M, "svft_U": U, "svft_V": Vh}
@@ -75,11 +75,11 @@ class SvftLayer(RivalLayer):
         return U @ M @ V
 
 
-class SvftModel(RivalModel):
+class SvftModel(BaselineModel):
     """PEFT's model for SVFT."""
 
     prefix = "svft_"
     tuner_layer_cls = SvftLayer
 
 
-register(SvftConfig, RivalType.SVFT, SvftModel)
+register(SvftConfig, BaselineType.SVFT, SvftModel)

@@ -1,6 +1,6 @@
-"""What the own rivals share as PEFT methods: config, layer, model. A rival adds its start, its update and its merge.
+"""What the baselines share as PEFT methods: config, layer, model. A baseline adds its initial values, update and merge.
 
-PEFT's tables are keyed by its closed enum `PeftType`, whose members are strings; `RivalType` has members of its own
+PEFT's tables are keyed by its closed enum `PeftType`, whose members are strings; `BaselineType` has further members
 that compare and save alike.
 """
 
@@ -20,12 +20,11 @@ from transformers.pytorch_utils import Conv1D
 
 from ..base_weight import dense_weight
 from ..errors import DudeError
-from ..progress import say_start
-from ..rollback import unchanged_on_error
+from ..injection import report_init, unchanged_on_error
 
 
-class RivalType(str, enum.Enum):
-    """The `peft_type` of the own rivals, as `adapter_config.json` has it."""
+class BaselineType(str, enum.Enum):
+    """The `peft_type` of the baselines, as `adapter_config.json` has it."""
 
     LORA_XS = "LORA_XS"
     SVFT = "SVFT"
@@ -34,8 +33,8 @@ class RivalType(str, enum.Enum):
 
 
 @dataclass
-class RivalConfig(PeftConfig):
-    """Keys of every own rival; names and meanings are those of `peft.LoraConfig`.
+class BaselineConfig(PeftConfig):
+    """Keys of every baseline; names and meanings are those of `peft.LoraConfig`.
 
     Attributes:
         start_is_saved: set in every saved config: the frozen factors are in the file beside it, and a layer made from
@@ -59,8 +58,8 @@ class RivalConfig(PeftConfig):
         return super().to_dict() | {"start_is_saved": True}
 
 
-class RivalLayer(nn.Module, BaseTunerLayer):
-    """A linear layer with adapters of one rival on it.
+class BaselineLayer(nn.Module, BaseTunerLayer):
+    """A linear layer with adapters of one baseline on it.
 
     A subclass names its tensors, one `ParameterDict` each keyed by adapter: those in `adapter_layer_names` are trained,
     those in `other_param_names` stay frozen (parameters, not buffers: sharding and checkpoints walk over parameters).
@@ -96,19 +95,19 @@ class RivalLayer(nn.Module, BaseTunerLayer):
         self.update_layer(adapter_name, config, module_name)
 
     def update_layer(self, adapter_name: str, config: Any, module_name: str) -> None:
-        """Add the adapter `adapter_name` at its start.
+        """Add the adapter `adapter_name`.
 
         Raises:
             DudeError: a layer that is not linear, or weights that have no singular values; names the module.
         """
         weight = dense_weight(self.get_base_layer(), module_name)
         self.configs[adapter_name] = config
-        for name, tensor in self.start(weight, config, module_name).items():
+        for name, tensor in self.initial_values(weight, config, module_name).items():
             parameter = nn.Parameter(tensor.to(weight.device), requires_grad=name in self.adapter_layer_names)
             getattr(self, name)[adapter_name] = parameter
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
-    def start(self, weight: Tensor, config: Any, module_name: str) -> Mapping[str, Tensor]:
+    def initial_values(self, weight: Tensor, config: Any, module_name: str) -> Mapping[str, Tensor]:
         """Each tensor of a new adapter, by name, for the weight (d, k); float32."""
         raise NotImplementedError
 
@@ -124,7 +123,7 @@ class RivalLayer(nn.Module, BaseTunerLayer):
         """The tensors of an adapter, in the order of `adapter_layer_names` and `other_param_names`."""
         return [getattr(self, name)[adapter] for name in (*self.adapter_layer_names, *self.other_param_names)]
 
-    def holds(self, adapter: str) -> bool:
+    def has_adapter(self, adapter: str) -> bool:
         """Whether the layer has an adapter of this name."""
         return adapter in getattr(self, self.adapter_layer_names[0])
 
@@ -137,7 +136,7 @@ class RivalLayer(nn.Module, BaseTunerLayer):
             return y
         dtype = y.dtype
         for adapter in self.active_adapters:
-            if self.holds(adapter):
+            if self.has_adapter(adapter):
                 y = y + self.update(adapter, x, y)
         return y.to(dtype)
 
@@ -149,13 +148,13 @@ class RivalLayer(nn.Module, BaseTunerLayer):
 
     @torch.no_grad()
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Merge adapters into the base layer, all active ones unless named; its old tensors are kept for `unmerge`.
+        """Merge adapters into the base layer, all active ones unless named; its old tensors are stored for `unmerge`.
 
         Raises:
             DudeError: with `safe_merge`, a merged weight that is not finite; the layer is left as it was.
         """
         for adapter in check_adapters_to_merge(self, adapter_names):
-            if not self.holds(adapter):
+            if not self.has_adapter(adapter):
                 continue
             base: Any = self.get_base_layer()
             self._before_merge.append((base.weight.data, base.bias))
@@ -173,10 +172,10 @@ class RivalLayer(nn.Module, BaseTunerLayer):
         self.merged_adapters.clear()
 
 
-class RivalModel(BaseTuner):
-    """PEFT's model of one rival: puts its layers into a model."""
+class BaselineModel(BaseTuner):
+    """PEFT's model of one baseline: puts its layers into a model."""
 
-    tuner_layer_cls: type[RivalLayer]
+    tuner_layer_cls: type[BaselineLayer]
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012 - PEFT's table of defaults: there are none
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
@@ -198,7 +197,7 @@ class RivalModel(BaseTuner):
         current_key: str,
         **_: Any,
     ) -> None:
-        say_start(current_key)
+        report_init(current_key)
         if isinstance(target, self.tuner_layer_cls):
             target.update_layer(adapter_name, config, current_key)
             return
@@ -218,13 +217,13 @@ class RivalModel(BaseTuner):
         return found
 
 
-def register(config: type[RivalConfig], kind: RivalType, model: type[RivalModel]) -> None:
-    """Make a rival known to PEFT under `kind`."""
+def register(config: type[BaselineConfig], kind: BaselineType, model: type[BaselineModel]) -> None:
+    """Make a baseline known to PEFT under `kind`."""
     PEFT_TYPE_TO_CONFIG_MAPPING[kind] = config  # type: ignore[index]
     PEFT_TYPE_TO_TUNER_MAPPING[kind] = model  # type: ignore[index]
     PEFT_TYPE_TO_PREFIX_MAPPING[kind] = model.prefix  # type: ignore[index]
 
 
-def awaited(*shape: int) -> Tensor:
-    """A factor that the file holds: NaN until it is loaded, so that a forgotten one cannot pass unseen."""
+def placeholder(*shape: int) -> Tensor:
+    """Return NaN in place of a factor until it is loaded from a file, so that a missing one is noticed."""
     return torch.full(shape, torch.nan)

@@ -140,12 +140,12 @@ def _product_norm_gain_kernel(
     whole = product + s * tl.dot(F, V, input_precision="ieee")
     tl.store(V_other + rank[:, None].to(tl.int64) * d + columns[None, :], whole, mask=there)
     q = tl.sum((product + whole) * V, axis=0)
-    start = tl.load(n0 + columns, mask=column_there, other=1.0)
+    initial = tl.load(n0 + columns, mask=column_there, other=1.0)
     m = tl.load(magnitude + columns, mask=column_there, other=1.0).to(tl.float32)
-    squares = start * start + s * q
+    squares = initial * initial + s * q
     alive = squares > 0
     length = tl.where(alive, tl.sqrt_rn(tl.where(alive, squares, 1.0)), float("inf"))
-    h = tl.div_rn(m - start - tl.div_rn(s * q, start + length), length)
+    h = tl.div_rn(m - initial - tl.div_rn(s * q, initial + length), length)
     tl.store(norm + columns, length, mask=column_there)
     tl.store(gain + columns, tl.where(alive, h, -1.0), mask=column_there)
 
