@@ -24,7 +24,7 @@ from . import kernels
 
 MagnitudeAxis = Literal["out", "in"]
 HALF = (torch.bfloat16, torch.float16)
-SLICE = 256  # columns of a thin product at a time on a CPU; 64 to 512 differ by less than 15%
+SLICE = 512  # columns of a thin product at a time on a CPU
 
 
 def without_autocast(device: torch.device) -> Any:
@@ -107,14 +107,14 @@ class RangedProduct(torch.autograd.Function):
 def ranged_product(rows: Tensor, matrix: Tensor, wide: torch.dtype) -> Tensor:
     """Return rows @ matrix (r, n) in `wide`, for rows (r, m) and a matrix (m, n) in whose dtype the product is made.
 
-    On a CPU a wide product is computed by slices of columns: a BLAS repacks the whole matrix for a few rows, which
-    takes twice as long as the product (34 against 16 ms for 16 rows and 4096 x 4096, one thread).
+    On a CPU it is (matrix^T rows^T)^T, by slices of the matrix: for 16 rows and 4096 x 4096 6.1 ms instead of 10.0 with
+    two threads, 12 to 16 ms instead of 14 to 34 with one.
     """
     scaled, exponent = fit_range(rows, matrix.dtype)
-    if matrix.shape[1] < 8 * SLICE or matrix.device.type != "cpu" or torch.compiler.is_compiling():
+    if matrix.device.type != "cpu" or torch.compiler.is_compiling():
         return undo_range(scaled @ matrix, exponent, wide)
-    parts = [scaled @ part for part in matrix.split(SLICE, dim=1)]
-    return undo_range(torch.cat(parts, dim=1), exponent, wide)
+    parts = [part.T @ scaled.T for part in matrix.split(SLICE, dim=1)]
+    return undo_range(torch.cat(parts).T, exponent, wide)
 
 
 def difference_product(dA: Tensor, dB: Tensor, weight: Tensor, wide: torch.dtype, axis: MagnitudeAxis) -> Tensor:
