@@ -34,7 +34,7 @@ def loss_curve(log: Path, picture: Path, window: int = 25) -> None:
     axes.plot(tokens, mean, linewidth=1.4, label=f"mean of {window} steps")
     axes.set(xlabel="tokens (millions)", ylabel="loss (nats per token)", ylim=(0, min(4.0, max(losses))))
     axes.legend(frameon=False)
-    figure.savefig(picture, dpi=DPI)
+    figure.savefig(picture, dpi=DPI, metadata={"Software": None})  # equal bytes with any version of matplotlib
     plt.close(figure)
 
 
@@ -50,7 +50,7 @@ def spectrum(trained: LlamaForCausalLM, start: LlamaForCausalLM, picture: Path) 
         panel.set(title=kind, xlabel="index", yscale="log", ylim=(1e-2, None))
     panels[0].set_ylabel("singular value / root mean square")
     panels[0].legend(frameon=False, fontsize=7)
-    figure.savefig(picture, dpi=DPI)
+    figure.savefig(picture, dpi=DPI, metadata={"Software": None})  # equal bytes with any version of matplotlib
     plt.close(figure)
 
 

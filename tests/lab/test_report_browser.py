@@ -83,7 +83,7 @@ def test_the_cost_can_be_switched_and_a_method_hidden(page: Page, file: Path) ->
     assert page.run(title) == "Accuracy on mini_csqa against training seconds"
     page.run("document.querySelector('#cost input[value=memory]').click()")
     assert page.run(title) == "Accuracy on mini_csqa against peak memory (GiB)"
-    lines = "document.querySelectorAll('#chart-loss path').length"
+    lines = "document.querySelectorAll('#chart-loss path.stroke').length"
     assert page.run(lines) == 3
     page.run("document.querySelector('.values input').click()")
     assert page.run(lines) == 2

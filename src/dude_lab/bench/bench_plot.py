@@ -1,43 +1,46 @@
-"""The measurements as a picture: what is a ratio to a rival, DuDe beside the others, each with its reach."""
+"""The measurements as a picture: ratios of DuDe and the baselines, each with its target."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from ..training.run_plot import BLUE, GREEN, GREY, ORANGE, STYLE
+from ..plot_style import BASE_COLOR, MethodStyle, log_axis, method_style, picture
 from .bench_results import DORA, DUDE, FROZEN, HAND, Row, Spread
 
-MARKS = ((FROZEN, GREY, "|"), (DORA, ORANGE, "s"), (HAND, GREEN, "^"), (DUDE, BLUE, "o"))
+STYLES = {
+    FROZEN: MethodStyle(BASE_COLOR, "|"),
+    DORA: method_style("dora"),
+    HAND: method_style("lora"),
+    DUDE: method_style("dude"),
+}
 LEFT_OUT = ("svd", "import")  # their figures are no ratios near one
 
 
 def draw(rows: list[Row], path: Path, title: str) -> bool:
-    """A line a row: medians with quartiles, and the reach. Returns whether there was anything to draw."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
+    """Draw each ratio with its quartiles and its target; return False if there is no ratio."""
     shown = [row for row in rows if row.measured is not None and row.part not in LEFT_OUT]
     if not shown:
         return False
     places = _places(shown)
     bottom = max(places) + 1
-    with rc_context({**STYLE, "font.size": 8}):
-        figure = Figure(figsize=(9, 1.3 + 0.24 * bottom), layout="constrained")
+    with picture(path, size=(9, 1.3 + 0.24 * bottom)) as figure:
         axes = figure.subplots()
-        for name, color, marker in MARKS:
-            _points(axes, shown, places, name, color, marker)
-        _reaches(axes, shown, places)
+        axes.tick_params(labelsize=8)
+        for name, style in STYLES.items():
+            _points(axes, shown, places, name, style)
+        _targets(axes, shown, places)
         axes.axvline(1.0, color="black", lw=0.6, ls=":")
         axes.set_xscale("log")
         axes.set_yticks(places, [row.what for row in shown])
         axes.set_ylim(bottom - 0.3, -1.4)
         axes.set_axisbelow(True)
         _ticks(axes)
-        axes.set_xlabel("ratio; the black line is the reach, the arrow the good side of it")
+        axes.set_xlabel(
+            "ratio to PEFT LoRA, unless stated; black line: target, the arrow points to its good side", fontsize=8
+        )
         figure.legend(loc="outside lower center", ncols=5, fontsize=8)
         figure.suptitle(title, x=0.01, ha="left", fontsize=7.5)
-        figure.savefig(path, dpi=150)
     return True
 
 
@@ -56,18 +59,18 @@ def _figure_of(row: Row, name: str) -> Spread | None:
     return row.measured if name == DUDE else row.others.get(name)
 
 
-def _points(axes: Any, rows: list[Row], places: list[float], name: str, color: str, marker: str) -> None:
+def _points(axes: Any, rows: list[Row], places: list[float], name: str, style: MethodStyle) -> None:
     found = [(place, value) for row, place in zip(rows, places, strict=True) if (value := _figure_of(row, name))]
     if not found:
         return
     at = [place for place, _ in found]
-    axes.hlines(at, [v.low for _, v in found], [v.high for _, v in found], color=color, lw=1.2)
-    size = 7 if marker == "|" else 4.5
-    axes.plot([v.median for _, v in found], at, marker, color=color, ms=size, mew=1.2, label=name, zorder=3)
+    axes.hlines(at, [v.low for _, v in found], [v.high for _, v in found], color=style.color, lw=1.2)
+    look = {"color": style.color, "marker": style.marker, "ms": 7 if style.marker == "|" else 4.5}
+    axes.plot([v.median for _, v in found], at, linestyle="", mew=1.2, label=name, zorder=3, **look)
 
 
-def _reaches(axes: Any, rows: list[Row], places: list[float]) -> None:
-    """The reach of each row as a short line; the group's name above its first row."""
+def _targets(axes: Any, rows: list[Row], places: list[float]) -> None:
+    """Draw the target of each row as a short line, and the name of a group above its first row."""
     group = None
     for row, place in zip(rows, places, strict=True):
         if row.reach is not None:
@@ -82,8 +85,8 @@ def _reaches(axes: Any, rows: list[Row], places: list[float]) -> None:
 
 
 def _ticks(axes: Any) -> None:
-    from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
+    from matplotlib.ticker import FixedLocator, NullLocator
 
+    log_axis(axes.xaxis)
     axes.xaxis.set_major_locator(FixedLocator([0.1, 0.2, 0.5, 0.8, 1, 1.25, 2, 5, 10]))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_locator(NullLocator())

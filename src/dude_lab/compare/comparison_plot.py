@@ -9,68 +9,57 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..training.run_plot import STYLE as RUN_STYLE
+from ..plot_style import BASE_COLOR, DASHES, TEXT_COLOR, Marker, method_style, picture
 from .outcome import accuracy
 from .results import Results, RowResult, seed_series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, the yellow left out (too pale on white), and a grey.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8A8A8A")
-DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (4, 1.2, 1, 1.2)), (0, (8, 2)))
-STYLE = RUN_STYLE | {"svg.hashsalt": "dude", "svg.fonttype": "none"}  # the same picture is the same file
 BANDS = 4  # more of them cover each other
 LABEL_GAP = 0.055  # of the axes' height, between two direct labels
 
 
 @dataclass(frozen=True)
 class Look:
-    """How a row is drawn: numbers of its colour and of its kind of line."""
+    """How a row is drawn: its method's colour and marker, and the number of its dash pattern."""
 
-    color: int
+    color: str
+    marker: Marker
     dash: int
 
 
 def draw(results: Results, *paths: Path) -> None:
-    """Draw a comparison into files of the kinds that their names say.
+    """Draw a comparison into files; their suffixes choose the formats.
 
-    One colour a method, one kind of line a rank. Losses are means over the seeds, smoothed where the window fits whole;
-    of few methods with a band from the lowest to the highest seed. Accuracies stand with the intervals of the table,
-    the base as a dashed line.
+    Each method has its colour and marker, each rank its dash pattern. Losses are means over the seeds, smoothed where
+    the whole window fits, with a band from the lowest to the highest seed if there are few methods. Accuracies are
+    drawn with the intervals of the table, the model before training as a dashed line.
     """
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
     rows = [row for row in results.rows if row.runs]
-    with rc_context(STYLE):
-        height = max(3.8, 1.3 + 0.3 * len(rows))
-        figure = Figure(figsize=(11.5, height), layout="constrained")
+    height = max(3.8, 1.3 + 0.3 * len(rows))
+    with picture(*paths, size=(11.5, height)) as figure:
         if results.headline is not None:
             left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
             _accuracies(right, results, rows)
         else:
             left = figure.subplots()
         _losses(left, rows)
-        save(figure, *paths)
-
-
-def save(figure: Figure, *paths: Path) -> None:
-    """Into files of the kinds that their names say; the same picture is the same file (under `STYLE`)."""
-    for path in paths:
-        figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else {"Software": None})
 
 
 def looks(rows: Sequence[RowResult]) -> dict[str, Look]:
-    """Row -> its colour, one for each label, and its line, one for each rank."""
-    labels = list(dict.fromkeys(row.label for row in rows))
+    """Return each row's look; rows of one method differ by the dash pattern, one for each rank and label."""
     ranks = sorted({row.r for row in rows if row.r is not None}, reverse=True)
+    labels: dict[str, list[str]] = {}
     found = {}
     for row in rows:
-        number = labels.index(row.label)
-        dash = ranks.index(row.r) if row.r is not None and len(ranks) > 1 else 0
-        found[row.name] = Look(number % len(COLORS), (dash + number // len(COLORS)) % len(DASHES))
+        variants = labels.setdefault(row.method, [])
+        if row.label not in variants:
+            variants.append(row.label)
+        dash = ranks.index(row.r) if row.r is not None else 0
+        dash += variants.index(row.label) * max(1, len(ranks))
+        style = method_style(row.method)
+        found[row.name] = Look(style.color, style.marker, dash % len(DASHES))
     return found
 
 
@@ -89,21 +78,24 @@ def _losses(axes: Axes, rows: Sequence[RowResult]) -> None:
             continue
         found = found.smoothed()
         steps, mean, look = found.steps, found.mean, look_of[row.name]
-        color = COLORS[look.color]
+        color = look.color
         if len(found.values) > 1 and len(rows) <= BANDS:
             low, high = found.values.min(axis=0), found.values.max(axis=0)
             axes.fill_between(steps, low, high, color=color, alpha=0.12, linewidth=0)
-        axes.plot(steps, mean, color=color, linestyle=DASHES[look.dash], linewidth=1.7)
+        axes.plot(
+            steps, mean, color=color, linestyle=DASHES[look.dash], linewidth=1.7,
+            marker=look.marker, markersize=5, markevery=max(1, len(steps) // 8),
+        )  # fmt: skip
         ends.append((steps[-1], float(mean[-1]), names[row.name], color))
-        # The fall of the first steps would press the rest flat; what matters is told apart at the end.
+        # The fall of the first steps would press the rest flat; the end is what matters.
         settled = mean[len(mean) // 5 :]
         lowest, highest, last = min(lowest, settled.min()), max(highest, settled.max()), max(last, steps[-1])
-    axes.set_title("Training loss (nats per token)", loc="left", fontsize=10)
+    axes.set_title("Training loss (nats per token)")
     axes.set_xlabel("step")
     axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
     if ends:
-        room = 0.06 * (highest - lowest or 1.0)
-        axes.set_ylim(lowest - room, highest + room)
+        margin = 0.06 * (highest - lowest or 1.0)
+        axes.set_ylim(lowest - margin, highest + margin)
         axes.set_xlim(0, last)
         _label_ends(axes, ends)
 
@@ -120,7 +112,7 @@ def _label_ends(axes: Axes, ends: list[tuple[int, float, str, str]]) -> None:
             xy=(x, value),
             xytext=(1.06, place),
             textcoords="axes fraction",
-            color=color,
+            color=TEXT_COLOR,
             va="center",
             fontsize=9,
             arrowprops={
@@ -160,22 +152,21 @@ def _accuracies(axes: Axes, results: Results, rows: Sequence[RowResult]) -> None
         shown.append(names[row.name])
         if found is None:
             continue
-        color = COLORS[look_of[row.name].color]
+        color = look_of[row.name].color
         mid, low, high = 100 * found.estimate, 100 * max(0.0, found.low), 100 * min(1.0, found.high)
         axes.plot([low, high], [place, place], color=color, linewidth=2.2, solid_capstyle="butt")
         single = [100 * run.accuracy for run in row.runs if run.accuracy is not None]
         if len(single) > 1:
             axes.plot(single, [place] * len(single), "|", color=color, markersize=9, alpha=0.55)
-        axes.plot([mid], [place], "o", color=color, markersize=6.5)
-        axes.annotate(
-            f"{mid:.1f}", (max([high, *single]), place), (6, 0), textcoords="offset points", va="center", color=color
-        )
+        axes.plot([mid], [place], marker=look_of[row.name].marker, linestyle="", color=color, markersize=6.5)
+        end = (max([high, *single]), place)
+        axes.annotate(f"{mid:.1f}", end, (6, 0), textcoords="offset points", va="center", color=TEXT_COLOR)
     base = accuracy([results.base]) if results.base is not None else None
     if base is not None:
         value = 100 * base.estimate
-        axes.axvline(value, color="#555555", linewidth=1, linestyle=(0, (4, 2)))
+        axes.axvline(value, color=BASE_COLOR, linewidth=1, linestyle=(0, (4, 2)))
         axes.annotate(
-            f"base {value:.1f}", (value, len(rows) - 0.45), (3, 0), textcoords="offset points", color="#555555",
+            f"base {value:.1f}", (value, len(rows) - 0.45), (3, 0), textcoords="offset points", color=BASE_COLOR,
             fontsize=8.5, va="center",
         )  # fmt: skip
     axes.set_yticks(range(len(shown)), shown)
@@ -184,5 +175,5 @@ def _accuracies(axes: Axes, results: Results, rows: Sequence[RowResult]) -> None
     axes.margins(x=0.12)
     seeds = {len(row.runs) for row in rows}
     over = "seeds (ticks)" if seeds - {1} else "questions, one seed"
-    axes.set_title(f"Accuracy on {results.headline} (%)", loc="left", fontsize=10)
+    axes.set_title(f"Accuracy on {results.headline} (%)")
     axes.set_xlabel(f"per cent, with 95% interval over {over}")

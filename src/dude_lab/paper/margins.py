@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..compare.comparison_plot import COLORS, STYLE, save
 from ..markdown import escape_markdown
+from ..methods import METHODS
+from ..plot_style import QUIET_COLOR, method_style, picture
 from ..stats.significance import HIGHER, LOWER, SAME
 from .experiments import EXPERIMENTS
 
@@ -119,27 +120,25 @@ def _folded(place: str, width: int = 34) -> str:
 
 def draw(found: list[Lead], *paths: Path) -> None:
     """The table as a picture, into files of the kinds that their names say: filled where decided."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
     places, others = _by_place(found), list(dict.fromkeys(one.other for one in found))
     reach, cut = _reach(found)
-    with rc_context(STYLE):
-        figure = Figure(figsize=(3.2 + 2.6 * len(others), 1.2 + 0.3 * len(places)), layout="constrained")
-        for k, (axes, other) in enumerate(
-            zip(figure.subplots(1, len(others), sharey=True, sharex=True, squeeze=False)[0], others, strict=True)
-        ):
-            axes.axvline(0, color="#8A8A8A", linewidth=0.9)
+    names = {method.title: name for name, method in METHODS.items()}
+    with picture(*paths, size=(3.2 + 2.6 * len(others), 1.2 + 0.3 * len(places))) as figure:
+        panels = figure.subplots(1, len(others), sharey=True, sharex=True, squeeze=False)[0]
+        for axes, other in zip(panels, others, strict=True):
+            style = method_style(names.get(other, other))
+            axes.axvline(0, color=QUIET_COLOR, linewidth=0.9)
             for y, row in enumerate(places.values()):
                 if (one := row.get(other)) is None:
                     continue
                 mid, low, high = (100 * value for value in (one.value, one.low, one.high))
-                look = {"color": COLORS[k], "mfc": COLORS[k] if one.word in DECIDED else "white"}
-                axes.errorbar([mid], [y], xerr=[[mid - low], [high - mid]], fmt="o", elinewidth=1.2, **look)
-            axes.set_title(f"over {other}", loc="left", fontsize=10)
+                axes.errorbar(
+                    [mid], [y], xerr=[[mid - low], [high - mid]], color=style.color, marker=style.marker,
+                    mfc=style.color if one.word in DECIDED else "white", linestyle="", elinewidth=1.2,
+                )  # fmt: skip
+            axes.set_title(f"over {other}")
             axes.set_yticks(range(len(places)), [_folded(place) for place in places])
             axes.set_ylim(len(places) - 0.4, -0.6)
             axes.set_xlim(-reach, reach)
         told = "DuDe's lead in points, 95% interval of each by itself; filled: significant after Holm's correction"
         figure.supxlabel(told + (";\nwide intervals go on beyond the edge" if cut else ""), fontsize=9.5)
-        save(figure, *paths)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..compare.comparison_plot import COLORS, STYLE, save
-from ..compare.results import RowResult
-from ..compare.run_store import Run
-from .claims import losses
+from ..compare.results import RowResult, seed_series
+from ..plot_style import log_axis, method_style, picture
+from ..stats.smoothing import Series
 from .experiments import Column
 from .paper_tables import PartResult, interval
 
@@ -19,27 +18,21 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-ORDER = ("full", "lora", "dora", "pissa", "dude", "dude_a", "dude_b")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+SIZES = {"curves": (13.0, 4.0), "ranks": (10.5, 4.0), "seeds": (8.0, 4.0)}
 
 
 def draw(kind: str, part: PartResult, *paths: Path) -> bool:
-    """Draw a part into files of the kinds that their names say; False, and nothing written, where nothing has run."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
+    """Draw a part into files, whose suffixes choose the formats; return False if no run is finished."""
     if not any(row.runs for row in part.results.rows):
         return False
-    with rc_context(STYLE):
-        figure = Figure(layout="constrained")
+    with picture(*paths, size=SIZES[kind]) as figure:
         {"curves": _curves, "ranks": _ranks, "seeds": _seeds}[kind](figure, part)
-        save(figure, *paths)
     return True
 
 
 def _look(row: RowResult) -> dict[str, Any]:
-    place = ORDER.index(row.method) if row.method in ORDER else 0
-    return {"color": "#000000" if row.method == "full" else COLORS[place - 1], "marker": MARKERS[place]}
+    style = method_style(row.method)
+    return {"color": style.color, "marker": style.marker}
 
 
 def _rows(part: PartResult) -> list[RowResult]:
@@ -47,16 +40,18 @@ def _rows(part: PartResult) -> list[RowResult]:
 
 
 def _curves(figure: Figure, part: PartResult) -> None:
-    figure.set_size_inches(13, 4)
     loss, norm, right = figure.subplots(1, 3)
     for row in _rows(part):
-        _line(loss, row, losses)
-        _line(norm, row, _norms)
-        _line(right, row, _accuracies, marker=True)
-    loss.set_title("(a) Training loss (nats per token, smoothed)", loc="left", fontsize=10)
-    norm.set_title("(b) Gradient norm, smoothed", loc="left", fontsize=10)
+        for axes, key in ((loss, "loss"), (norm, "grad_norm")):
+            if (series := seed_series(row, key)) is not None:
+                _line(axes, row, series.smoothed())
+        if (series := seed_series(row, "accuracy")) is not None:
+            _line(right, row, Series(series.steps, 100 * series.values))
+    loss.set_title("(a) Training loss (nats per token, smoothed)")
+    norm.set_title("(b) Gradient norm, smoothed")
     norm.set_yscale("log")
-    right.set_title(f"(c) Accuracy on {part.results.headline} (%)", loc="left", fontsize=10)
+    log_axis(norm.yaxis, 1, 2, 5)
+    right.set_title(f"(c) Accuracy on {part.results.headline} (%)")
     for axes in (loss, norm, right):
         axes.set_xlabel("step")
     _settle(loss)
@@ -66,20 +61,13 @@ def _curves(figure: Figure, part: PartResult) -> None:
         )
 
 
-def _line(axes: Axes, row: RowResult, of: Callable[[Run], dict[int, float]], *, marker: bool = False) -> None:
-    """Mean over the seeds, and a band from the lowest to the highest."""
-    series = [found for run in row.runs if (found := of(run))]
-    steps = sorted(set.intersection(*(set(one) for one in series))) if series else []
-    if not steps:
-        return
-    table = np.array([[one[step] for step in steps] for one in series])
-    look = _look(row)
-    axes.plot(
-        steps, table.mean(axis=0), color=look["color"], label=row.label, linewidth=1.6,
-        marker=look["marker"] if marker else None, markersize=4.5,
-    )  # fmt: skip
-    if len(table) > 1:
-        axes.fill_between(steps, table.min(axis=0), table.max(axis=0), color=look["color"], alpha=0.1, linewidth=0)
+def _line(axes: Axes, row: RowResult, series: Series) -> None:
+    """Draw the mean over the seeds, and a band from the lowest to the highest."""
+    low, high, look = series.values.min(axis=0), series.values.max(axis=0), _look(row)
+    every = max(1, len(series.steps) // 8)
+    axes.plot(series.steps, series.mean, label=row.label, linewidth=1.6, markersize=4.5, markevery=every, **look)
+    if len(series.values) > 1:
+        axes.fill_between(series.steps, low, high, color=look["color"], alpha=0.1, linewidth=0)
 
 
 def _settle(axes: Axes) -> None:
@@ -92,27 +80,13 @@ def _settle(axes: Axes) -> None:
         axes.set_ylim(low - room, high + room)
 
 
-def _norms(run: Run) -> dict[int, float]:
-    from ..training.run_plot import smooth
-
-    found = {one["step"]: one["grad_norm"] for one in run.curves() if one.get("grad_norm")}
-    steps = sorted(found)
-    values = smooth([found[step] for step in steps], max(1, len(steps) // 12)) if steps else []
-    return dict(zip(steps, (float(x) for x in values), strict=True))
-
-
-def _accuracies(run: Run) -> dict[int, float]:
-    return {one["step"]: 100 * one["accuracy"] for one in run.curves() if one.get("accuracy") is not None}
-
-
 def _ranks(figure: Figure, part: PartResult) -> None:
-    figure.set_size_inches(10.5, 4)
     wanted = [column for column in part.selection.columns if column.key in ("avg", "weighted_avg")]
     ranks = sorted({row.r for row in _rows(part) if row.r is not None})
     for letter, axes, column in zip("ab", figure.subplots(1, 2, squeeze=False)[0], wanted, strict=True):
         for k, method in enumerate(dict.fromkeys(row.method for row in _rows(part))):
             _against_rank(axes, [row for row in _rows(part) if row.method == method], column, ranks, k, part)
-        axes.set_title(f"({letter}) {column.title} accuracy (%), 95% interval", loc="left", fontsize=10)
+        axes.set_title(f"({letter}) {column.title} accuracy (%), 95% interval")
         axes.set_xticks(range(len(ranks)), [str(rank) for rank in ranks])
         axes.set_xlabel("rank r" + ("; hollow: the paper's" if part.paper else ""))
         axes.legend(frameon=False, fontsize=8.5)
@@ -139,7 +113,6 @@ def _against_rank(
 
 
 def _seeds(figure: Figure, part: PartResult) -> None:
-    figure.set_size_inches(8, 4)
     axes = figure.subplots()
     rows = _rows(part)
     seeds = list(dict.fromkeys(run.seed for row in rows for run in row.runs))
@@ -156,5 +129,5 @@ def _seeds(figure: Figure, part: PartResult) -> None:
         axes.axhline(mean, color=look["color"], linewidth=0.9, linestyle=(0, (4, 3)), alpha=0.8)
     axes.set_xticks(range(len(seeds)), [str(seed) for seed in seeds])
     axes.set_xlabel("seed (dashed: mean over the seeds)")
-    axes.set_title(f"Accuracy on {part.results.headline} after {part.trained_on} (%)", loc="left", fontsize=10)
+    axes.set_title(f"Accuracy on {part.results.headline} after {part.trained_on} (%)")
     axes.legend(frameon=False, fontsize=8.5, loc="center left", bbox_to_anchor=(1.01, 0.5))

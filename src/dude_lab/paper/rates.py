@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..compare.comparison_plot import COLORS, STYLE, save
 from ..compare.results import RowResult
 from ..markdown import escape_markdown
+from ..plot_style import log_axis, method_style, picture
 from ..stats.intervals import Interval
 from .experiments import FOUR
 from .paper_tables import PartResult, text
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PAIRS = (("dude", "pissa"), ("dora", "lora"))  # with the magnitude, and the same start without
-MARKERS = ("s", "^", "D", "v")
 COLUMNS = 4
 
 
@@ -89,9 +88,6 @@ def _gaps(part: PartResult, with_magnitude: str, without: str) -> Iterator[float
 
 def draw(parts: Sequence[PartResult], *paths: Path) -> bool:
     """A panel for each part and rank, into files of the kinds that their names say; False without a search."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
     panels = [
         (part, r)
         for part in parts
@@ -100,10 +96,9 @@ def draw(parts: Sequence[PartResult], *paths: Path) -> bool:
     ]
     if not panels:
         return False
-    with rc_context(STYLE):
-        across = min(COLUMNS, len(panels))
-        down = -(-len(panels) // across)
-        figure = Figure(figsize=(0.6 + 2.9 * across, 0.8 + 2.3 * down), layout="constrained")
+    across = min(COLUMNS, len(panels))
+    down = -(-len(panels) // across)
+    with picture(*paths, size=(0.6 + 2.9 * across, 0.8 + 2.3 * down)) as figure:
         grid = figure.subplots(down, across, sharex=True, squeeze=False).ravel()
         for axes, (part, r) in zip(grid, panels, strict=False):
             _panel(axes, part, r)
@@ -112,18 +107,18 @@ def draw(parts: Sequence[PartResult], *paths: Path) -> bool:
             axes.axis("on" if k < len(panels) else "off")
         figure.supxlabel("learning rate", fontsize=10)
         figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(FOUR), frameon=False)
-        save(figure, *paths)
     return True
 
 
 def _panel(axes: Axes, part: PartResult, r: int | None) -> None:
     for row in part.results.rows:
         if row.r == r and row.method in FOUR and (found := measured(row)):
-            place = FOUR.index(row.method)
+            style = method_style(row.method)
             values = [100 * value for value in found.values()]
             axes.plot(
-                list(found), values, color=COLORS[place], marker=MARKERS[place], markersize=4.5, linewidth=1.5,
+                list(found), values, color=style.color, marker=style.marker, markersize=4.5, linewidth=1.5,
                 linestyle="-" if row.method in ("dude", "dora") else "--", label=row.label,
             )  # fmt: skip
     axes.set_xscale("log")
-    axes.set_title(f"{part.trained_on}, r={r} (% right)", loc="left", fontsize=9.5)
+    log_axis(axes.xaxis)
+    axes.set_title(f"{part.trained_on}, r={r} (% right)")

@@ -55,12 +55,16 @@ function short(value) {
 }
 
 function looks(row, kind) {
-  return `c${row.color} d${row.dash} ${kind}`;
+  return `m-${row.method} d${row.dash} ${kind}`;
+}
+
+function mark(row, x, y, kind = "fill") {
+  return draw("path", { class: `m-${row.method} ${kind}`, d: row.marker, transform: `translate(${x.toFixed(1)} ${y.toFixed(1)})` });
 }
 
 function swatch(row) {
-  const line = draw("line", { x1: 0, x2: 24, y1: 4, y2: 4, class: looks(row, "stroke") });
-  return draw("svg", { class: "swatch", viewBox: "0 0 24 8", "aria-hidden": "true" }, line);
+  const line = draw("line", { x1: 0, x2: 24, y1: 6, y2: 6, class: looks(row, "stroke") });
+  return draw("svg", { class: "swatch", viewBox: "0 0 24 12", "aria-hidden": "true" }, line, mark(row, 12, 6));
 }
 
 const curves = { hidden: new Set(), rank: "", step: null, norm: "grad_norm", charts: [] };
@@ -125,7 +129,8 @@ function drawChart(chart) {
   for (const { row, line } of lines) {
     const points = values(curve, line).map((value, k) => [line.steps[k], value]).filter(([, value]) => value !== null);
     marks.append(draw("path", { class: looks(row, "stroke"), d: points.map(([s, v], k) => `${k ? "L" : "M"}${x(s).toFixed(1)} ${y(v).toFixed(1)}`).join("") }));
-    if (points.length < 12) for (const [s, v] of points) marks.append(draw("circle", { class: `c${row.color} fill`, cx: x(s), cy: y(v), r: 3.2 }));
+    const every = points.length < 12 ? 1 : Math.ceil(points.length / 8);
+    points.forEach(([s, v], k) => { if (k % every === 0) marks.append(mark(row, x(s), y(v))); });
   }
   svg.append(marks);
   if (curves.step !== null) svg.append(draw("line", { class: "cursor", x1: x(curves.step), x2: x(curves.step), y1: box.top, y2: box.bottom }));

@@ -18,6 +18,7 @@ from ..compare.comparison_report import finite
 from ..compare.results import Results, collect, collect_runs
 from ..compare.table import columns, make_table
 from ..paper.study_folder import find_comparison
+from ..plot_style import method_rules
 from .answer_table import make_answers
 from .configs import failures, run_cards, searches
 from .payload import make_payload
@@ -61,7 +62,7 @@ def render(results: Results, folder: ComparisonFolder | None = None) -> str:
 
     table = make_table(results)
     heads, cells = columns(table)
-    style, script = _part("style.css"), "".join(_part(name) for name in SCRIPTS)
+    style, script = _part("style.css") + method_rules(), "".join(_part(name) for name in SCRIPTS)
     payload = {**make_payload(results, table), "answers": make_answers(results), "differences": table["differences"]}
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(_part("page.html")).render(

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..compare.comparison_plot import looks
 from ..compare.results import Results, RowResult, seed_series
+from ..plot_style import METHOD_STYLES, marker_path
 from ..stats.smoothing import Series
 
 POINTS = 400  # of a curve; a longer one is thinned, evenly
@@ -44,7 +45,8 @@ def make_payload(results: Results, table: dict[str, Any]) -> dict[str, Any]:
             {
                 "name": row.name,
                 "r": row.r,
-                "color": look.color,
+                "method": row.method if row.method in METHOD_STYLES else "other",
+                "marker": marker_path(look.marker),
                 "dash": look.dash,
                 "accuracy": line["accuracy"],
                 "seeds": line["seeds"],

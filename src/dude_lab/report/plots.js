@@ -30,12 +30,12 @@ function drawAccuracy() {
     const y = 40 + 30 * k;
     const line = draw("g", {}, draw("title", {}, `${row.name}: ${interval(row.accuracy)}`),
       draw("text", { class: "named", x: 0, y: y + 4 }, row.name),
-      draw("line", { class: `c${row.color} stroke`, x1: per(row.accuracy.low), x2: per(row.accuracy.high), y1: y, y2: y }),
-      draw("circle", { class: `c${row.color} fill`, cx: per(row.accuracy.value), cy: y, r: 5 }));
+      draw("line", { class: `m-${row.method} stroke`, x1: per(row.accuracy.low), x2: per(row.accuracy.high), y1: y, y2: y }),
+      mark(row, per(row.accuracy.value), y));
     if (row.seeds.length > 1) for (const one of row.accuracies.filter((value) => value !== null))
-      line.append(draw("line", { class: `c${row.color} stroke`, x1: per(one), x2: per(one), y1: y - 6, y2: y + 6 }));
+      line.append(draw("line", { class: `m-${row.method} stroke`, x1: per(one), x2: per(one), y1: y - 6, y2: y + 6 }));
     const right = per(Math.max(row.accuracy.high, ...row.accuracies.filter((value) => value !== null)));
-    line.append(draw("text", { class: `c${row.color} value`, x: right + 8, y: y + 4 }, (100 * row.accuracy.value).toFixed(1)));
+    line.append(draw("text", { class: "value", x: right + 8, y: y + 4 }, (100 * row.accuracy.value).toFixed(1)));
     svg.append(line);
   });
   plot.replaceChildren(svg);
@@ -93,9 +93,9 @@ function drawCost() {
     let at = py + 4;  // labels move up until they cover no other one
     while (at > 12 && taken.some((one) => Math.abs(one.at - at) < 14 && one.from < from + wide && from < one.from + one.wide)) at -= 2;
     taken.push({ at, from, wide });
-    svg.append(draw("g", { class: `c${p.row.color}` }, draw("title", {}, `${p.row.name}: ${cost.text(p.x)}, ${interval(p.row.accuracy)}`),
+    svg.append(draw("g", { class: `m-${p.row.method}` }, draw("title", {}, `${p.row.name}: ${cost.text(p.x)}, ${interval(p.row.accuracy)}`),
       draw("line", { class: "stroke", x1: px, x2: px, y1: y(100 * Math.max(0, p.row.accuracy.low)), y2: y(100 * Math.min(1, p.row.accuracy.high)), opacity: 0.55 }),
-      draw("circle", { class: "fill", cx: px, cy: py, r: 5.5 }),
+      mark(p.row, px, py),
       draw("text", { class: "value", x: left ? px - 10 : px + 10, y: at, "text-anchor": left ? "end" : "start" }, p.row.name)));
   }
   plot.replaceChildren(svg);

@@ -449,7 +449,8 @@ class _Run:
     def _draw(self, record: dict[str, Any]) -> None:
         from .run_plot import draw_curves
 
-        draw_curves(self.curves.read(), self.folder.picture, title=summary_of(record))
+        method = self.plan.settings.method.name
+        draw_curves(self.curves.read(), self.folder.picture, method, title=summary_of(record))
 
 
 def _now() -> str:
