@@ -1,4 +1,4 @@
-"""Promise: `dude bench` measures every part with nothing but the package, and says what is in reach."""
+"""Promise: `dude bench` measures every part with nothing but the package, and says what is in target."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 from typer.testing import CliRunner
 
 from dude_lab.bench import PARTS, cases
-from dude_lab.bench import bench_plan as plan_room
+from dude_lab.bench import bench_plan as plan_module
 from dude_lab.bench.bench_plan import Case, Plan, too_long
-from dude_lab.bench.bench_results import Row, Spread, exactly, number, spread
+from dude_lab.bench.bench_results import Result, Spread, exactly, number, spread
 from dude_lab.bench.decomposition import captured
 from dude_lab.bench.peak_memory import allocations
 from dude_lab.bench.timing import interleave, ratios, seconds_of
@@ -34,11 +34,11 @@ def test_the_command_prints_the_table_and_writes_json_and_a_picture(tmp_path):
     done = CliRunner().invoke(app, ["bench", "layer", "--tiny", "--device", "cpu", "-o", str(tmp_path / "out")])
     assert done.exit_code == 0, done.output
     assert "<= 1.05" in done.output and "DoRA" in done.output and "CPU time of 1 thread" in done.output
-    table = done.output.partition("reach")[2].partition("written")[0]
+    table = done.output.partition("target")[2].partition("written")[0]
     assert max(map(len, table.splitlines())) <= 100
     written = json.loads((tmp_path / "out" / "bench.json").read_text())
     (row,) = written["rows"]
-    assert row["part"] == "layer" and row["n"] == 3 and row["verdict"] in ("reached", "short")
+    assert row["part"] == "layer" and row["n"] == 3 and row["verdict"] in ("met", "missed")
     assert row["seconds"]["PEFT LoRA"] > 0 and row["others"]["hand-written LoRA"]["median"] > 0
     assert written["finished"] and written["hardware"]["cores"] and written["versions"]["peft"]
     assert (tmp_path / "out" / "bench.png").read_bytes().startswith(b"\x89PNG")
@@ -53,10 +53,10 @@ def test_what_is_not_known_is_a_user_error(arguments, tmp_path):
 
 def test_an_interruption_keeps_what_was_measured(tmp_path):
     def stop():
-        yield Row("layer", "over PEFT LoRA", "second", exactly(2.0), 1)
+        yield Result("layer", "over PEFT LoRA", "second", exactly(2.0), 1)
         raise KeyboardInterrupt
 
-    first = Case("layer", "first", 1.0, lambda: [Row("layer", "over PEFT LoRA", "first", exactly(1.0), 1)])
+    first = Case("layer", "first", 1.0, lambda: [Result("layer", "over PEFT LoRA", "first", exactly(1.0), 1)])
     todo = [first, Case("layer", "second", 1.0, stop), first]
     with mock.patch("dude_lab.cli.bench.cases", return_value=todo):
         done = CliRunner().invoke(app, ["bench", "layer", "-o", str(tmp_path)])
@@ -131,18 +131,20 @@ def test_the_number_of_rounds_fits_a_time_within_limits():
     assert Plan().rounds(1.0) > Plan(quick=True).rounds(1.0) > 1
 
 
-def test_reach_is_a_ceiling_for_costs_and_a_floor_for_rates():
+def test_a_target_is_a_ceiling_for_costs_and_a_floor_for_rates():
     one = spread([0.9, 1.0, 1.1])
     assert one == Spread(1.0, 0.95, 1.05)
-    assert Row("p", "g", "x", one, 3, 1.0).verdict == "reached" and Row("p", "g", "x", one, 3, 0.99).verdict == "short"
-    assert Row("p", "g", "x", one, 3, 1.0, True).verdict == "reached"
-    assert Row("p", "g", "x", one, 3, 1.01, True).verdict == "short"
-    assert Row("p", "g", "x", one, 3).verdict is None and Row("p", "g", "x", reach=1.0).verdict is None
+    assert (
+        Result("p", "g", "x", one, 3, 1.0).verdict == "met" and Result("p", "g", "x", one, 3, 0.99).verdict == "missed"
+    )
+    assert Result("p", "g", "x", one, 3, 1.0, True).verdict == "met"
+    assert Result("p", "g", "x", one, 3, 1.01, True).verdict == "missed"
+    assert Result("p", "g", "x", one, 3).verdict is None and Result("p", "g", "x", target=1.0).verdict is None
     assert number(1.004) == "1.004" and number(12345.6) == "12346" and number(2.5e-9) == "2.5e-09"
 
 
 def test_what_takes_too_long_is_left_out_and_says_so():
-    with mock.patch.object(plan_room, "speed_of_products", lambda dtype, threads: 1e9):
+    with mock.patch.object(plan_module, "speed_of_products", lambda dtype, threads: 1e9):
         assert "17 s" in too_long(4096 * 4096, 256, torch.bfloat16, Plan())
         assert not too_long(4096 * 4096, 200, torch.float32, Plan())
         large = [
@@ -152,7 +154,7 @@ def test_what_takes_too_long_is_left_out_and_says_so():
         ]
         rows = [row for case in large for row in case.measure()]
     assert len(rows) == 4 and all(row.measured is None and row.verdict is None for row in rows)
-    assert all("left out" in row.note and row.reach is not None for row in rows)
+    assert all("left out" in row.note and row.target is not None for row in rows)
 
 
 def test_the_peak_of_memory_counts_what_is_held_at_once(capfd):

@@ -19,7 +19,7 @@ from test_report_page import payload
 
 from dude_lab import plot_style
 from dude_lab.bench import bench_plot
-from dude_lab.bench.bench_results import DORA, DUDE, HAND, Row, exactly
+from dude_lab.bench.bench_results import DORA, DUDE, HAND, Result, exactly
 from dude_lab.compare.comparison_plot import draw as draw_comparison
 from dude_lab.compare.results import collect
 from dude_lab.methods import METHODS
@@ -96,7 +96,9 @@ def test_the_picture_of_a_run_has_its_methods_colour(method: str, tmp_path: Path
 
 def test_bench_and_margins_use_the_same_colours(tmp_path: Path, drawn: dict[str, set[Any]]) -> None:
     others = {DORA: exactly(1.5), HAND: exactly(0.9)}
-    bench_plot.draw([Row("layer", "over PEFT LoRA", "x", exactly(1.0), 3, 1.05, others=others)], tmp_path / "x.png", "")
+    bench_plot.draw(
+        [Result("layer", "over PEFT LoRA", "x", exactly(1.0), 3, 1.05, others=others)], tmp_path / "x.png", ""
+    )
     for method in ("dude", "dora", "lora"):
         assert markers_of(drawn, method) == {METHOD_STYLES[method].marker}
     assert DUDE in bench_plot.STYLES

@@ -1,6 +1,6 @@
 """`dude bench`: what DuDe costs on this machine, as ratios to PEFT's LoRA taken interleaved in one run.
 
-Each room measures one thing: its `cases(plan)` lists what there is, and a case yields `results.Row`s when it is run.
+Each module lists its cases; a case yields `bench_results.Result`s when it is run.
 Nothing is needed but the package; models have random weights or are the embedded one.
 """
 
@@ -10,21 +10,24 @@ import importlib
 
 from .bench_plan import Case, Plan
 
-# In the order of the table: the part, and the room that measures it.
+# In the order of the table: the part, the module that measures it, and the function that lists its cases.
 PARTS = {
-    "layer": "layer",
-    "accumulate": "accumulation",
-    "step": "step",
-    "memory": "memory",
-    "generate": "generation",
-    "svd": "decomposition",
-    "load": "loading",
-    "import": "imports",
-    "compile": "compiled",
+    "layer": ("layer_time", "layer_cases"),
+    "accumulate": ("layer_time", "accumulation_cases"),
+    "step": ("model_time", "step_cases"),
+    "memory": ("peak_memory", "cases"),
+    "generate": ("model_time", "generation_cases"),
+    "svd": ("decomposition", "cases"),
+    "load": ("loading", "load_cases"),
+    "import": ("loading", "import_cases"),
+    "compile": ("compiled", "cases"),
 }
 
 
 def cases(parts: list[str], plan: Plan) -> list[Case]:
-    """What is to be measured, in the order of the table."""
-    rooms = [importlib.import_module(f"{__name__}.{PARTS[part]}") for part in parts]
-    return [case for room in rooms for case in room.cases(plan)]
+    """Return what is to be measured, in the order of the table."""
+    found: list[Case] = []
+    for part in parts:
+        module, function = PARTS[part]
+        found += getattr(importlib.import_module(f"{__name__}.{module}"), function)(plan)
+    return found

@@ -38,7 +38,7 @@ class Model:
         return int(self.layers * (attention + 3 * self.hidden * self.mlp))
 
     def left_out(self, tokens: int, dtype: torch.dtype, plan: Plan) -> str:
-        """Why a step of so many tokens is not measured; see `too_long`."""
+        """Return why a step of `tokens` tokens is not measured, or an empty string; see `too_long`."""
         return too_long(self.entries or 3_000_000, tokens, dtype, plan)
 
 
@@ -78,7 +78,7 @@ def base_model(model: Model, dtype: torch.dtype, device: str) -> Any:
 
 
 def adapted(model: Model, method: str, dtype: torch.dtype, device: str, targets: Any = ALL) -> Any:
-    """The model with one method on it, its parameters a little away from their start."""
+    """The model with one method on it, its parameters moved a little from their initial values."""
     base = base_model(model, dtype, device)
     if method == HAND:
         made: Any = put_on(base, RANK, None if targets == ALL else targets)
@@ -96,7 +96,7 @@ METHODS = (BASELINE, DORA, HAND, DUDE)
 
 
 def release() -> None:
-    """Free what cycles still hold, so that one model's memory is not counted as another's."""
+    """Free reference cycles, so that one model's memory is not counted as another's."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

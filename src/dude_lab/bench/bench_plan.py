@@ -9,7 +9,7 @@ from functools import cache
 
 import torch
 
-from .bench_results import Row
+from .bench_results import Result
 
 # Seconds that one call may take on a CPU. Processors without units for bfloat16 need a hundred times as long for it.
 LONGEST = {torch.float32: 15.0, torch.bfloat16: 1.0}
@@ -49,7 +49,7 @@ class Case:
     part: str
     what: str
     cost: float
-    measure: Callable[[], Iterable[Row]]
+    measure: Callable[[], Iterable[Result]]
 
 
 def cpu_clock(threads: int) -> Callable[[], float]:

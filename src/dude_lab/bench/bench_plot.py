@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..plot_style import BASE_COLOR, MethodStyle, log_axis, method_style, picture
-from .bench_results import DORA, DUDE, FROZEN, HAND, Row, Spread
+from .bench_results import DORA, DUDE, FROZEN, HAND, Result, Spread
 
 STYLES = {
     FROZEN: MethodStyle(BASE_COLOR, "|"),
@@ -17,7 +17,7 @@ STYLES = {
 LEFT_OUT = ("svd", "import")  # their figures are no ratios near one
 
 
-def draw(rows: list[Row], path: Path, title: str) -> bool:
+def draw(rows: list[Result], path: Path, title: str) -> bool:
     """Draw each ratio with its quartiles and its target; return False if there is no ratio."""
     shown = [row for row in rows if row.measured is not None and row.part not in LEFT_OUT]
     if not shown:
@@ -44,7 +44,7 @@ def draw(rows: list[Row], path: Path, title: str) -> bool:
     return True
 
 
-def _places(rows: list[Row]) -> list[float]:
+def _places(rows: list[Result]) -> list[float]:
     """A line for each row, and a free one above each group for its name."""
     places, at, group = [], 0.0, None
     for row in rows:
@@ -55,11 +55,11 @@ def _places(rows: list[Row]) -> list[float]:
     return places
 
 
-def _figure_of(row: Row, name: str) -> Spread | None:
+def _figure_of(row: Result, name: str) -> Spread | None:
     return row.measured if name == DUDE else row.others.get(name)
 
 
-def _points(axes: Any, rows: list[Row], places: list[float], name: str, style: MethodStyle) -> None:
+def _points(axes: Any, rows: list[Result], places: list[float], name: str, style: MethodStyle) -> None:
     found = [(place, value) for row, place in zip(rows, places, strict=True) if (value := _figure_of(row, name))]
     if not found:
         return
@@ -69,15 +69,15 @@ def _points(axes: Any, rows: list[Row], places: list[float], name: str, style: M
     axes.plot([v.median for _, v in found], at, linestyle="", mew=1.2, label=name, zorder=3, **look)
 
 
-def _targets(axes: Any, rows: list[Row], places: list[float]) -> None:
+def _targets(axes: Any, rows: list[Result], places: list[float]) -> None:
     """Draw the target of each row as a short line, and the name of a group above its first row."""
     group = None
     for row, place in zip(rows, places, strict=True):
-        if row.reach is not None:
-            axes.vlines(row.reach, place - 0.42, place + 0.42, color="black", lw=1.4, zorder=2)
+        if row.target is not None:
+            axes.vlines(row.target, place - 0.42, place + 0.42, color="black", lw=1.4, zorder=2)
             tip = (10 if row.higher_is_better else -10, 0)
             arrow = {"arrowstyle": "<|-", "lw": 0.8, "mutation_scale": 6}
-            axes.annotate("", (row.reach, place - 0.36), tip, textcoords="offset points", arrowprops=arrow)
+            axes.annotate("", (row.target, place - 0.36), tip, textcoords="offset points", arrowprops=arrow)
         if group != (row.part, row.group):
             words = {"xycoords": axes.get_yaxis_transform(), "fontsize": 8, "fontweight": "bold"}
             axes.annotate(f"{row.part}: {row.group}", (0.0, place - 0.75), **words)

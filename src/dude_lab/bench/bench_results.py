@@ -1,10 +1,13 @@
-"""What a measurement says: a median with its quartiles, in a row with its reach."""
+"""Results of the measurements: medians with quartiles and targets, and the JSON that holds them."""
 
 from __future__ import annotations
 
 import statistics
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
+
+from dude_peft import files
 
 # Who is measured: the baseline of all ratios is PEFT's LoRA with its defaults.
 DUDE, BASELINE, DORA = "DuDe", "PEFT LoRA", "PEFT DoRA"
@@ -26,15 +29,15 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of the table: DuDe's figure beside its reach, and the same figure of others.
+class Result:
+    """One line of the table: a figure of DuDe, its target, and the same figure of the baselines.
 
     Attributes:
         part, group, what: of the whole, what is compared with what, and the case: `layer`, `forward + backward, over
             PEFT LoRA`, `float32, 1024 x 1024, 256 tokens`.
-        measured: None where nothing was, and then `note` says why.
+        measured: None if it was left out; `note` says why.
         n: how many rounds.
-        reach: what the median should not exceed, or with `higher_is_better` not fall below.
+        target: what the median should not exceed, or with `higher_is_better` not fall below.
         others: the same figure of other methods. seconds: medians of each, where it is a ratio of times.
     """
 
@@ -43,7 +46,7 @@ class Row:
     what: str
     measured: Spread | None = None
     n: int = 0
-    reach: float | None = None
+    target: float | None = None
     higher_is_better: bool = False
     others: dict[str, Spread] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -51,11 +54,11 @@ class Row:
 
     @property
     def verdict(self) -> str | None:
-        """`reached` or `short`, by the median; None without a reach or a measurement."""
-        if self.reach is None or self.measured is None:
+        """`met` or `missed`, by the median; None without a target or a measurement."""
+        if self.target is None or self.measured is None:
             return None
         value = self.measured.median
-        return "reached" if (value >= self.reach if self.higher_is_better else value <= self.reach) else "short"
+        return "met" if (value >= self.target if self.higher_is_better else value <= self.target) else "missed"
 
     def as_dict(self) -> dict[str, Any]:
         """JSON types."""
@@ -63,20 +66,49 @@ class Row:
 
 
 def number(value: float) -> str:
-    """So many digits that a reach is told from what is 1% off it."""
+    """Format a value with enough digits to show a difference of 1%."""
     if 0.1 <= abs(value) < 1e5:
         return f"{value:.{3 if abs(value) < 10 else 1 if abs(value) < 100 else 0}f}"
     return f"{value:.3f}" if 1e-3 <= abs(value) < 0.1 else f"{value:.1e}"
 
 
 def exactly(value: float) -> Spread:
-    """What has no spread: counted, or measured once."""
+    """Return a value without a spread: counted, or measured once."""
     return Spread(value, value, value)
 
 
 def spread(values: list[float]) -> Spread:
-    """Median and quartiles."""
+    """Return the median and the quartiles."""
     if len(values) == 1:
         return exactly(values[0])
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
     return Spread(middle, low, high)
+
+
+def about(device: str, clock: str, threads: int, *, quick: bool) -> dict[str, Any]:
+    """Return how and where was measured: device, clock, hardware, versions and, in a repository, the commit."""
+    from ..training.provenance import git_state, hardware, versions
+
+    return {
+        "device": device,
+        "clock": clock,
+        "threads": threads,
+        "quick": quick,
+        "hardware": hardware(),
+        "versions": versions(),
+        "git": git_state(),
+    }
+
+
+def headline(facts: dict[str, Any]) -> str:
+    """Return `about` in one line, for the table and the picture."""
+    machine, commit = facts["hardware"], facts["git"]
+    where = machine["gpus"][0] if facts["device"] == "cuda" else f"{machine['cpu']}, {machine['cores']} cores"
+    at = f", commit {commit['sha'][:10]}{' with changes' if commit['dirty'] else ''}" if commit else ""
+    return f"{where}; {facts['clock']}; torch {facts['versions']['torch']}, PEFT {facts['versions']['peft']}{at}"
+
+
+def write_json(rows: list[Result], facts: dict[str, Any], path: Path, *, finished: bool) -> None:
+    """Write every result and `about`; `finished` is false if the measuring was interrupted."""
+    whole = {**facts, "finished": finished, "rows": [row.as_dict() for row in rows]}
+    files.write_json(path, whole)

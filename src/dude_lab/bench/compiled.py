@@ -10,9 +10,9 @@ import torch
 
 from .bench_models import ALL, ONE_LAYER, SEVEN, TINY, Model, adapted, release
 from .bench_plan import Case, Plan, short
-from .bench_results import BASELINE, DORA, DUDE, Row
-from .layer_time import Shape, changer, contestants, inputs, passer
-from .step import stepper
+from .bench_results import BASELINE, DORA, DUDE, Result
+from .layer_time import Shape, changer, inputs, layers_of, passer
+from .model_time import stepper
 from .timing import compared, interleave
 
 LAYER = "forward + backward under torch.compile, over PEFT LoRA compiled too"
@@ -42,17 +42,17 @@ def backend(plan: Plan) -> str:
     return "aot_eager" if plan.tiny else "inductor"
 
 
-def measure_layer(shape: Shape, tokens: int, what: str, plan: Plan) -> Iterator[Row]:
+def measure_layer(shape: Shape, tokens: int, what: str, plan: Plan) -> Iterator[Result]:
     """One size."""
     torch.compiler.reset()
     x, G = inputs(shape, tokens, plan.device)
-    made = {name: contestants(shape, plan.device)[name] for name in COMPARED}
+    made = {name: layers_of(shape, plan.device)[name] for name in COMPARED}
     before = {name: changer(layer) for name, layer in made.items()}
     runs = {name: passer(torch.compile(layer, backend=backend(plan)), x, G) for name, layer in made.items()}  # type: ignore[arg-type]
     yield from _row(LAYER, what, runs, before, plan)
 
 
-def measure_step(model: Model, dtype: torch.dtype, length: int, what: str, plan: Plan) -> Iterator[Row]:
+def measure_step(model: Model, dtype: torch.dtype, length: int, what: str, plan: Plan) -> Iterator[Result]:
     """The model compiled as a whole; the optimizer is not."""
     torch.compiler.reset()
     made = {name: adapted(model, name, dtype, plan.device, ALL) for name in COMPARED}
@@ -65,7 +65,7 @@ def measure_step(model: Model, dtype: torch.dtype, length: int, what: str, plan:
     release()
 
 
-def _row(group: str, what: str, runs: dict[str, Callable[[], Any]], before: Any, plan: Plan) -> Iterator[Row]:
+def _row(group: str, what: str, runs: dict[str, Callable[[], Any]], before: Any, plan: Plan) -> Iterator[Result]:
     """Compile by two calls, and measure; without a compiler a note."""
     try:
         for name, run in runs.items():
@@ -74,6 +74,6 @@ def _row(group: str, what: str, runs: dict[str, Callable[[], Any]], before: Any,
             run()
     except Exception as error:  # whatever a backend raises where it does not work
         first = str(error).strip().partition("\n")[0][:60]
-        yield Row("compile", group, what, note=f"not compiled here: {type(error).__name__}: {first}")
+        yield Result("compile", group, what, note=f"not compiled here: {type(error).__name__}: {first}")
         return
     yield compared("compile", group, what, interleave(runs, plan, before), None)

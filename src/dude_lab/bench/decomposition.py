@@ -11,7 +11,7 @@ from torch import Tensor
 from dude_peft.svd import top_singular_triplets
 
 from .bench_plan import Case, Plan
-from .bench_results import DUDE, Row, exactly
+from .bench_results import DUDE, Result, exactly
 from .timing import compared, interleave
 
 FULL, PISSA = "torch.linalg.svd", "pissa_niter_16"
@@ -38,7 +38,7 @@ def captured(W: Tensor, Vh: Tensor) -> float:
     return float((W.double() @ torch.linalg.qr(Vh.double().T).Q).square().sum())
 
 
-def measure(n: int, plan: Plan) -> Iterator[Row]:
+def measure(n: int, plan: Plan) -> Iterator[Result]:
     """Seconds of each way, in fewer rounds where the full SVD takes part, and what each captures."""
     r, W = (4 if plan.tiny else 16), power_law(n, 0.5, plan.device)
     ways: dict[str, Callable[[], Tensor]] = {
@@ -59,7 +59,7 @@ def measure(n: int, plan: Plan) -> Iterator[Row]:
     yield compared("svd", OVER_FULL, what, slow, faster, FULL, rates=True)
     energy = {name: captured(W, Vh) for name, Vh in latest.items()}
     lost = {name: max(1 - energy[name] / energy[FULL], SMALLEST) for name in (DUDE, PISSA)}
-    yield Row("svd", LOST, what, exactly(lost[DUDE]), 1, 1e-8, others={PISSA: exactly(lost[PISSA])})
+    yield Result("svd", LOST, what, exactly(lost[DUDE]), 1, 1e-8, others={PISSA: exactly(lost[PISSA])})
     yield compared("svd", OVER_PISSA, f"{what}, times as fast", quick, as_fast, PISSA, rates=True)
     fewer = exactly(lost[PISSA] / lost[DUDE])
-    yield Row("svd", OVER_PISSA, f"{what}, times less energy lost", fewer, 1, 1000.0, True)
+    yield Result("svd", OVER_PISSA, f"{what}, times less energy lost", fewer, 1, 1000.0, True)

@@ -13,11 +13,13 @@ from torch import nn
 from dude_peft import DudeConfig
 
 from .bench_plan import Case, Plan, short, too_long
-from .bench_results import AXIS_IN, BASELINE, DORA, DUDE, FROZEN, HAND, Row
+from .bench_results import AXIS_IN, BASELINE, DORA, DUDE, FROZEN, HAND, Result
 from .lora_by_hand import HandLora
 from .timing import compared, interleave
 
 GROUP = "forward + backward, over PEFT LoRA"
+MICRO_STEPS, TOKENS = 8, 256
+ACCUMULATED = f"{MICRO_STEPS} micro-steps and one change of the parameters, over PEFT LoRA"
 
 
 class Shape(NamedTuple):
@@ -34,8 +36,8 @@ class Shape(NamedTuple):
 
 
 @lru_cache(maxsize=1)  # the cases of one shape follow each other
-def contestants(shape: Shape, device: str) -> dict[str, nn.Module]:
-    """One layer of each kind on the same weight, in training mode, their parameters a little away from the start."""
+def layers_of(shape: Shape, device: str) -> dict[str, nn.Module]:
+    """Return one layer of each method on the same weight, in training mode, moved from its initial values."""
     torch.manual_seed(0)
     linear = nn.Linear(shape.k, shape.d, bias=False, dtype=shape.dtype, device=device).requires_grad_(False)
     shared: dict[str, Any] = {"r": shape.r, "target_modules": ["0"]}
@@ -57,15 +59,15 @@ def contestants(shape: Shape, device: str) -> dict[str, nn.Module]:
 
 
 @torch.no_grad()
-def move(module: nn.Module, far: float) -> None:
-    """Put every trained parameter somewhere near."""
+def move(module: nn.Module, scale: float) -> None:
+    """Add noise of standard deviation `scale` to every trained parameter."""
     for p in module.parameters():
         if p.requires_grad:
-            p.add_(torch.randn_like(p), alpha=far)
+            p.add_(torch.randn_like(p), alpha=scale)
 
 
 def changer(layer: nn.Module) -> Callable[[], None]:
-    """Changes the trained parameters a little, as an optimizer step does: what was kept holds no longer."""
+    """Return a function that changes the trained parameters a little, as an optimizer step does."""
     trained = [p for p in layer.parameters() if p.requires_grad]
 
     @torch.no_grad()
@@ -78,7 +80,7 @@ def changer(layer: nn.Module) -> Callable[[], None]:
 
 
 def passer(layer: nn.Module, x: torch.Tensor, G: torch.Tensor, times: int = 1) -> Callable[[], None]:
-    """Forward and backward; x requires its gradient, as in a deep model."""
+    """Return a function that runs forward and backward; x requires its gradient, as in a deep model."""
 
     def run() -> None:
         for _ in range(times):
@@ -110,7 +112,7 @@ def sizes(plan: Plan) -> Iterator[tuple[Shape, tuple[int, ...]]]:
                 yield Shape(d, k, r, torch.bfloat16), (1024, 16384) if plan.quick else (1024, 4096, 16384)
 
 
-def cases(plan: Plan) -> Iterator[Case]:
+def layer_cases(plan: Plan) -> Iterator[Case]:
     """Every size once."""
     seen = set()
     for shape, all_tokens in sizes(plan):
@@ -122,13 +124,35 @@ def cases(plan: Plan) -> Iterator[Case]:
                 yield Case("layer", what, cost, partial(measure, shape, tokens, what, plan))
 
 
-def measure(shape: Shape, tokens: int, what: str, plan: Plan) -> Iterator[Row]:
+def measure(shape: Shape, tokens: int, what: str, plan: Plan) -> Iterator[Result]:
     """One size."""
-    reach = 1.0 if tokens >= 1024 else 1.05
+    target = 1.0 if tokens >= 1024 else 1.05
     if note := too_long(shape.d * shape.k, tokens, shape.dtype, plan):
-        yield Row("layer", GROUP, what, reach=reach, note=note)
+        yield Result("layer", GROUP, what, target=target, note=note)
         return
-    made, (x, G) = contestants(shape, plan.device), inputs(shape, tokens, plan.device)
+    made, (x, G) = layers_of(shape, plan.device), inputs(shape, tokens, plan.device)
     runs = {name: passer(layer, x, G) for name, layer in made.items()}
     before = {name: changer(layer) for name, layer in made.items()}
-    yield compared("layer", GROUP, what, interleave(runs, plan, before), reach)
+    yield compared("layer", GROUP, what, interleave(runs, plan, before), target)
+
+
+def accumulation_cases(plan: Plan) -> Iterator[Case]:
+    """The table's sizes at 256 tokens."""
+    tokens = 8 if plan.tiny else TOKENS
+    for dtype in plan.dtypes:
+        for d in (32,) if plan.tiny else (1024,) if plan.quick else (1024, 4096):
+            shape = Shape(d, d, 4 if plan.tiny else 16, dtype)
+            what = f"{shape}, {tokens} tokens each"
+            yield Case("accumulate", what, 13 + d * d / 1e6, partial(measure_accumulation, shape, tokens, what, plan))
+
+
+def measure_accumulation(shape: Shape, tokens: int, what: str, plan: Plan) -> Iterator[Result]:
+    """One size: the gradients add up, as between optimizer steps."""
+    if note := too_long(shape.d * shape.k, tokens * MICRO_STEPS, shape.dtype, plan):
+        yield Result("accumulate", ACCUMULATED, what, target=1.02, note=note)
+        return
+    made, (x, G) = layers_of(shape, plan.device), inputs(shape, tokens, plan.device)
+    made = {name: layer for name, layer in made.items() if name not in (FROZEN, AXIS_IN)}
+    runs = {name: passer(layer, x, G, MICRO_STEPS) for name, layer in made.items()}
+    before = {name: changer(layer) for name, layer in made.items()}
+    yield compared("accumulate", ACCUMULATED, what, interleave(runs, plan, before), 1.02)

@@ -1,8 +1,11 @@
-"""Loading a saved adapter onto its base."""
+"""Loading: a saved adapter onto its base, and the package or the command into a process."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -15,24 +18,31 @@ from dude_peft.checkpoint import load_adapter
 
 from .bench_models import LLAMA, MINI, TINY, Model, adapted, base_model
 from .bench_plan import Case, Plan
-from .bench_results import BASELINE, DORA, DUDE, Row
+from .bench_results import BASELINE, DORA, DUDE, Result, spread
 from .timing import compared, interleave
 
 GROUP = "a saved adapter onto its base, over PEFT LoRA"
+RUNS = {
+    "peft": ["-c", "import peft"],
+    "package": ["-c", "import dude_peft"],
+    "config": ["-c", "from dude_peft import DudeConfig"],
+    "help": ["-m", "dude_lab.cli.app", "--help"],
+}
+OVER, SECONDS = "wall time of a process, over import peft", "wall time of a process, seconds"
 
 
-def cases(plan: Plan) -> Iterator[Case]:
+def load_cases(plan: Plan) -> Iterator[Case]:
     """Adapters on all linear layers."""
     for model in (TINY,) if plan.tiny else (MINI,) if plan.quick else (LLAMA, MINI):
         what = f"{model.name}, all linear"
         yield Case("load", what, 15, partial(measure, model, what, plan))
 
 
-def measure(model: Model, what: str, plan: Plan) -> Iterator[Row]:
+def measure(model: Model, what: str, plan: Plan) -> Iterator[Result]:
     """Each method's folder, onto a fresh copy of the base that is made before the clock starts."""
     dtype = torch.float32
-    with tempfile.TemporaryDirectory() as held:
-        folders = {name: Path(held, name.replace(" ", "-")) for name in (BASELINE, DORA, DUDE)}
+    with tempfile.TemporaryDirectory() as root:
+        folders = {name: Path(root, name.replace(" ", "-")) for name in (BASELINE, DORA, DUDE)}
         for name, folder in folders.items():
             adapted(model, name, dtype, plan.device).save_pretrained(str(folder))
         fresh: dict[str, Any] = {}
@@ -49,3 +59,29 @@ def measure(model: Model, what: str, plan: Plan) -> Iterator[Row]:
         runs = {name: partial(load, name) for name in folders}
         before = {name: partial(get_base, name) for name in folders}
         yield compared("load", GROUP, what, interleave(runs, plan, before), 1.1)
+
+
+def import_cases(plan: Plan) -> Iterator[Case]:
+    """All in the same rounds."""
+    yield Case("import", "import, --help", 60, partial(measure_imports, 1 if plan.tiny else 3 if plan.quick else 7))
+
+
+def process_seconds(arguments: list[str]) -> float:
+    """Wall time of a Python process."""
+    begin = time.perf_counter()
+    subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+    return time.perf_counter() - begin
+
+
+def measure_imports(rounds: int) -> Iterator[Result]:
+    """`import dude_peft`, which imports neither torch nor PEFT; with its class, which needs both; and `dude --help`."""
+    seconds: dict[str, list[float]] = {name: [] for name in RUNS}
+    for number in range(rounds + 1 if rounds > 1 else 1):
+        for name, arguments in RUNS.items():
+            passed = process_seconds(arguments)
+            if number or rounds == 1:  # the first round reads the files from disk
+                seconds[name].append(passed)
+    for name in ("package", "config"):
+        over = spread([a / b for a, b in zip(seconds[name], seconds["peft"], strict=True)])
+        yield Result("import", OVER, RUNS[name][1], over, rounds, 1.05)
+    yield Result("import", SECONDS, "dude --help", spread(seconds["help"]), rounds, 0.3)

@@ -1,4 +1,4 @@
-"""A hand-written LoRA with the layer's own machinery: the rival that an eager LoRA of PEFT is not.
+"""A hand-written LoRA with the layer's own machinery: a stronger baseline than the eager LoRA of PEFT.
 
 One `autograd.Function`, the update added into the base layer's output in place, the gradient into the base's own; the
 parameters in float32, as PEFT has them, and rounded once for half-precision products.

@@ -16,9 +16,9 @@ import torch
 
 from .bench_models import METHODS, Model, adapted, models, release
 from .bench_plan import Case, Plan, short
-from .bench_results import BASELINE, DORA, DUDE, Row, exactly
-from .layer_time import Shape, changer, contestants, inputs, passer
-from .step import stepper
+from .bench_results import BASELINE, DORA, DUDE, Result, exactly
+from .layer_time import Shape, changer, inputs, layers_of, passer
+from .model_time import stepper
 
 PEAK = "peak of a step with all its parameters, over PEFT LoRA"
 TEMPORARY = "largest allocation of a layer's forward + backward, over its weight"
@@ -36,32 +36,34 @@ def cases(plan: Plan) -> Iterator[Case]:
     yield Case("memory", what, 5, partial(measure_layer, shape, size // 32, what, plan))
 
 
-def measure(model: Model, dtype: torch.dtype, length: int, what: str, plan: Plan) -> Iterator[Row]:
+def measure(model: Model, dtype: torch.dtype, length: int, what: str, plan: Plan) -> Iterator[Result]:
     """Each method on its own, one after the other."""
     used = {name: step_bytes(model, name, dtype, length, plan) for name in METHODS}
     over = {name: exactly(count / used[BASELINE]) for name, count in used.items()}
     others = {name: value for name, value in over.items() if name not in (DUDE, BASELINE)}
-    yield Row("memory", PEAK, what, over[DUDE], 1, 1.02, others=others)
+    yield Result("memory", PEAK, what, over[DUDE], 1, 1.02, others=others)
 
 
 def step_bytes(model: Model, method: str, dtype: torch.dtype, length: int, plan: Plan) -> int:
-    """Bytes: of the parameters, and the most that two steps held at once beside them."""
+    """Return the bytes of the parameters and of the peak of two steps beside them."""
     release()
     made = adapted(model, method, dtype, plan.device)
     step = stepper(made, 8, length, plan.device)
 
-    def twice() -> None:  # the optimizer's state, and what is kept from step to step, is there in the second
+    def twice() -> None:  # the second has the optimizer's state
         step()
         step()
 
-    held = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in (*made.parameters(), *made.buffers())}
+    parameters = {
+        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in (*made.parameters(), *made.buffers())
+    }
     peak, _ = allocations(twice, plan.device)
-    return sum(held.values()) + peak
+    return sum(parameters.values()) + peak
 
 
-def measure_layer(shape: Shape, tokens: int, what: str, plan: Plan) -> Iterator[Row]:
+def measure_layer(shape: Shape, tokens: int, what: str, plan: Plan) -> Iterator[Result]:
     """The largest single allocation; on a GPU, where they are not listed, all of them at their peak."""
-    made, (x, G) = contestants(shape, plan.device), inputs(shape, tokens, plan.device)
+    made, (x, G) = layers_of(shape, plan.device), inputs(shape, tokens, plan.device)
     weight = shape.d * shape.k * shape.dtype.itemsize
     share = {}
     for name in (BASELINE, DORA, DUDE):
@@ -70,11 +72,11 @@ def measure_layer(shape: Shape, tokens: int, what: str, plan: Plan) -> Iterator[
         changer(made[name])()
         peak, largest = allocations(run, plan.device)
         share[name] = exactly((largest or peak) / weight)
-    yield Row("memory", TEMPORARY, what, share.pop(DUDE), 1, 0.5, others=share)
+    yield Result("memory", TEMPORARY, what, share.pop(DUDE), 1, 0.5, others=share)
 
 
 def allocations(run: Callable[[], Any], device: str) -> tuple[int, int]:
-    """Bytes that `run` held at most, beyond what was held before, and its largest allocation (0 on a GPU)."""
+    """Return the peak of the bytes that `run` allocates, and its largest allocation (0 on a GPU)."""
     if device == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
@@ -85,22 +87,22 @@ def allocations(run: Callable[[], Any], device: str) -> tuple[int, int]:
         run()
     found: Any = profile.profiler
     events = [event for event in found.kineto_results.events() if event.name() == "[memory]"]
-    held = peak = largest = 0
+    allocated = peak = largest = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        peak, largest = max(peak, held), max(largest, event.nbytes())
+        allocated += event.nbytes()
+        peak, largest = max(peak, allocated), max(largest, event.nbytes())
     return peak, largest
 
 
 @contextlib.contextmanager
 def _without_stderr() -> Iterator[None]:
-    """Away with what the profiler's library writes there, past Python; an error still comes as an exception."""
+    """Discard what the profiler's library writes to standard error; an error is still an exception."""
     sys.stderr.flush()
-    kept = os.dup(2)
+    saved = os.dup(2)
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(saved, 2)
+        os.close(saved)

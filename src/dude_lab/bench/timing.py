@@ -1,4 +1,4 @@
-"""Interleaved timing: in every round each contestant runs once, and ratios are taken within the round."""
+"""Interleaved timing: in every round each method runs once, and ratios are taken within the round."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from .bench_plan import Plan, cpu_clock
-from .bench_results import BASELINE, DUDE, Row, Spread, spread
+from .bench_results import BASELINE, DUDE, Result, Spread, spread
 
-CALLS = {"cpu": 1, "cuda": 8}  # calls of one contestant in a round; on a GPU its queue must fill
+CALLS = {"cpu": 1, "cuda": 8}  # calls of one method in a round; on a GPU its queue must fill
 Seconds = dict[str, list[float]]
 Call = Callable[[], Any]
 
@@ -52,7 +52,7 @@ def interleave(
     rounds: int | None = None,
     warm_up: bool = True,
 ) -> Seconds:
-    """Seconds of each contestant in each round, after one to warm up that also tells how many fit."""
+    """Seconds of each method in each round, after one to warm up that also tells how many fit."""
     first = before or {}
     begin = time.perf_counter()
     for name, run in runs.items() if warm_up else ():
@@ -66,7 +66,7 @@ def interleave(
 
 
 def ratios(seconds: Seconds, to: str = BASELINE, *, inverse: bool = False) -> dict[str, Spread]:
-    """Each contestant over `to`, round by round; the other way round, for rates, with `inverse`."""
+    """Each method over `to`, round by round; the other way round, for rates, with `inverse`."""
     result = {}
     for name, times in seconds.items():
         pairs = zip(times, seconds[to], strict=True)
@@ -75,10 +75,10 @@ def ratios(seconds: Seconds, to: str = BASELINE, *, inverse: bool = False) -> di
 
 
 def compared(
-    part: str, group: str, what: str, seconds: Seconds, reach: float | None, to: str = BASELINE, *, rates: bool = False
-) -> Row:
+    part: str, group: str, what: str, seconds: Seconds, target: float | None, to: str = BASELINE, *, rates: bool = False
+) -> Result:
     """The row of DuDe over `to`, with all others beside it; of rates (a second) instead of times where asked."""
     over = ratios(seconds, to, inverse=rates)
     others = {name: value for name, value in over.items() if name not in (DUDE, to)}
     medians = {name: statistics.median(times) for name, times in seconds.items()}
-    return Row(part, group, what, over[DUDE], len(seconds[DUDE]), reach, rates, others, medians)
+    return Result(part, group, what, over[DUDE], len(seconds[DUDE]), target, rates, others, medians)

@@ -17,10 +17,9 @@ from dude_peft.errors import DudeError, did_you_mean
 from dude_peft.files import check_folder
 
 from ..bench import PARTS, cases
-from ..bench.bench_plan import Case, Plan
+from ..bench.bench_plan import Case, Plan, clock_name
 from ..bench.bench_plot import draw
-from ..bench.bench_report import about, headline, write_json
-from ..bench.bench_results import DORA, DUDE, FROZEN, HAND, Row
+from ..bench.bench_results import DORA, DUDE, FROZEN, HAND, Result, about, headline, write_json
 from ..training.quiet import quiet
 from .boundary import INTERRUPTED
 from .console import CHECKED, FAILED, NOTE, console, duration, table
@@ -33,7 +32,7 @@ JSON, PICTURE = "bench.json", "bench.png"
 def run(
     part: str, device: str, output: Path | None, *, threads: int | None = None, quick: bool, tiny: bool = False
 ) -> int:
-    """Measure, print the table, and write it; what was measured before an interruption is kept."""
+    """Measure, print the table and write it; an interruption writes what was measured until then."""
     parts = check(part, device)
     output = output or Path("results", "bench", part)
     check_folder(output, "-o", own=(JSON, PICTURE))
@@ -43,9 +42,9 @@ def run(
     quiet()
     chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     plan, out = Plan(chosen, quick, tiny), console()
-    facts = about(plan)
+    facts = about(chosen, clock_name(chosen), torch.get_num_threads(), quick=quick)
     out.print(f"[dim]{escape(headline(facts))}[/]", soft_wrap=True)
-    rows: list[Row] = []
+    rows: list[Result] = []
     finished = False
     try:
         for row in measured(cases(parts, plan), out):
@@ -54,10 +53,10 @@ def run(
                 write_json(rows, facts, output / JSON, finished=False)
         finished = True
     except KeyboardInterrupt:
-        out.print(f"{NOTE} stopped; what follows was measured before")
+        out.print(f"{NOTE} interrupted; results so far:")
     if not rows:
         return INTERRUPTED
-    out.print(tables(rows), width=WIDTH)  # first of all: a disk that is full must not lose them
+    out.print(tables(rows), width=WIDTH)  # before writing: a full disk must not lose them
     write_json(rows, facts, output / JSON, finished=finished)
     names = [JSON, PICTURE] if draw(rows, output / PICTURE, headline(facts)) else [JSON]
     out.print(f"written: {', '.join(escape(str(output / name)) for name in names)}", soft_wrap=True)
@@ -65,14 +64,14 @@ def run(
 
 
 def check(part: str, device: str) -> list[str]:
-    """The parts that are meant.
+    """Return the parts to measure.
 
     Raises:
-        DudeError: an unknown part or device, or one that is not there.
+        DudeError: an unknown part, or an unknown or missing device.
     """
     known = ("all", *PARTS)
     if part not in known:
-        raise DudeError(f"no part '{part}' to measure: choose from {', '.join(known)}.{did_you_mean(part, known)}")
+        raise DudeError(f"unknown part '{part}': choose from {', '.join(known)}.{did_you_mean(part, known)}")
     if device not in ("auto", "cpu", "cuda"):
         raise DudeError(f"--device must be auto, cpu or cuda, got {device!r}")
     if device == "cuda" and not torch.cuda.is_available():
@@ -80,8 +79,8 @@ def check(part: str, device: str) -> list[str]:
     return list(PARTS) if part == "all" else [part]
 
 
-def measured(todo: list[Case], out: Console) -> Iterator[Row]:
-    """The rows of all cases, with a line for each that is done, and a bar with the time left on a terminal."""
+def measured(todo: list[Case], out: Console) -> Iterator[Result]:
+    """Yield the results of all cases; print a line for each, and on a terminal a bar with the time left."""
     total, done, begin = sum(case.cost for case in todo), 0.0, time.monotonic()
     with _bar(out, total) as show:
         for number, case in enumerate(todo, 1):
@@ -93,11 +92,11 @@ def measured(todo: list[Case], out: Console) -> Iterator[Row]:
             done += case.cost
 
 
-def _rows(case: Case) -> Iterator[Row]:
+def _rows(case: Case) -> Iterator[Result]:
     try:
         yield from case.measure()
     except torch.OutOfMemoryError:
-        yield Row(case.part, "", case.what, note="left out: out of memory")
+        yield Result(case.part, "", case.what, note="left out: out of memory")
 
 
 @contextmanager
@@ -110,50 +109,50 @@ def _bar(out: Console, total: float) -> Iterator[Callable[[float, str], None]]:
         yield lambda done, text: bar.update(task, completed=done, description=text)
 
 
-def _line(row: Row) -> str:
+def _line(row: Result) -> str:
     if row.measured is None:
         return f"{NOTE} {row.part}: {escape(row.what)}: {escape(row.note)}"
-    sign = {"reached": CHECKED, "short": FAILED, None: " "}[row.verdict]
+    sign = {"met": CHECKED, "missed": FAILED, None: " "}[row.verdict]
     return f"{sign} {row.part}: {escape(row.what)}: [bold]{row.measured}[/] [dim]{escape(row.group)}[/]"
 
 
-def tables(rows: list[Row]) -> Group:
-    """A table for each group of rows: what is compared, its reach, and who measured what."""
-    groups: dict[tuple[str, str], list[Row]] = {}
+def tables(rows: list[Result]) -> Group:
+    """Return a table for each group of results: the case, its target, and the figure of each method."""
+    groups: dict[tuple[str, str], list[Result]] = {}
     for row in rows:
         groups.setdefault((row.part, row.group), []).append(row)
-    return Group(*(_table(f"{part}: {group}", held) for (part, group), held in groups.items()), *_sum(rows))
+    return Group(*(_table(f"{part}: {group}", some) for (part, group), some in groups.items()), *_sum(rows))
 
 
-def _table(title: str, rows: list[Row]) -> Table:
+def _table(title: str, rows: list[Result]) -> Table:
     others = [name for name in SHORT_NAMES if any(name in row.others for row in rows)]
-    made = table("", "reach", DUDE, "verdict", *(SHORT_NAMES[name] for name in others), "n", title=title, right=("n",))
+    made = table("", "target", DUDE, "verdict", *(SHORT_NAMES[name] for name in others), "n", title=title, right=("n",))
     made.collapse_padding = True
     for column in made.columns[1:]:
         column.no_wrap = True
     for row in rows:
         what = escape(row.what) + (f"\n[dim]{escape(row.note)}[/]" if row.note else "")
-        made.add_row(what, _reach(row), *_cells(row), *(_other(row, name) for name in others), str(row.n or "-"))
+        made.add_row(what, _target(row), *_figures(row), *(_other(row, name) for name in others), str(row.n or "-"))
     return made
 
 
-def _reach(row: Row) -> str:
-    return "-" if row.reach is None else f"{'>=' if row.higher_is_better else '<='} {row.reach:g}"
+def _target(row: Result) -> str:
+    return "-" if row.target is None else f"{'>=' if row.higher_is_better else '<='} {row.target:g}"
 
 
-def _cells(row: Row) -> tuple[str, str]:
-    colors = {"reached": "[green]reached[/]", "short": "[red]short[/]", None: "-"}
+def _figures(row: Result) -> tuple[str, str]:
+    colors = {"met": "[green]met[/]", "missed": "[red]missed[/]", None: "-"}
     return str(row.measured or "-"), colors[row.verdict]
 
 
-def _other(row: Row, name: str) -> str:
+def _other(row: Result, name: str) -> str:
     return str(row.others[name]).partition(" ")[0] if name in row.others else "-"
 
 
-def _sum(rows: list[Row]) -> tuple[str, str]:
+def _sum(rows: list[Result]) -> tuple[str, str]:
     verdicts = [row.verdict for row in rows]
     left_out = sum(row.measured is None for row in rows)
     return (
-        f"{verdicts.count('reached')} reached, {verdicts.count('short')} short, {left_out} left out.",
+        f"{verdicts.count('met')} targets met, {verdicts.count('missed')} missed, {left_out} left out.",
         "Medians (quartiles) of n rounds in which all run once. frozen: the base alone. hand: LoRA by hand.",
     )
