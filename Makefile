@@ -1,9 +1,10 @@
-# make demo   on a bare machine with Python 3.11 and make: installs, then LoRA, DoRA, PiSSA and DuDe side by side: a table, a picture
-# make tour   one run of DuDe from training to a merged model that plain transformers asks a question
+# make demo   set up .venv (needs Python 3.11 and make), then train LoRA, DoRA, PiSSA and DuDe: a table and a picture
+# make tour   one run of DuDe: train, evaluate, merge, ask the merged model a question
 # make test   the same set-up, then all the tests
 # make test-reliability   kills, full disks, flipped bits, fuzz cases, thousands of cycles: 15 minutes on 2 cores; docs/reliability.md
-# make audit  known vulnerabilities of the pinned versions, asked of the advisory service
-# make check  what CI runs: format, lint, types, tests at both ends of the supported PEFT range
+# make audit  known vulnerabilities of the pinned versions
+# make check  what CI runs: format, lint, import contracts, types, documentation, tests at both ends of the supported PEFT range
+# make docs   the documentation, built into site/; fails on a broken link or on a page that loads from another host
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -14,7 +15,7 @@ PYTEST := $(BIN)/python -m pytest
 DEMO := runs/demo
 TOUR := runs/tour
 
-.PHONY: help install demo tour test test-slow test-oldest-peft check format lint types bench clean test-triton test-reliability audit
+.PHONY: help install demo tour test test-slow test-oldest-peft check format lint types docs bench clean test-triton test-reliability audit
 
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
@@ -73,7 +74,7 @@ test-oldest-peft: $(STAMP)
 	  $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --target .peft-oldest peft==$(OLDEST_PEFT); }
 	PYTHONPATH=.peft-oldest EXPECTED_PEFT=$(OLDEST_PEFT) $(PYTEST) -q -n 2 --dist loadfile -m "not slow" tests/peft tests/lab/test_methods.py
 
-check: lint types test test-oldest-peft
+check: lint types docs test test-oldest-peft
 
 format: $(STAMP)
 	$(BIN)/ruff format .
@@ -87,8 +88,12 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "documentation: site/index.html"
+
 bench: $(STAMP)
 	$(BIN)/dude bench all -o runs/bench
 
 clean:
-	rm -rf $(VENV) .peft-oldest .triton .audit runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .peft-oldest .triton .audit runs site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

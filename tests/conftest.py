@@ -62,11 +62,11 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real data sets, which the project does not ship."""
-    folder = Path(os.environ.get("DUDE_DATA_DIR", ROOT.parent / "shared" / "data"))
-    if not folder.is_dir():
-        pytest.skip(f"real data not found at {folder}: set DUDE_DATA_DIR to the folder that holds it")
-    return folder
+    """The folder of real data sets, which the project does not ship: that of DUDE_DATA_DIR and no other."""
+    folder = os.environ.get("DUDE_DATA_DIR")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("needs real data sets: set DUDE_DATA_DIR to the folder that holds them (CONTRIBUTING.md)")
+    return Path(folder)
 
 
 @pytest.fixture

@@ -8,6 +8,8 @@ import re
 import pytest
 from conftest import ROOT
 
+from docs import hooks
+
 EQUATIONS = (ROOT / "docs" / "equations.md").read_text()
 
 
@@ -41,22 +43,100 @@ def test_the_files_that_the_readme_links_exist():
         assert (ROOT / target).exists(), target
 
 
-def test_readme_python_runs(tmp_path, monkeypatch):
-    """The first Python block, as it stands, on the embedded model."""
-    readme = (ROOT / "README.md").read_text()
-    code = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)[0]
-    assert len(code.strip().splitlines()) <= 12
+PAGES = [ROOT / "README.md", *(path for path in sorted((ROOT / "docs").rglob("*.md")) if path.parent.name != "dev")]
+
+
+def blocks(path, language):
+    return re.findall(rf"```{language}\n(.*?)```", path.read_text(), re.DOTALL)
+
+
+def with_blocks(language):
+    return [pytest.param(path, id=path.name) for path in PAGES if blocks(path, language)]
+
+
+@pytest.mark.parametrize("page", with_blocks("python"))
+def test_python_of_a_page_runs(page, tmp_path, monkeypatch):
+    """The blocks of a page in order, as they stand, on the embedded model."""
     monkeypatch.chdir(tmp_path)
-    scope: dict = {}
-    exec(code, scope)
+    exec("\n".join(blocks(page, "python")), {})
     assert (tmp_path / "adapter" / "dude_config.json").is_file()
 
 
-def test_readme_yaml_is_a_valid_config(tmp_path, monkeypatch):
-    readme = (ROOT / "README.md").read_text()
-    block = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)[0]
+def test_the_python_of_the_readme_is_short():
+    [code] = blocks(ROOT / "README.md", "python")
+    assert len([line for line in code.splitlines() if line.strip()]) <= 15
+
+
+@pytest.mark.parametrize("page", with_blocks("yaml"))
+def test_yaml_of_a_page_is_a_valid_config(page, tmp_path, monkeypatch):
+    from dude_lab.config.compare_settings import load_comparison
     from dude_lab.config.yaml_file import load_config
 
-    (tmp_path / "run.yaml").write_text(block)
     monkeypatch.chdir(tmp_path)
-    assert load_config(tmp_path / "run.yaml").method.name == "dude"
+    for block in blocks(page, "yaml"):
+        (tmp_path / "config.yaml").write_text(block)
+        load = load_comparison if block.startswith("run:") else load_config
+        assert load(tmp_path / "config.yaml").output
+
+
+@pytest.mark.parametrize("page", [pytest.param(path, id=path.name) for path in PAGES])
+def test_commands_of_a_page_exist(page):
+    import typer
+
+    from dude_lab.cli.commands import app
+
+    commands = typer.main.get_command(app).commands
+    for name, rest in re.findall(r"^\s*(?:\$ )?dude ([a-z]+)\b(.*)$", page.read_text(), re.MULTILINE):
+        assert name in commands
+        options = {option for param in commands[name].params for option in param.opts}
+        assert set(re.findall(r"(?<=\s)--?[a-z][\w-]*", rest.partition("#")[0])) <= options, (name, rest)
+
+
+def test_every_page_is_in_the_navigation():
+    navigation = (ROOT / "mkdocs.yml").read_text().partition("\nnav:")[2]
+    missing = [
+        path for path in (ROOT / "docs").rglob("*.md") if f": {path.relative_to(ROOT / 'docs')}" not in navigation
+    ]
+    assert missing == []
+
+
+def test_the_reference_of_commands_has_every_command_and_option():
+    import typer
+
+    from dude_lab.cli.commands import app
+
+    page = hooks.cli_page()
+    for name, command in typer.main.get_command(app).commands.items():
+        section = page.partition(f"\n## dude {name}\n")[2].partition("\n## ")[0]
+        assert command.help in section
+        for param in command.params:
+            if not getattr(param, "hidden", False) and param.name != "help":
+                assert param.help and " ".join(param.help.split()).replace("|", "\\|") in section
+
+
+def test_the_reference_of_yaml_has_every_key():
+    from dude_lab.config.yaml_keys import keys
+
+    page = hooks.yaml_page()
+    for key in keys():
+        section = page.partition(f"\n## {key.section}\n")[2].partition("\n## ")[0]
+        assert f"| `{key.key}` |" in section
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('<script src="https://cdn.example/x.js"></script>', True),
+        ("<script defer src=//cdn.example/x.js></script>", True),
+        ('<link rel="stylesheet" href="http://fonts.example/css">', True),
+        ('<img alt="a" src="https://example/x.png">', True),
+        ("@import 'https://fonts.example/css';", True),
+        ("a{background:url(https://example/x.png)}", True),
+        ('<a href="https://arxiv.org/abs/2505.14367">paper</a><script src="assets/x.js"></script>', False),
+        ('<link rel="canonical" href="https://example/">', False),
+    ],
+)
+def test_a_page_that_loads_from_another_host_is_found(text, found, tmp_path):
+    (tmp_path / "page.html").write_text(text)
+    (tmp_path / "style.css").write_text("body{margin:0}")
+    assert bool(hooks.loads_from_other_hosts(tmp_path)) == found
