@@ -86,7 +86,7 @@ def test_validate_ticks_every_check(tiny: Tiny) -> None:  # noqa: F811
     lines = result.stdout.splitlines()
     for name in ("config", "model", "data", "lengths", "targets", "evaluation", "steps", "memory", "output"):
         assert any(line.startswith(f"✓ {name} ") for line in lines), name
-    assert "ready" in result.stdout
+    assert "all checks passed" in result.stdout
     assert not tiny.output.exists()
 
 

@@ -14,7 +14,7 @@ from tiny_run import tiny_base  # noqa: F401
 from dude_lab.config.run_settings import ModelSettings
 from dude_lab.methods import AS_PEFT, METHODS, Method, build, parse_method
 from dude_lab.training.base_model import find_base, load_base, meta_model
-from dude_lab.training.run_targets import trainable_part
+from dude_lab.training.run_plan import trainable_part
 from dude_peft.errors import DudeError
 from dude_peft.targets import Target
 
@@ -72,7 +72,7 @@ def test_the_count_is_the_formula_and_the_real_model(base: Any, case: str) -> No
     trained = sum(p.numel() for p in real.parameters() if p.requires_grad)
     assert part.trainable == trained == sum(sizes) * LAYERS + 5 * 32  # and five layer norms
     per_layer = 1 if settings.name == "vera" else LAYERS  # VeRA's are shared
-    assert part.kept == kept * per_layer == frozen_beside(real)
+    assert part.frozen == kept * per_layer == frozen_beside(real)
 
 
 def ia3_count(settings: Any, target: Target) -> int:
@@ -82,8 +82,9 @@ def ia3_count(settings: Any, target: Target) -> int:
 
 def test_a_method_that_peft_has_is_one_entry(base: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """IA3 is not in the registry; with the entry alone it is read, checked, built, counted and described."""
-    from dude_lab.config.reference import keys
     from peft import IA3Config
+
+    from dude_lab.config.yaml_keys import keys
 
     with pytest.raises(DudeError, match="unknown method 'ia3'"):
         parse_method("ia3")

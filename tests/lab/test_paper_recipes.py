@@ -71,7 +71,7 @@ def test_a_shape_counts_what_the_real_architecture_counts() -> None:
     from transformers import AutoModelForCausalLM, Qwen2Config
 
     from dude_lab.methods import parse_method
-    from dude_lab.training.run_targets import trainable_part
+    from dude_lab.training.run_plan import trainable_part
 
     shape = shapes()["Qwen/Qwen2.5-0.5B"]
     config = Qwen2Config(

@@ -26,7 +26,7 @@ from dude_lab.methods import METHODS
 from dude_lab.paper import margins, paper_figures, rates
 from dude_lab.plot_style import METHOD_STYLES, OTHER, log_axis, marker_path, picture
 from dude_lab.report import write_page
-from dude_lab.training.run_plot import draw_curves
+from dude_lab.training.curves import draw_curves
 
 PAPER = ("full", "lora", "dora", "pissa", "dude", "dude_a", "dude_b")
 # Machado, Oliveira and Fernandes 2009, severity 1: what deuteranopes and protanopes see, in linear RGB.

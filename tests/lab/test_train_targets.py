@@ -11,7 +11,7 @@ from tiny_run import tiny_base  # noqa: F401
 from dude_lab.config.run_settings import ModelSettings
 from dude_lab.methods import build, parse_method
 from dude_lab.training.base_model import find_base, load_base, meta_model
-from dude_lab.training.run_targets import TrainablePart, trainable_part
+from dude_lab.training.run_plan import TrainablePart, trainable_part
 from dude_peft.errors import DudeError
 
 METHODS = ("dude", "dude_a", "dude_b", "lora", "dora", "pissa")

@@ -78,7 +78,7 @@ def wait_for(pid: int, seconds: float | None) -> int:
 def main() -> int:
     """Serve until standard input ends."""
     from dude_lab.compare.fork_server import PRELOADED, preload
-    from dude_lab.training.quiet import prepare_environment
+    from dude_lab.training.reporter import prepare_environment
 
     prepare_environment()
     replies = os.dup(1)

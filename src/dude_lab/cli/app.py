@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from . import USER_ERROR
+
 EXTRA = "pip install 'dude-peft[cli]'"
 OPTIONAL = frozenset(
     {
@@ -36,7 +38,7 @@ def main() -> None:
         if (error.name or "").partition(".")[0] not in OPTIONAL:
             raise
         print(f"error: {error.name} is not installed, and the command needs it: {EXTRA}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(USER_ERROR)
 
 
 if __name__ == "__main__":

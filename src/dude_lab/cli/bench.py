@@ -20,8 +20,8 @@ from ..bench import PARTS, cases
 from ..bench.bench_plan import Case, Plan, clock_name
 from ..bench.bench_plot import draw
 from ..bench.bench_results import DORA, DUDE, FROZEN, HAND, Result, about, headline, write_json
-from ..training.quiet import quiet
-from .boundary import INTERRUPTED
+from ..training.reporter import quiet
+from . import INTERRUPTED
 from .console import CHECKED, FAILED, NOTE, console, duration, table
 
 SHORT_NAMES = {FROZEN: "frozen", DORA: "DoRA", HAND: "hand", "pissa_niter_16": "niter 16"}

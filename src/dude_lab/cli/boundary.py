@@ -18,10 +18,7 @@ import typer
 from dude_peft.errors import DudeError, shorten
 
 from ..training.distributed import OtherProcess, process_rank
-
-USER_ERROR = 2
-INTERRUPTED = 130
-CLOSED = 1  # nobody reads standard output any more; as click and rich do
+from . import INTERRUPTED, OUTPUT_CLOSED, USER_ERROR
 
 OTHER_FOLDER = "Choose another folder."
 SPACE = "Free some space there, or choose another folder; what was written before is kept."
@@ -92,7 +89,7 @@ def boundary() -> Iterator[None]:
             sys.stdout.flush()  # a full disk or a closed pipe must show now, not when the interpreter ends
     except BrokenPipeError:
         _forget_output()
-        raise typer.Exit(CLOSED) from None
+        raise typer.Exit(OUTPUT_CLOSED) from None
     except KeyboardInterrupt:
         say_error("stopped", label="")
         raise typer.Exit(INTERRUPTED) from None

@@ -116,9 +116,9 @@ def train(
 def validate(config: Config, overrides: Overrides = None) -> None:
     """Check a config, its data, model and targets, without loading a weight."""
     _prepare()
-    from .validate import run
+    from .train import validate as check
 
-    raise typer.Exit(run(config, overrides or []))
+    raise typer.Exit(check(_load(config, overrides), config))
 
 
 @app.command("eval")
@@ -147,11 +147,11 @@ def evaluate(
     _prepare()
     from ..config.section import parse
     from ..evaluation import EvalSettings
-    from .evaluate import run
+    from .finished_runs import evaluate_model
 
     raw = {"suite": suite, "limit": limit, "batch_size": batch_size, "num_fewshot": shots, "root": root}
     settings = parse(EvalSettings, raw, "dude eval")
-    raise typer.Exit(run(model, settings, output, overwrite=overwrite, dtype=dtype, device=device))
+    raise typer.Exit(evaluate_model(model, settings, output, overwrite=overwrite, dtype=dtype, device=device))
 
 
 @app.command()
@@ -167,9 +167,9 @@ def merge(
 ) -> None:
     """Write a run's result as a plain transformers model, and check that it is the same model."""
     _prepare()
-    from .merge import run
+    from .finished_runs import merge_run
 
-    raise typer.Exit(run(run_folder, output, dtype))
+    raise typer.Exit(merge_run(run_folder, output, dtype))
 
 
 @app.command()
@@ -213,9 +213,9 @@ def report(
 ) -> None:
     """Write one HTML page about finished runs: table, curves, costs, answers, configs."""
     _prepare()
-    from .page_command import run
+    from .finished_runs import report_page
 
-    raise typer.Exit(run(runs, output))
+    raise typer.Exit(report_page(runs, output))
 
 
 @app.command()
@@ -330,17 +330,42 @@ def bench(
 def env() -> None:
     """Show versions and hardware, for a bug report."""
     _prepare()
-    from .env import run
+    from ..training.provenance import git_state, hardware, versions
+    from .console import console, facts, size
 
-    run()
+    git, machine = git_state(), hardware()
+    memory = size(machine["memory_bytes"])
+    rows = [(name, version or "not installed") for name, version in versions().items()]
+    if git:
+        rows.append(("commit", git["sha"][:12] + (" with changes" if git["dirty"] else "")))
+    rows += [
+        ("system", machine["system"]),
+        ("processor", f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} torch threads"),
+        ("memory", memory),
+        ("GPU", ", ".join(machine["gpus"]) or "none"),
+        ("CUDA", machine["cuda"] or "none"),
+    ]
+    console().print(facts(rows))
 
 
 @app.command()
 def methods() -> None:
     """List the fine-tuning methods and the keys of each."""
-    from .env import list_methods
+    from ..methods import METHODS, MethodSettings, TargetSettings
+    from .console import console, table
 
-    list_methods()
+    shared, lora = set(TargetSettings.model_fields), METHODS["lora"].keys.keys()
+    rows = table("method", "name in tables", "keys", "merges", "source")
+    for method in METHODS.values():
+        keys = [key for key in method.settings.model_fields if key not in shared]
+        if lora <= method.keys.keys() and method.name != "lora":
+            keys = ["those of lora", *(key for key in keys if key not in lora)]
+        merges = "yes" if method.merges else "no"
+        rows.add_row(method.name, method.title, ", ".join(keys) or "-", merges, method.source)
+    out = console()
+    out.print(rows)
+    keys = [key for key in TargetSettings.model_fields if key not in MethodSettings.model_fields]
+    out.print("and, for all but full: " + ", ".join(keys))
 
 
 def _load(config: Path, overrides: list[str] | None) -> Any:
@@ -350,6 +375,6 @@ def _load(config: Path, overrides: list[str] | None) -> Any:
 
 
 def _prepare() -> None:
-    from ..training.quiet import prepare_environment
+    from ..training.reporter import prepare_environment
 
     prepare_environment()

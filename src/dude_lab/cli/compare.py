@@ -14,12 +14,11 @@ from dude_peft.files import check_folder, user_path
 
 from ..compare.comparison import Choices, Plan, compare, known_cells, plan_comparison
 from ..compare.pool import Stopped
-from ..training.quiet import quiet
-from .boundary import INTERRUPTED
+from ..training.reporter import quiet
+from . import FAILED_RUNS, INTERRUPTED
 from .compare_progress import make_watcher
 from .console import NOTE, console, table
 
-FAILED = 1
 YAML = (".yaml", ".yml")
 FILES = ("table.md", "table.json", "curves.png", "curves.svg")
 
@@ -61,7 +60,7 @@ def _run_config(config: str, overrides: list[str], *, dry_run: bool, retry_faile
         out.print(Text(f"  why       {plan.folder.state}/*.failed.json"), soft_wrap=True)
         again = shlex.join(["dude", "compare", config, *overrides, "--retry-failed"])
         out.print(Text(f"  once more {again}"), soft_wrap=True)
-    return FAILED if failed or missing else 0
+    return FAILED_RUNS if failed or missing else 0
 
 
 def _show_plan(plan: Plan) -> int:

@@ -12,7 +12,7 @@ from rich.text import Text
 from ..paper.experiments import Experiment, Scale, chosen
 from ..paper.recipe import Part, parts_of
 from ..paper.study_folder import Root
-from .boundary import INTERRUPTED
+from . import INTERRUPTED
 from .console import NOTE, console, table
 
 FAILED = 1
@@ -49,7 +49,7 @@ def _work(
     from ..compare.pool import Stopped
     from ..paper.reproduce_run import plan_reproduction, reproduce
     from ..paper.study_report import write_report
-    from ..training.quiet import quiet
+    from ..training.reporter import quiet
     from .compare_progress import make_watcher
 
     out = console()

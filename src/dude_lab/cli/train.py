@@ -1,4 +1,4 @@
-"""`dude train`: show the plan, or carry it out and show what came of it."""
+"""`dude train` and `dude validate`: check a config, show the plan, train, and show the result."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from typing import Any
 from rich.markup import escape
 from rich.text import Text
 
+from dude_peft.errors import DudeError
+
 from ..config.run_settings import RunSettings
 from ..training.distributed import process_count
-from ..training.quiet import quiet
+from ..training.reporter import quiet
 from ..training.run_checkpoint import step_of
 from ..training.run_folder import RunFolder
-from ..training.run_plan import Plan, as_table, make_plan
+from ..training.run_plan import CHECKS, Plan, as_table, make_plan
 from ..training.train_run import Interrupted, RunResult, train
-from .boundary import INTERRUPTED
+from . import INTERRUPTED, USER_ERROR
 from .console import NOTE, console, duration, facts, size, table
-from .progress_bar import make_reporter
+from .progress_bar import PlainReporter, make_reporter, show_failure
 
 
 def run(settings: RunSettings, config: Path, overrides: list[str], resume: str | None) -> int:
@@ -155,3 +157,37 @@ def _metrics(record: dict[str, Any]) -> list[tuple[str, str]]:
         was = f"{before['validation_loss']:.4f} -> " if "validation_loss" in before else ""
         rows.append(("validation", f"{was}{after['validation_loss']:.4f} loss"))
     return rows
+
+
+def validate(settings: RunSettings, config: Path) -> int:
+    """Check a config, and report every mistake at once; return the exit code."""
+    out = console()
+    reporter = PlainReporter(out)
+    reporter.check("config", str(config), None)
+    quiet()
+    failed: list[str] = []
+    done: list[str] = []
+
+    def report(name: str, found: str, error: DudeError | None) -> None:
+        done.append(name)
+        if error is None:
+            reporter.check(name, found, None)
+        else:
+            failed.append(name)
+            show_failure(out, name, error)
+
+    plan = make_plan(settings, report, keep_going=True)
+    try:
+        RunFolder(settings.output).check(settings, resume=False)
+        report("output", str(settings.output), None)
+    except DudeError as error:
+        report("output", "", error)
+    for text in plan.notes:
+        reporter.note(text)
+    if skipped := [name for name in CHECKS if name not in done]:
+        out.print(f"[dim]not checked, because a check before them failed: {', '.join(skipped)}[/]")
+    if failed:
+        out.print(f"\n[bold red]{len(failed)} of {len(done) + 1} checks failed[/]: {', '.join(failed)}")
+        return USER_ERROR
+    out.print("\n[bold green]all checks passed[/]: dude train " + escape(str(config)), soft_wrap=True)
+    return 0

@@ -26,7 +26,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ..training.quiet import prepare_environment
+from ..training.reporter import prepare_environment
 from .processes import end_with, fresh
 from .worker import work_on
 
@@ -39,7 +39,7 @@ PRELOADED = (
     "dude_peft.checkpoint",
     "dude_peft.baselines",
     "dude_lab.training.callbacks",
-    "dude_lab.training.run_plot",
+    "dude_lab.training.curves",
     "dude_lab.training.trainer",
     "dude_lab.evaluation.evaluator",
     "lm_eval.evaluator",

@@ -124,7 +124,7 @@ def work_on(spec: dict[str, Any]) -> int:
 def _work(spec: dict[str, Any], settings: RunSettings, status: Status) -> None:
     import torch
 
-    from ..training.quiet import prepare_environment, quiet
+    from ..training.reporter import prepare_environment, quiet
 
     torch.set_num_threads(spec["threads"])
     prepare_environment()

@@ -20,7 +20,7 @@ from ..compare.grid import Grid
 from ..compare.rows import Row
 from ..config.run_settings import RunSettings
 from ..methods import METHODS, FullSettings, TargetSettings
-from ..training.memory_estimate import ACTIVATIONS_PER_LAYER
+from ..training.estimates import ModelSize, step_count, training_bytes
 from .recipe import Estimate, Part
 from .shapes import Shape, shape_of
 
@@ -96,11 +96,8 @@ def cost(part: Part) -> Cost:
 
 
 def _steps(settings: RunSettings, estimate: Estimate) -> int:
-    """As `training.plan` counts them."""
-    train = settings.train
     examples = min(x for x in (estimate.examples, settings.data.sample, settings.data.limit) if x is not None)
-    per_epoch = math.ceil(math.ceil(examples / train.batch_size) / train.gradient_accumulation)
-    return train.steps or max(1, math.ceil((train.epochs or 1.0) * per_epoch))
+    return step_count(settings.train, examples)[0]
 
 
 def _trained(row: Row, shape: Shape) -> tuple[int, int]:
@@ -119,17 +116,13 @@ def _width(settings: RunSettings, *, full: bool) -> int:
     return 4 if full or settings.model.name == "mini" else 2
 
 
-def _memory(row: Row, settings: RunSettings, shape: Shape, estimate: Estimate, trained: int, kept: int) -> int:
-    """As `training.memory` estimates it, and the logits of a batch in float32: with 150,000 words they are large."""
+def _memory(row: Row, settings: RunSettings, shape: Shape, estimate: Estimate, trained: int, frozen: int) -> int:
     full = isinstance(row.method, FullSettings)
-    width = _width(settings, full=full)
-    tokens = settings.train.batch_size * estimate.longest
-    one_layer = tokens * shape.hidden * ACTIVATIONS_PER_LAYER // 2 * width
-    whole = settings.train.gradient_checkpointing
-    activations = one_layer + shape.layers * tokens * shape.hidden * width if whole else shape.layers * one_layer
-    logits = 2 * 4 * tokens * shape.vocabulary
-    adapter = 0 if full else 4 * (trained + kept)
-    return width * shape.counted + adapter + 3 * 4 * trained + activations + logits
+    size = ModelSize(shape.counted, shape.hidden, shape.layers, shape.vocabulary, _width(settings, full=full))
+    batch, length = settings.train.batch_size, estimate.longest
+    return sum(
+        training_bytes(size, settings.train, trainable=trained, frozen=frozen, full=full, batch=batch, length=length)
+    )
 
 
 def _hours(settings: RunSettings, shape: Shape, estimate: Estimate, *, full: bool) -> float:

@@ -21,8 +21,8 @@ from ..config.yaml_file import fingerprint
 from ..methods import METHODS
 from .base_model import identity, load_base
 from .distributed import OtherProcess, Processes, connect
+from .estimates import out_of_memory
 from .lock import OWNER, FolderLock
-from .memory_estimate import out_of_memory
 from .nonfinite import Divergence, NotFinite
 from .record import hide_paths, make_record, read_record, summary_of
 from .reporter import Reporter
@@ -447,7 +447,7 @@ class _Run:
         sync(self.folder.path)
 
     def _draw(self, record: dict[str, Any]) -> None:
-        from .run_plot import draw_curves
+        from .curves import draw_curves
 
         method = self.plan.settings.method.name
         draw_curves(self.curves.read(), self.folder.picture, method, title=summary_of(record))

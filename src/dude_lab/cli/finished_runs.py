@@ -1,4 +1,4 @@
-"""`dude eval`: a table on the screen, metrics and every answer in a folder."""
+"""The commands on finished runs: `dude eval`, `dude merge` and `dude report`."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ from pathlib import Path
 from rich.markup import escape
 
 from dude_peft.errors import DudeError
-from dude_peft.files import check_folder, sync_tree, user_path, write_json
+from dude_peft.files import check_folder, folder_bytes, sync_tree, user_path, write_json
 
 from ..evaluation import EvalSettings
 from ..training.finished_run import is_run, load_any, open_run
-from ..training.quiet import quiet
-from .console import CHECKED, console
+from ..training.reporter import quiet
+from .console import CHECKED, console, size
 from .progress_bar import make_reporter
 
 FILES = ("metrics.json", "metrics.md", "samples", "provenance.json")
 
 
-def run(model: str, settings: EvalSettings, output: Path | None, *, overwrite: bool, dtype: str, device: str) -> int:
-    """Evaluate; returns the exit code."""
+def evaluate_model(
+    model: str, settings: EvalSettings, output: Path | None, *, overwrite: bool, dtype: str, device: str
+) -> int:
+    """Evaluate, print the table and write every answer; return the exit code."""
     from ..evaluation import evaluate
     from ..evaluation.tasks import build_units
     from ..training.base_model import choose_device, choose_dtype, identity
@@ -60,3 +62,34 @@ def _place(model: str, suite: str) -> Path:
     if is_run(model):
         return open_run(model)[0].evaluations / name
     return Path("runs") / "eval" / (Path(model).name or "model") / name
+
+
+def merge_run(run_folder: Path, output: Path, dtype: str) -> int:
+    """Merge a run into its base model; return the exit code."""
+    from ..training.base_model import choose_dtype
+    from ..training.merging import check_output, merge
+
+    choose_dtype(dtype, "cpu")
+    check_output(output)
+    quiet()
+    out = console()
+    with make_reporter(out).stage(f"merging {run_folder}"):
+        merged = merge(run_folder, output, dtype)
+    out.print(
+        f"{CHECKED} {escape(str(merged.folder))}: {merged.dtype}, {size(folder_bytes(merged.folder))}; the largest "
+        f"difference of a logit to the unmerged model is {merged.difference:.2e} (logits up to {merged.scale:.1f})",
+        soft_wrap=True,
+    )
+    out.print(f'  AutoModelForCausalLM.from_pretrained("{merged.folder}")', markup=False, soft_wrap=True)
+    return 0
+
+
+def report_page(paths: list[Path], output: Path) -> int:
+    """Write the HTML page; return the exit code."""
+    from ..report import write_page
+
+    file = write_page(paths, output)
+    console().print(
+        f"{CHECKED} {escape(str(file))} ({size(file.stat().st_size)}): one file, opens in any browser", soft_wrap=True
+    )
+    return 0
