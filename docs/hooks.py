@@ -110,15 +110,18 @@ def cli_page() -> str:
 
 
 def _place(argument: Any) -> str:
-    return str(argument.metavar or argument.name.upper())
+    name = str(argument.metavar or argument.name.upper())
+    if argument.required or "[" in name:
+        return name
+    return f"[{name}]{'...' if argument.nargs == -1 else ''}"
 
 
 def _spelling(param: Any) -> str:
     if param.param_type_name == "argument":
-        return f"`{_cell(_place(param))}`"
+        return f"`{param.metavar or param.name.upper()}`"
     kind = param.type_descriptor.annotation
     value = "" if param.is_flag else f" {param.metavar or getattr(kind, '__name__', str(kind)).upper()}"
-    return f"`{_cell(', '.join(param.opts) + value)}`"
+    return f"`{', '.join(param.opts)}{value}`"
 
 
 def _default(param: Any) -> str:
@@ -144,7 +147,7 @@ def yaml_page() -> str:
         if key.section != section:
             section = key.section
             lines += ["", f"## {section}", "", "| key | type | default | meaning |", "|---|---|---|---|"]
-        default = key.default if key.default == "required" else f"`{_cell(key.default)}`"
+        default = key.default if key.default == "required" else f"`{key.default}`"
         lines.append(f"| `{key.key}` | {_cell(key.type)} | {default} | {_cell(key.meaning)} |")
     return "\n".join(lines) + "\n"
 

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, real_data
 
 from docs.hooks import SOURCES, modules, modules_page
 
@@ -55,3 +55,12 @@ def test_the_files_that_a_document_names_exist(document):
         r"`((?:src|tests|mini|docs|recipes|examples|studies|benchmarks)/[\w./-]*)`", document.read_text()
     )
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_real_data_are_read_from_the_folder_of_the_variable_alone(monkeypatch, tmp_path):
+    read = real_data._get_wrapped_function()
+    monkeypatch.delenv("DUDE_DATA_DIR", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="set DUDE_DATA_DIR"):
+        read()
+    monkeypatch.setenv("DUDE_DATA_DIR", str(tmp_path))
+    assert read() == tmp_path
