@@ -15,6 +15,8 @@ from typing import Any
 
 from .errors import DudeError, quote
 
+ALL_LINEAR = "all-linear"  # PEFT's word for every linear layer but the output layer; no expression
+
 MAX_LENGTH = 2000  # characters
 MAX_STEPS = 1_000_000  # per module name; 20 to 50 ns each
 

@@ -24,10 +24,11 @@ from .base_weight import check_present, dense_weight, onloaded
 from .checkpoint import Factors
 from .config import DudeConfig
 from .errors import DudeError, quote
+from .expressions import ALL_LINEAR
 from .injection import report_init, reported, unchanged_on_error
 from .layer import DudeVariant, Init, init_from_factors, init_from_svd
 from .suitable import expert_parts
-from .targets import ALL_LINEAR, Target, find_targets, saved_modules
+from .targets import Target, find_targets, saved_modules
 
 OVERWRITING_INITS = ("pissa", "olora", "corda", "lora_ga", "loftq", "mica")
 

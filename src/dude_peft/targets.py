@@ -14,13 +14,10 @@ from torch import nn
 
 from .base_weight import dense_weight
 from .errors import DudeError, nearest, quote
-from .expressions import check_expression
+from .expressions import ALL_LINEAR, check_expression
 from .suitable import check_unsharded, left_out_notes, unsuitable
 
 CONTAINERS = (nn.ModuleDict, nn.ModuleList, nn.ParameterDict, nn.ParameterList)
-
-
-ALL_LINEAR = "all-linear"
 
 
 class Target(NamedTuple):

@@ -34,7 +34,9 @@ KEYS: dict[str, dict[str, Any]] = {
     "adapter": {"r": 5},
     "full": {},
 }
-OTHERS = [name for name, method in METHODS.items() if method.config and not issubclass(method.config, LoraConfig)]
+OTHERS = [
+    name for name, method in METHODS.items() if method.config_class and not issubclass(method.config_class, LoraConfig)
+]
 LORA = {"r": 3, "lora_dropout": 0.1, "target_modules": ["q_proj", "v_proj"]}
 IDS = torch.arange(1, 40).view(1, -1)
 # Saved as a difference to the true base, which the reloaded model adds in another order: 9e-8 measured.

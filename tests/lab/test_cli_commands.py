@@ -155,6 +155,16 @@ def test_help_imports_nothing_heavy() -> None:
         assert f" {command} " in done.stdout
 
 
+@pytest.mark.parametrize(
+    "module", ["methods", "paper.recipe", "compare.pool", "compare.processes", "compare.table", "report.page"]
+)
+def test_what_plans_and_shows_runs_imports_no_torch(module: str) -> None:
+    """A comparison's first process, its stand-by workers and the report work on records."""
+    code = f"import sys, dude_lab.{module}\nassert not {{'torch', 'transformers', 'peft', 'trl'}} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_missing_library_says_what_to_install() -> None:
     code = (
         "import sys\nsys.modules['typer'] = None\nsys.argv = ['dude', '--help']\n"

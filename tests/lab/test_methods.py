@@ -116,8 +116,8 @@ def test_type_default_and_meaning_are_those_of_peft_where_the_entry_says_nothing
     field = METHODS["dude"].settings.model_fields["svd"]
     assert field.default == DudeConfig.svd and "krylov" in (field.description or "")
     lora = METHODS["lora"]
-    assert lora.config is not None
-    peft = {one.name: one for one in dataclasses.fields(lora.config)}
+    assert lora.config_class is not None
+    peft = {one.name: one for one in dataclasses.fields(lora.config_class)}
     ours = lora.settings.model_fields
     assert ours["use_rslora"].default is peft["use_rslora"].default and ours["use_rslora"].annotation is bool
     assert (ours["r"].default, ours["r"].annotation) == (16, int)

@@ -55,9 +55,9 @@ def work(spec):
     (place / "run.json").write_text(json.dumps(record | {"metrics": {"before": None, "after": None}}))
 
 if sys.argv[1:]:
-    from dude_lab.compare import processes, server
+    from dude_lab.compare import fork_server, processes
     processes.COMMAND = (sys.executable, __file__)
-    sys.exit(server.main(work, sys.argv[2:]))
+    sys.exit(fork_server.main(work, sys.argv[2:]))
 from dude_lab.compare.processes import read_spec
 sys.exit(work(read_spec()))
 """

@@ -6,18 +6,20 @@ import dataclasses
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
+from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, Field, create_model, field_validator, model_validator
 
 from dude_peft.errors import quote
-from dude_peft.expressions import check_expression
-from dude_peft.targets import ALL_LINEAR, Target
+from dude_peft.expressions import ALL_LINEAR, check_expression
 
 from ..config.section import Settings, meanings
 
 if TYPE_CHECKING:
     from peft import PeftConfig
+
+    from dude_peft.targets import Target
 
 
 class MethodSettings(Settings):
@@ -115,7 +117,8 @@ class Method:
         name: what `method: {name: ...}` says.
         title: how tables and legends write it.
         source: the paper, its title and arXiv number, and what computes it where that is a library.
-        config: the PEFT config class; None for full fine-tuning.
+        config: the PEFT config class as `module.Class`, imported when a `method:` section is read, because PEFT imports
+            torch and transformers; None for full fine-tuning.
         init: what the adapter is initialised from, for the record of a run.
         count: settings and target -> number of trained values; its docstring is the formula.
         keys: the keys of the config class that the `method:` section offers, beside those of `TargetSettings`. Type,
@@ -134,7 +137,7 @@ class Method:
     name: str
     title: str
     source: str
-    config: type[PeftConfig] | None
+    config: str | None
     init: str
     count: Callable[[Any, Target], int]
     keys: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
@@ -147,12 +150,21 @@ class Method:
     merges: bool = True
 
     @cached_property
+    def config_class(self) -> type[PeftConfig] | None:
+        """The PEFT config class, imported; None for full fine-tuning."""
+        if self.config is None:
+            return None
+        module, _, name = self.config.rpartition(".")
+        return getattr(import_module(module), name)
+
+    @cached_property
     def settings(self) -> type[MethodSettings]:
         """The keys that its `method:` section allows, as a class."""
-        if self.config is None:
+        config = self.config_class
+        if config is None:
             return FullSettings
-        fields, types = {one.name: one for one in dataclasses.fields(self.config)}, typing.get_type_hints(self.config)
-        documented = meanings(self.config)
+        fields, types = {one.name: one for one in dataclasses.fields(config)}, typing.get_type_hints(config)
+        documented = meanings(config)
         made: dict[str, Any] = {}
         for key, changes in self.keys.items():
             own = TargetSettings.model_fields.get(key)
@@ -170,12 +182,13 @@ class Method:
         for key in TargetSettings.model_fields.keys() - fields.keys() - {"name"}:  # PEFT has it for other methods only
             kind = Annotated[TargetSettings.model_fields[key].annotation, AfterValidator(_only_null)]  # type: ignore[name-defined]
             made[key] = (kind, Field(None))
-        return create_model(f"{self.config.__name__.removesuffix('Config')}Settings", __base__=TargetSettings, **made)
+        return create_model(f"{config.__name__.removesuffix('Config')}Settings", __base__=TargetSettings, **made)
 
     def build(self, settings: MethodSettings, seed: int) -> PeftConfig | None:
         """Return the PEFT config for `settings` in a run with `seed`."""
-        if self.config is None:
+        config = self.config_class
+        if config is None:
             return None
-        fields = {one.name for one in dataclasses.fields(self.config)}
+        fields = {one.name for one in dataclasses.fields(config)}
         arguments = settings.model_dump(include=fields) | dict(self.fixed) | dict(self.derived(settings, seed))
-        return self.config(task_type="CAUSAL_LM", **arguments)  # type: ignore[arg-type]
+        return config(task_type="CAUSAL_LM", **arguments)  # type: ignore[arg-type]

@@ -6,20 +6,16 @@ A method of the project has its config, layer and model in a file of `dude_peft.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from peft import DeloraConfig, LoKrConfig, LoraConfig, OFTConfig, VeraConfig
 from pydantic import AfterValidator
 
-from dude_peft import DudeConfig
-from dude_peft.baselines.bitfit import BitfitConfig
-from dude_peft.baselines.bottleneck import BottleneckConfig
-from dude_peft.baselines.lora_xs import LoraXsConfig
-from dude_peft.baselines.svft import SvftConfig
 from dude_peft.errors import DudeError
-from dude_peft.targets import Target
 
 from .method import AS_PEFT, Method, check_patterns
+
+if TYPE_CHECKING:
+    from dude_peft.targets import Target
 
 # --- keys that several methods share: what differs from PEFT's own fields -------------------------------------------
 
@@ -99,7 +95,7 @@ _OLORA = "OLoRA: Orthonormal Low-Rank Adaptation of Large Language Models, arXiv
 
 def _variant(name: str, title: str, source: str, init: str, count: Any, overwrites_base: bool, **fixed: Any) -> Method:
     return Method(
-        name, title, source, LoraConfig, init, count, LORA, fixed, _lora_scale, overwrites_base=overwrites_base
+        name, title, source, "peft.LoraConfig", init, count, LORA, fixed, _lora_scale, overwrites_base=overwrites_base
     )
 
 
@@ -132,7 +128,16 @@ def dude_frozen(settings: Any, targets: Sequence[Target]) -> int:
 _DUDE = "Dual Decomposition of Weights and Singular Value Low Rank Adaptation, arXiv 2505.14367"
 DUDE_METHODS = tuple(
     Method(
-        name, title, _DUDE, DudeConfig, "svd", dude_count, DUDE, {"init_variant": name}, _lora_scale, frozen=dude_frozen
+        name,
+        title,
+        _DUDE,
+        "dude_peft.DudeConfig",
+        "svd",
+        dude_count,
+        DUDE,
+        {"init_variant": name},
+        _lora_scale,
+        frozen=dude_frozen,
     )
     for name, title in (("dude", "DuDe"), ("dude_a", "DuDe-A"), ("dude_b", "DuDe-B"))
 )
@@ -171,7 +176,7 @@ VERA = Method(
     "vera",
     "VeRA",
     "VeRA: Vector-based Random Matrix Adaptation, arXiv 2310.11454 (PEFT)",
-    VeraConfig,
+    "peft.VeraConfig",
     "random, shared",
     vera_count,
     keys={
@@ -221,7 +226,7 @@ OFT = Method(
     "OFT",
     "Controlling Text-to-Image Diffusion by Orthogonal Finetuning, arXiv 2306.07280; as in Orthogonal Finetuning "
     "Made Scalable, arXiv 2506.19847 (PEFT)",
-    OFTConfig,
+    "peft.OFTConfig",
     "identity",
     oft_count,
     keys={
@@ -266,7 +271,7 @@ KRONA = Method(
     "krona",
     "KronA",
     "KronA: Parameter Efficient Tuning with Kronecker Adapter, arXiv 2212.10650 (PEFT's LoKr)",
-    LoKrConfig,
+    "peft.LoKrConfig",
     "kaiming",
     krona_count,
     keys={
@@ -313,7 +318,7 @@ DELORA = Method(
     "delora",
     "DeLoRA",
     "DeLoRA: Decoupling Angles and Strength in Low-rank Adaptation, arXiv 2503.18225 (PEFT)",
-    DeloraConfig,
+    "peft.DeloraConfig",
     "kaiming",
     delora_count,
     keys={
@@ -345,7 +350,7 @@ LORA_XS = Method(
     "lora_xs",
     "LoRA-XS",
     "LoRA-XS: Low-Rank Adaptation with Extremely Small Number of Parameters, arXiv 2405.17604",
-    LoraXsConfig,
+    "dude_peft.baselines.lora_xs.LoraXsConfig",
     "svd",
     lora_xs_count,
     keys={
@@ -388,7 +393,7 @@ SVFT = Method(
     "svft",
     "SVFT",
     "SVFT: Parameter-Efficient Fine-Tuning with Singular Vectors, arXiv 2405.19597",
-    SvftConfig,
+    "dude_peft.baselines.svft.SvftConfig",
     "svd",
     svft_count,
     keys={"off_diag": {"ge": 0}},
@@ -407,7 +412,7 @@ BITFIT = Method(
     "bitfit",
     "BitFit",
     "BitFit: Simple Parameter-efficient Fine-tuning for Transformer-based Masked Language-models, arXiv 2106.10199",
-    BitfitConfig,
+    "dude_peft.baselines.bitfit.BitfitConfig",
     "zero",
     bitfit_count,
 )
@@ -424,7 +429,7 @@ ADAPTER = Method(
     "adapter",
     "Adapter",
     "Parameter-Efficient Transfer Learning for NLP, arXiv 1902.00751",
-    BottleneckConfig,
+    "dude_peft.baselines.bottleneck.BottleneckConfig",
     "zero",
     adapter_count,
     keys={

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dude_peft.errors import DudeError, did_you_mean
-from dude_peft.targets import Target
 
 from ..config.section import Settings, parse
 from ..config.yaml_reader import read_yaml
+
+if TYPE_CHECKING:
+    from dude_peft.targets import Target
 
 TABLE = Path(__file__).parent / "shapes.yaml"
 
@@ -72,6 +75,8 @@ class Shape(Settings):
         Raises:
             DudeError: a name that no module has.
         """
+        from dude_peft.targets import Target
+
         wanted = list(self.modules) if isinstance(names, str) else names
         if lost := [name for name in wanted if name not in self.modules]:
             hint = did_you_mean(lost[0], self.modules)

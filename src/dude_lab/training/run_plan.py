@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from dude_peft.errors import DudeError
 from dude_peft.expressions import layer_pattern
-from dude_peft.targets import Target, Targets
 
 from ..config.run_settings import RunSettings
 from ..methods import METHODS, FullSettings, MethodSettings, TargetSettings, build
@@ -23,6 +22,8 @@ from .examples import Examples, length_limit, tokenize
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from dude_peft.targets import Target, Targets
 
     from ..data import TrainingData
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from dude_peft.errors import DudeError
 from dude_peft.files import apply_umask, checksums, folder_bytes, read_json, sync, sync_tree, write_json
-from dude_peft.injection import on_init
 
 from ..config.run_settings import RunSettings
 from ..config.yaml_file import fingerprint
@@ -278,6 +277,8 @@ class _Run:
 
     def _adapt(self, base: Any) -> Any:
         """The base with the method's adapter."""
+        from dude_peft.injection import on_init
+
         from .trainer import adapted_model
 
         what = "decomposing" if METHODS[self.plan.settings.method.name].init in FACTORISED else "preparing"
