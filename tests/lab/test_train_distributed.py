@@ -22,7 +22,7 @@ from dude_lab.training.run_plan import make_plan
 from dude_lab.training.train_run import train
 from dude_peft.errors import DudeError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
@@ -50,7 +50,7 @@ def both(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Tin
     ]
     (made.folder / "runs.json").write_text(json.dumps(runs))
     script = [
-        str(ROOT / "tests" / "distributed_script.py"),
+        str(ROOT / "tests" / "support" / "distributed_script.py"),
         str(made.folder / "out.json"),
         str(made.folder / "runs.json"),
     ]
