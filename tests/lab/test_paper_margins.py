@@ -8,6 +8,8 @@ from typing import Any
 from test_paper_report import PLAIN, RATES, fill, started
 
 from dude_lab.paper import margins
+from dude_lab.paper.experiments import chosen
+from dude_lab.paper.recipe import parts_of
 from dude_lab.paper.study_report import write_report
 
 
@@ -16,10 +18,14 @@ def compared(other: str, value: float | None, word: str, **more: Any) -> dict[st
     return {"other": other, "part": "gpqa", "r": 16, "value": value, "word": word, **ends, **more}
 
 
-def made(*compared: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "claims": [{"compared": list(compared)}, {"compared": [{"other": "", "value": 1.0, "part": "x", "r": None}]}]
-    }
+def made(*compared: dict[str, Any], **models: tuple[str, str | None]) -> dict[str, Any]:
+    """An experiment as `study_report` writes it; `models`: part -> its model's path and the paper's name of it."""
+    tables = []
+    for part in dict.fromkeys(one["part"] for one in compared):
+        model, paper = models.get(part, ("mini", None))
+        tables.append({"part": part, "model": model, "paper_model": paper, "trained_on": f"mini_{part.split('-')[-1]}"})
+    claims = [{"compared": list(compared)}, {"compared": [{"other": "", "value": 1.0, "part": "x", "r": None}]}]
+    return {"claims": claims, "tables": tables}
 
 
 def test_the_table_has_a_row_for_each_rank_or_part_and_bold_where_decided() -> None:
@@ -38,11 +44,26 @@ def test_the_table_has_a_row_for_each_rank_or_part_and_bold_where_decided() -> N
         "|---|---:|---:|",
         "| Table 2 | **+3.1 [+2.1, +4.1]** | +0.0 [-1.0, +1.0] |",
         "| Table 3, r=2; Table 3, r=32 | **-2.0 [-3.0, -1.0]** | - |",
-        "| Table 4, gsm; Table 4, mmlu | **+1.0 [+0.0, +2.0]** | - |",
+        "| Table 4 (gsm); Table 4 (mmlu) | **+1.0 [+0.0, +2.0]** | - |",
     ]
     assert "DuDe is significantly higher in 2 and significantly lower in 1; no significant" in margins.sentence(found)
-    assert margins.trained_on(found) == " gsm, mmlu: what was fine-tuned on."
-    assert margins.trained_on([one for one in found if one.where == "Table 2"]) == ""
+
+
+def test_models_are_named_as_the_paper_names_them(tmp_path: Path) -> None:
+    """At the scale of the paper an experiment has several models, whose paths end in 7B, v0.1, 4 and hf."""
+    places = {}
+    for name in ("table1", "table2"):
+        parts = parts_of(chosen(name, "paper"), "paper", tmp_path)
+        tables = [
+            {"part": part.name, "model": part.model.name, "paper_model": part.model.paper, "trained_on": "gpqa"}
+            for part in parts
+        ]
+        claims = [{"compared": [compared("LoRA", k / 100, "-", part=part.name) for k, part in enumerate(parts)]}]
+        places |= {name: [lead.where for lead in margins.leads({name: {"claims": claims, "tables": tables}})]}
+    assert places["table1"] == ["Table 1 (Qwen1.5-7B)", "Table 1 (Qwen2.5-32B)", "Table 1 (LLaMA2-13B)"]
+    assert places["table2"][2:] == ["Table 2 (Mistral-7B v0.1)", "Table 2 (Phi4 small)"]
+    other = made(compared("LoRA", 0.1, "-"), compared("LoRA", 0.2, "-", part="x"), x=("hub/Llama-2-7b-hf", None))
+    assert [lead.where for lead in margins.leads({"table2": other})][1].startswith("Table 2 (Llama-2-7b-hf")
 
 
 def test_what_is_missing_is_left_out() -> None:

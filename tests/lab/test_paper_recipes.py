@@ -12,7 +12,7 @@ from test_cli_train import dude
 from dude_lab.compare.grid import Grid
 from dude_lab.paper import published
 from dude_lab.paper.budget import cost
-from dude_lab.paper.experiments import SELECTIONS, Experiment, at, chosen
+from dude_lab.paper.experiments import ALL, EXPERIMENTS, SELECTIONS, Experiment, at, chosen
 from dude_lab.paper.recipe import Part, parts_of
 from dude_lab.paper.shapes import shapes
 
@@ -50,6 +50,12 @@ def test_a_dry_run_of_everything_needs_no_network_and_writes_nothing(
         assert part.selection.name in said.stdout and part.model.name.rsplit("/", 1)[-1] in said.stdout
         assert all(text in said.stdout for text in part.recipe.chosen)
     assert "3,086" in said.stdout if scale == "paper" else "core-hours" in said.stdout
+
+
+def test_the_help_names_every_experiment() -> None:
+    said = dude("reproduce", "--help")
+    assert {"calibration", "rates"} < set(EXPERIMENTS)
+    assert f"{', '.join(EXPERIMENTS)}, or {ALL}." in " ".join(said.stdout.replace("│", " ").split())
 
 
 @pytest.mark.parametrize("experiment", at("paper"), ids=lambda one: one.name)

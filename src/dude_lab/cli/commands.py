@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from dude_peft.errors import DudeError
 from dude_peft.files import user_path
 
+from ..paper.experiments import ALL, EXPERIMENTS
 from .boundary import boundary, prepare_streams
 
 
@@ -223,7 +224,7 @@ def reproduce(
     name: Annotated[
         str,
         typer.Argument(
-            help="table1, table2, table3, table4, figure2, figure3, figure4, seeds, or all.",
+            help=f"{', '.join(EXPERIMENTS)}, or {ALL}.",
             metavar="EXPERIMENT",
             show_default=False,
         ),

@@ -21,7 +21,7 @@ class Lead:
     """A comparison of accuracies, as an experiment's `.json` has it.
 
     Attributes:
-        where: experiment, and part or rank where it has several.
+        where: experiment, and model, data set or rank if it has several.
         other: the method that DuDe is compared with.
         value: DuDe's accuracy less the other's; low and high: the ends of its 95% interval.
         word: what it comes to (`verdict.Word`).
@@ -52,11 +52,22 @@ def leads(written: dict[str, Any]) -> list[Lead]:
 
 
 def _where(name: str, made: dict[str, Any], compared: dict[str, Any]) -> str:
+    """Return where a comparison stands: the experiment, and the model, data set and rank if it has several."""
     claims = [one for claim in made["claims"] for one in claim["compared"] if one["other"]]
-    title = EXPERIMENTS[name].title.split(":")[0]
-    if len({one["part"] for one in claims}) > 1:
-        title += f", {compared['part'].split('-')[-1]}"
-    return f"{title}, r={compared['r']}" if len({one["r"] for one in claims}) > 1 else title
+    tables = {table["part"]: table for table in made["tables"]}
+    shown, here = [tables[one["part"]] for one in claims], tables[compared["part"]]
+    labels = [label(here) for label in (_model, _data) if len({label(table) for table in shown}) > 1]
+    where = EXPERIMENTS[name].title.split(":")[0] + (f" ({', '.join(labels)})" if labels else "")
+    return f"{where}, r={compared['r']}" if len({one["r"] for one in claims}) > 1 else where
+
+
+def _model(table: dict[str, Any]) -> str:
+    """Return the paper's name of the model, or the last component of its path."""
+    return table["paper_model"] or table["model"].rstrip("/").rsplit("/", 1)[-1]
+
+
+def _data(table: dict[str, Any]) -> str:
+    return table["trained_on"].rsplit("/", 1)[-1].removeprefix("mini_")
 
 
 def sentence(found: list[Lead]) -> str:
@@ -66,12 +77,6 @@ def sentence(found: list[Lead]) -> str:
         f"Of {len(found)} comparisons of accuracy, DuDe is significantly higher in {counts[HIGHER]} and significantly "
         f"lower in {counts[LOWER]}; no significant difference in {counts[SAME]}."
     )
-
-
-def trained_on(found: list[Lead]) -> str:
-    """What the short names of parts mean, where some stand in the table."""
-    names = [name for name in ("metamath", "gsm", "mmlu") if any(f", {name}" in one.where for one in found)]
-    return f" {', '.join(names)}: what was fine-tuned on." if names else ""
 
 
 def markdown(found: list[Lead]) -> str:
@@ -108,7 +113,7 @@ def _reach(found: list[Lead]) -> tuple[float, bool]:
     return 100 * reach, reach < ends[-1]
 
 
-def _folded(place: str, width: int = 34) -> str:
+def _folded(place: str, width: int = 36) -> str:
     """In lines of whole names."""
     lines = [""]
     for name in place.split("; "):

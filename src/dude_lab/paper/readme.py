@@ -106,7 +106,7 @@ def readme(facts: dict[str, Any], written: dict[str, Any], found: list[margins.L
         lines += [
             margins.markdown(found),
             "",
-            f"Bold: significant after Holm's correction.{margins.trained_on(found)}",
+            "Bold: significant after Holm's correction. In brackets: model or training data, if there are several.",
             "",
         ]
         lines += ["The paper's claims:", ""]
