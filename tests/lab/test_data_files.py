@@ -7,7 +7,8 @@ import json
 
 import pytest
 
-from dude_lab.data import DataSettings, load_training
+from dude_lab.config.data_settings import DataSettings
+from dude_lab.training.training_data import load_training
 from dude_peft.errors import DudeError
 
 GOOD = [{"prompt": f"What is {k} + 1?", "completion": str(k + 1)} for k in range(5)]

@@ -7,8 +7,10 @@ import sys
 
 import pytest
 
-from dude_lab.data import DataSettings, load_training, named_sets
+from dude_lab.config.data_settings import DataSettings
+from dude_lab.data.catalogue import SETS
 from dude_lab.data.templates import join_pair
+from dude_lab.training.training_data import load_training
 from dude_peft.errors import DudeError
 
 
@@ -112,7 +114,7 @@ class TestWhereASetIsFound:
         asked = []
         fake = type(sys)("datasets")
         fake.load_dataset = lambda *a, **k: asked.append((a, k)) or [{"question": "q", "answer": "#### 1"}]
-        gsm8k = named_sets()["gsm8k"]
+        gsm8k = SETS["gsm8k"]
         monkeypatch.setitem(sys.modules, "datasets", fake)
         monkeypatch.delenv("DUDE_DATA_DIR", raising=False)
         assert len(gsm8k.rows("test", real_data).rows) == 1319
@@ -125,10 +127,10 @@ class TestWhereASetIsFound:
         assert asked == [(("openai/gsm8k", "main"), {"split": "test"})]
 
     def test_root_without_the_split_is_an_error_even_where_the_hub_has_it(self, tmp_path, real_data):
-        with pytest.raises(DudeError, match=r"has no boolq/train.jsonl. It holds the splits: validation"):
-            named_sets()["boolq"].rows("train", real_data)
+        with pytest.raises(DudeError, match=r"has no boolq/train.jsonl. It has the splits: validation"):
+            SETS["boolq"].rows("train", real_data)
         with pytest.raises(DudeError, match=r"has no gsm8k/test.jsonl"):
-            named_sets()["gsm8k"].rows("test", tmp_path)
+            SETS["gsm8k"].rows("test", tmp_path)
 
     def test_unreachable_names_the_three_ways(self, monkeypatch):
         fake = type(sys)("datasets")
@@ -140,14 +142,14 @@ class TestWhereASetIsFound:
         monkeypatch.setitem(sys.modules, "datasets", fake)
         monkeypatch.delenv("DUDE_DATA_DIR", raising=False)
         with pytest.raises(DudeError) as caught:
-            named_sets()["gsm8k"].rows("test")
+            SETS["gsm8k"].rows("test")
         said = str(caught.value)
         assert "openai/gsm8k (main)" in said and "no network" in said
         assert "'root'" in said and "DUDE_DATA_DIR" in said and "hub" in said and "gsm8k/test.jsonl" in said
 
     def test_unknown_split(self):
         with pytest.raises(DudeError, match=r"gsm8k has no split 'validation'. It has: train, test"):
-            named_sets()["gsm8k"].rows("validation")
+            SETS["gsm8k"].rows("validation")
 
     def test_own_hub_set(self, monkeypatch):
         import datasets

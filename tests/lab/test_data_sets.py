@@ -10,8 +10,7 @@ from decimal import Decimal
 
 import pytest
 
-from dude_lab.data import named_sets
-from dude_lab.data.catalogue import _MINI
+from dude_lab.data.catalogue import _EMBEDDED, SETS
 from dude_lab.data.subjects import GROUP_OF, GROUPS
 from dude_lab.evaluation.final_number import final_number
 from dude_lab.evaluation.tasks import STOP
@@ -41,7 +40,7 @@ COUNTS = {
 
 @pytest.mark.parametrize(("name", "split"), COUNTS)
 def test_every_record_is_read(name, split, real_data):
-    named = named_sets()[name]
+    named = SETS[name]
     examples = named.examples(split, real_data)
     assert len(examples) == COUNTS[name, split]
     texts = [part for one in examples for part in _texts(one)]
@@ -60,7 +59,7 @@ def _texts(one):
 
 @pytest.mark.parametrize(("split", "commas", "negative", "marks"), [("train", 79, 3, 7378), ("test", 14, 2, 1301)])
 def test_gsm8k_answers(split, commas, negative, marks, real_data):
-    answers = [row["answer"] for row in named_sets()["gsm8k"].rows(split, real_data).rows]
+    answers = [row["answer"] for row in SETS["gsm8k"].rows(split, real_data).rows]
     tails = [answer.split("#### ")[1] for answer in answers]
     golds = [final_number(answer) for answer in answers]
     assert golds == [Decimal(tail.replace(",", "")) for tail in tails]
@@ -71,7 +70,7 @@ def test_gsm8k_answers(split, commas, negative, marks, real_data):
 
 
 def test_metamathqa_answers_can_be_scored(real_data):
-    first, second = named_sets()["metamathqa"].examples("train", real_data)
+    first, second = SETS["metamathqa"].examples("train", real_data)
     assert final_number(second.answer) is not None and "The answer is:" in first.answer
     assert second.prompt.startswith("Question: ") and second.prompt.endswith("\nAnswer:")
 
@@ -92,7 +91,7 @@ def test_gold_agrees_with_an_independent_copy(task, real_data):
     """The instruction-format release gives, in the same order, `answer2`, `solution1`, `option1` or true/false."""
     copy = json.loads(gzip.decompress((real_data / "llm_adapters" / task / "test.json.gz").read_bytes()))
     name, split = SAME_AS[task]
-    questions = named_sets()[name].examples(split, real_data)
+    questions = SETS[name].examples(split, real_data)
     assert len(copy) == len(questions)
     for theirs, ours in zip(copy, questions, strict=True):
         words = {"false": 0, "true": 1}
@@ -104,18 +103,18 @@ def test_gold_agrees_with_an_independent_copy(task, real_data):
 
 def test_arc_labels_and_numbers_of_choices(real_data):
     for name, three, five, digits in [("arc_easy", 7, 4, 97), ("arc_challenge", 4, 3, 22)]:
-        named = named_sets()[name]
+        named = SETS[name]
         lengths = [len(one.choices) for one in named.examples("test", real_data)]
         assert (lengths.count(3), lengths.count(5)) == (three, five)
         assert sum(row["answerKey"] in "12345" for row in named.rows("test", real_data).rows) == digits
 
 
 def test_hellaswag_text_agrees_with_the_records_that_keep_their_fields(real_data, tmp_path):
-    whole = named_sets()["hellaswag"].examples("validation", real_data)
+    whole = SETS["hellaswag"].examples("validation", real_data)
     (tmp_path / "hellaswag").mkdir()
     part_file = real_data / "hellaswag" / "hellaswag_val_1000.jsonl.gz"
     (tmp_path / "hellaswag" / part_file.name).write_bytes(part_file.read_bytes())
-    part = named_sets()["hellaswag"].examples("validation", tmp_path)
+    part = SETS["hellaswag"].examples("validation", tmp_path)
     assert len(part) == 1000
 
     def key(one):
@@ -129,7 +128,7 @@ def test_hellaswag_text_agrees_with_the_records_that_keep_their_fields(real_data
 
 
 def test_mmlu_keeps_none_and_line_breaks(real_data):
-    questions = named_sets()["mmlu"].examples("test", real_data)
+    questions = SETS["mmlu"].examples("test", real_data)
     assert {one.subject for one in questions} == set(GROUP_OF) and len(GROUP_OF) == 57
     assert {group: len(subjects) for group, subjects in GROUPS.items()} == {
         "humanities": 13,
@@ -137,13 +136,11 @@ def test_mmlu_keeps_none_and_line_breaks(real_data):
         "stem": 19,
         "other": 13,
     }
-    everything = [
-        one for split in ("dev", "validation", "test") for one in named_sets()["mmlu"].examples(split, real_data)
-    ]
+    everything = [one for split in ("dev", "validation", "test") for one in SETS["mmlu"].examples(split, real_data)]
     assert sum(choice == "None" for one in everything for choice in one.choices) == 12
     assert sum("\n" in one.asked for one in everything) > 500
     assert all(len(one.choices) == 4 for one in everything)
-    dev = named_sets()["mmlu"].examples("dev", real_data)
+    dev = SETS["mmlu"].examples("dev", real_data)
     assert all(sum(one.subject == subject for one in dev) == 5 for subject in GROUP_OF)
 
 
@@ -157,7 +154,7 @@ class TestHubLayout:
             ("openbookqa", "test", "question_stem"),
             ("commonsense_qa", "validation", "question"),
         ]:
-            named = named_sets()[name]
+            named = SETS[name]
             for k, row in enumerate(named.rows(split, real_data).rows):
                 listed = row["question"]["choices"]
                 hub = {
@@ -166,7 +163,7 @@ class TestHubLayout:
                     "choices": {key: [one[key] for one in listed] for key in ("text", "label")},
                     "answerKey": row["answerKey"],
                 }
-                assert named.family(hub, k) == named.family(row, k)
+                assert named.parser(hub, k) == named.parser(row, k)
 
     def test_boolq_mmlu_siqa(self, real_data):
         for name, split, change in [
@@ -174,9 +171,9 @@ class TestHubLayout:
             ("mmlu", "test", lambda r: {**r, "answer": "ABCD".index(r["answer"])}),
             ("piqa", "validation", lambda r: {**r, "label": int(r["label"])}),
         ]:
-            named = named_sets()[name]
+            named = SETS[name]
             for k, row in enumerate(named.rows(split, real_data, limit=200).rows):
-                assert named.family(change(row), k) == named.family(row, k)
+                assert named.parser(change(row), k) == named.parser(row, k)
 
 
 class TestGpqa:
@@ -192,9 +189,9 @@ class TestGpqa:
     def test_permutation_is_that_of_one_seeded_shuffle_and_never_changes(self, tmp_path):
         root = self.file(tmp_path)
         random.seed(99)
-        questions = named_sets()["gpqa_diamond"].examples("train", root)
+        questions = SETS["gpqa_diamond"].examples("train", root)
         state = random.getstate()
-        again = named_sets()["gpqa_diamond"].examples("train", root)
+        again = SETS["gpqa_diamond"].examples("train", root)
         assert questions == again and random.getstate() == state
         random.seed(0)
         for k, one in enumerate(questions):
@@ -204,7 +201,7 @@ class TestGpqa:
         assert {one.gold for one in questions} == {0, 1, 2, 3}
 
     def test_prompt(self, tmp_path):
-        one = named_sets()["gpqa_diamond"].examples("train", self.file(tmp_path), limit=1)[0]
+        one = SETS["gpqa_diamond"].examples("train", self.file(tmp_path), limit=1)[0]
         assert one.ask("letter").pair == (
             "What is the correct answer to this question:Why, 0?\nSay.\nChoices:\n"
             + "".join(f"({letter}) {choice}\n" for letter, choice in zip("ABCD", one.choices, strict=True))
@@ -241,30 +238,29 @@ class TestBrokenRawFiles:
         path.parent.mkdir(parents=True)
         path.write_text(content)
         with pytest.raises(DudeError) as caught:
-            named_sets()[name].examples(split, tmp_path)
+            SETS[name].examples(split, tmp_path)
         assert said in str(caught.value) and str(path.parent) in str(caught.value)
 
     def test_labels_that_do_not_fit(self, tmp_path):
         (tmp_path / "valid.jsonl").write_text('{"goal": "g", "sol1": "a", "sol2": "b"}\n' * 2)
         (tmp_path / "valid-labels.lst").write_text("0\n")
         with pytest.raises(DudeError, match="1 labels for the 2 records"):
-            named_sets()["piqa"].examples("validation", tmp_path)
+            SETS["piqa"].examples("validation", tmp_path)
         (tmp_path / "valid-labels.lst").write_text("0\n7\n")
         with pytest.raises(DudeError, match=r"line 2: not a record of piqa: the answer is choice 8 of 2"):
-            named_sets()["piqa"].examples("validation", tmp_path)
+            SETS["piqa"].examples("validation", tmp_path)
 
 
-def test_each_generated_set_goes_through_the_code_of_the_set_it_stands_for():
-    sets = named_sets()
-    for mini, real in _MINI.items():
-        for attribute in ("family", "metric", "by_subject"):
-            assert getattr(sets[mini], attribute) == getattr(sets[real], attribute), (mini, attribute)
-        assert sets[mini].protocol == {"letter": "cloze"}.get(sets[real].protocol, sets[real].protocol), mini
+def test_each_embedded_set_goes_through_the_code_of_the_set_it_stands_for():
+    for mini, real in _EMBEDDED.items():
+        for attribute in ("parser", "metric", "by_subject"):
+            assert getattr(SETS[mini], attribute) == getattr(SETS[real], attribute), (mini, attribute)
+        assert SETS[mini].protocol == {"letter": "cloze"}.get(SETS[real].protocol, SETS[real].protocol), mini
 
 
-@pytest.mark.parametrize("mini", _MINI)
-def test_generated_records_are_read_by_the_family_of_the_real_set(mini):
-    named = named_sets()[mini]
+@pytest.mark.parametrize("mini", _EMBEDDED)
+def test_embedded_records_are_read_by_the_parser_of_the_published_set(mini):
+    named = SETS[mini]
     examples = named.examples("validation", limit=20)
     assert len(examples) == 20 == len({one.id for one in examples})
     assert all(text.strip() for one in examples for text in _texts(one))

@@ -12,7 +12,8 @@ import torch
 from eval_tools import byte_tokenizer, tiny_llama
 from peft import LoraConfig, get_peft_model
 
-from dude_lab.evaluation import EvalSettings, evaluate
+from dude_lab.config.eval_settings import EvalSettings
+from dude_lab.evaluation.evaluator import evaluate
 from dude_lab.evaluation.result import EvalResult, Metric
 
 

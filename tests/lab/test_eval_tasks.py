@@ -13,12 +13,15 @@ from eval_tools import Oracle, byte_tokenizer, tiny_llama
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
 
-from dude_lab.data import DataSettings, load_training, named_sets
+from dude_lab.config.data_settings import DataSettings
+from dude_lab.config.eval_settings import EvalSettings
+from dude_lab.data.catalogue import SETS, suites
 from dude_lab.data.subjects import GROUP_OF
-from dude_lab.evaluation import SUITES, EvalSettings, evaluate
 from dude_lab.evaluation.averages import with_averages
+from dude_lab.evaluation.evaluator import evaluate
 from dude_lab.evaluation.result import Metric
 from dude_lab.evaluation.tasks import build_units
+from dude_lab.training.training_data import load_training
 from dude_peft.errors import DudeError
 
 HARNESS = Path(lm_eval.__file__).parent / "tasks"
@@ -60,7 +63,7 @@ def test_requests_are_the_harness_own(name, real_data, tmp_path):
         part = real_data / "hellaswag" / "hellaswag_val_1000.jsonl.gz"
         (root / part.name).write_bytes(part.read_bytes())
     unit = build_units(EvalSettings(suite=name, root=str(root), protocol=protocol, limit=60))[0]
-    rows = named_sets()[name].rows(unit.split, root, limit=60).rows
+    rows = SETS[name].rows(unit.split, root, limit=60).rows
     config = load_yaml(str(HARNESS / file))
     for key in (
         "dataset_path",
@@ -105,7 +108,7 @@ def test_mmlu_requests_are_the_harness_own(real_data):
             split: datasets.Dataset.from_list(
                 [
                     {**row, "answer": "ABCD".index(row["answer"])}
-                    for row in named_sets()["mmlu"].rows(split, real_data).rows
+                    for row in SETS["mmlu"].rows(split, real_data).rows
                     if row["subject"] == subject
                 ]
             )
@@ -128,7 +131,7 @@ def pairs_of(settings):
 
 
 LEARNABLE = [("gsm8k", None), ("commonsense_qa", None), ("commonsense_qa", "letter"), ("mmlu", None), ("mmlu", "cloze")]
-LEARNABLE += [(name, protocol) for name in SUITES["commonsense"] for protocol in (None, "letter")]
+LEARNABLE += [(name, protocol) for name in suites()["commonsense"] for protocol in (None, "letter")]
 
 
 @pytest.mark.parametrize(("name", "protocol"), LEARNABLE)

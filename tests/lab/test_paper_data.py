@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from dude_lab.data import DataSettings, load_training
-from dude_lab.data.sets import named_set
+from dude_lab.config.data_settings import DataSettings
+from dude_lab.data.catalogue import named_set
+from dude_lab.training.training_data import load_training
 from dude_peft.errors import DudeError
 
 HEAD = "Question,Correct Answer,Incorrect Answer 1,Incorrect Answer 2,Incorrect Answer 3,Record ID\n"

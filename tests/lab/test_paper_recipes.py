@@ -223,7 +223,7 @@ def test_a_folder_of_something_else_or_of_the_other_scale_is_refused(tmp_path: P
 
 
 def test_guessing_has_right_what_the_numbers_of_choices_say() -> None:
-    from dude_lab.data.sets import named_set
+    from dude_lab.data.catalogue import named_set
 
     asked = {"calibration-csqa": "mini_csqa", "calibration-gpqa": "mini_gpqa", "calibration-mmlu": "mini_mmlu"}
     seen = 0

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from dude_lab.data.catalogue import SETS
 from dude_lab.mini import names, records
 from dude_peft.errors import DudeError
 from mini.arithmetic import ITEMS
@@ -71,10 +72,8 @@ def what_is_asked(name: str, record: dict[str, Any]) -> str:
     return without_people(record["question"]["stem"]) + "/" + gold(record)
 
 
-def test_names_are_those_that_the_data_room_knows() -> None:
-    from dude_lab.config.set_names import MINI_SETS
-
-    assert set(names()) == set(MINI_SETS)
+def test_names_are_those_of_the_catalogue() -> None:
+    assert set(names()) == {one.name for one in SETS.values() if one.embedded}
 
 
 def test_same_in_every_process() -> None:
@@ -112,15 +111,7 @@ def test_sizes_and_no_record_twice(name: str) -> None:
 
 @pytest.mark.parametrize("name", names())
 def test_read_by_the_loaders_of_the_real_sets(name: str) -> None:
-    from dude_lab.data import named_sets
-
-    found = named_sets()
-    one = next(s for s in (found.values() if isinstance(found, dict) else found) if getattr(s, "name", s) == name)
-    if isinstance(one, str):
-        from dude_lab.data.catalogue import all_sets
-
-        one = next(s for s in all_sets() if s.name == name)
-    examples = one.examples("test", limit=50)
+    examples = SETS[name].examples("test", limit=50)
     assert len(examples) == 50
     for example in examples:
         if hasattr(example, "choices"):

@@ -146,8 +146,8 @@ def evaluate(
 ) -> None:
     """Evaluate a run or a model; print a table, keep every answer."""
     _prepare()
+    from ..config.eval_settings import EvalSettings
     from ..config.section import parse
-    from ..evaluation import EvalSettings
     from .finished_runs import evaluate_model
 
     raw = {"suite": suite, "limit": limit, "batch_size": batch_size, "num_fewshot": shots, "root": root}

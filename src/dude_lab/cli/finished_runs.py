@@ -9,7 +9,7 @@ from rich.markup import escape
 from dude_peft.errors import DudeError
 from dude_peft.files import check_folder, folder_bytes, sync_tree, user_path, write_json
 
-from ..evaluation import EvalSettings
+from ..config.eval_settings import EvalSettings
 from ..training.finished_run import is_run, load_any, open_run
 from ..training.reporter import quiet
 from .console import CHECKED, console, size
@@ -22,7 +22,7 @@ def evaluate_model(
     model: str, settings: EvalSettings, output: Path | None, *, overwrite: bool, dtype: str, device: str
 ) -> int:
     """Evaluate, print the table and write every answer; return the exit code."""
-    from ..evaluation import evaluate
+    from ..evaluation.evaluator import evaluate
     from ..evaluation.tasks import build_units
     from ..training.base_model import choose_device, choose_dtype, identity
     from ..training.provenance import git_state, hardware, versions

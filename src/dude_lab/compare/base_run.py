@@ -24,7 +24,7 @@ def evaluate_base(settings: RunSettings, reporter: Reporter) -> dict[str, Any]:
     Raises:
         DudeError: a model or a set that cannot be read.
     """
-    from ..evaluation import evaluate
+    from ..evaluation.evaluator import evaluate
 
     assert settings.eval is not None
     begin = time.perf_counter()

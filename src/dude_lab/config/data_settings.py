@@ -4,20 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import (
-    Field,
-    SerializerFunctionWrapHandler,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from dude_peft.errors import did_you_mean
 
+from ..data.catalogue import SETS
+from ..data.question_types import Protocol
 from .section import Settings
-from .set_names import GENERATION_SETS, MINI_SETS, SET_NAMES
-
-Protocol = Literal["cloze", "letter"]
 
 
 class DataSettings(Settings):
@@ -70,8 +63,8 @@ class DataSettings(Settings):
     @field_validator("name")
     @classmethod
     def _known_name(cls, name: str | None) -> str | None:
-        if name is not None and name not in SET_NAMES:
-            hint = did_you_mean(name, SET_NAMES) or f" Known: {', '.join(sorted(SET_NAMES))}."
+        if name is not None and name not in SETS:
+            hint = did_you_mean(name, SETS) or f" Known: {', '.join(SETS)}."
             raise ValueError(f"no data set has this name.{hint} Your own file goes under 'train'")
         return name
 
@@ -105,11 +98,12 @@ class DataSettings(Settings):
             if getattr(self, key) is not None and key not in allowed:
                 raise ValueError(f"'{key}' has no meaning with '{sources[0]}'. {remedy}")
         if self.name is not None:
-            if self.root is not None and self.name in MINI_SETS:
-                raise ValueError(f"'root' has no meaning with '{self.name}': its records are generated, not read")
-            if self.protocol is not None and self.name in GENERATION_SETS:
+            named = SETS[self.name]
+            if self.root is not None and named.embedded:
+                raise ValueError(f"'root' has no meaning with '{self.name}': its records ship with the package")
+            if self.protocol is not None and named.free_text:
                 raise ValueError(f"'protocol' is for multiple choice; '{self.name}' is answered with free text")
-            if self.calculator_marks is not None and self.name not in ("gsm8k", "mini_gsm"):
+            if self.calculator_marks is not None and not named.has_calculator_marks:
                 raise ValueError(f"'calculator_marks' belongs to gsm8k; '{self.name}' has none")
         return self
 

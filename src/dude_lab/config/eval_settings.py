@@ -1,27 +1,17 @@
-"""The `eval:` section of a run's YAML, and the suites."""
+"""The `eval:` section of a run's YAML."""
 
 from __future__ import annotations
-
-from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from dude_peft.errors import did_you_mean, quote
 
+from ..data.catalogue import SETS, suites
+from ..data.question_types import Protocol
 from .section import Settings
-from .set_names import COMMONSENSE, MINI_COMMONSENSE, REAL_SETS, SET_NAMES
-
-SUITES: dict[str, tuple[str, ...]] = {
-    "commonsense": COMMONSENSE,
-    "mini_commonsense": MINI_COMMONSENSE,
-    "mini": ("mini_gsm", "mini_csqa", *MINI_COMMONSENSE, "mini_mmlu", "mini_gpqa"),
-    **{name: (name,) for name in sorted(SET_NAMES - {"metamathqa", "mini_metamath"})},
-}
-"""Suite name -> the sets it is made of. Each set is a suite of its own; those made only to train on are left out."""
 
 BUILT_IN = "lm_eval:"
 """Prefix of a task of lm-evaluation-harness itself, such as `lm_eval:lambada_openai`."""
-
 
 LARGEST = 2**31 - 1  # of a count
 
@@ -50,7 +40,7 @@ class EvalSettings(Settings):
     batch_size: int = Field(default=32, ge=1, le=LARGEST)
     num_fewshot: int | None = Field(default=None, ge=0, le=LARGEST)
     max_new_tokens: int = Field(default=256, ge=1, le=LARGEST)
-    protocol: Literal["cloze", "letter"] | None = None
+    protocol: Protocol | None = None
     root: str | None = None
     split: str | None = None
     seed: int = Field(default=42, ge=0)
@@ -62,11 +52,12 @@ class EvalSettings(Settings):
             return None
         if not value:
             raise ValueError("name at least one suite")
+        known = suites()
         for name in [value] if isinstance(value, str) else value:
             if name.startswith(BUILT_IN) and len(name) > len(BUILT_IN):
                 continue
-            if name not in SUITES:
-                hint = did_you_mean(name, SUITES) or f" Known: {', '.join(SUITES)}."
+            if name not in known:
+                hint = did_you_mean(name, known) or f" Known: {', '.join(known)}."
                 raise ValueError(
                     f"no suite is called {quote(name)}.{hint} A task of lm-evaluation-harness is written "
                     f"'{BUILT_IN}NAME'"
@@ -77,15 +68,16 @@ class EvalSettings(Settings):
     def _one_choice(self) -> EvalSettings:
         if (self.suite is None) == (self.tasks is None):
             raise ValueError("give exactly one of 'suite' and 'tasks'")
-        if self.root is not None and not any(name in REAL_SETS for name in self.names):
+        if self.root is not None and not any(name in SETS and not SETS[name].embedded for name in self.names):
             raise ValueError(
-                f"'root' has no meaning with {', '.join(self.names)}: the questions are generated, or read by "
-                "lm-evaluation-harness itself"
+                f"'root' has no meaning with {', '.join(self.names)}: the questions ship with the package, or "
+                "lm-evaluation-harness reads them"
             )
         return self
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The named sets and built-in tasks meant, each once, in the order given."""
-        asked = [self.suite] if self.suite is not None else self.tasks or []
-        return tuple(dict.fromkeys(one for name in asked for one in SUITES.get(name, (name,))))
+        """The data sets and tasks of lm-evaluation-harness to evaluate, each once, in the order given."""
+        chosen = [self.suite] if self.suite is not None else self.tasks or []
+        known = suites()
+        return tuple(dict.fromkeys(one for name in chosen for one in known.get(name, (name,))))

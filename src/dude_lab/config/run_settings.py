@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from pydantic import Field, SerializeAsAny, model_validator
 
-from ..data import DataSettings
-from ..evaluation import EvalSettings
 from ..methods import MethodSettings
+from .data_settings import DataSettings
+from .eval_settings import EvalSettings
 from .section import Settings, UserPath
 
 

@@ -10,10 +10,10 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ..data import DataSettings
-from ..evaluation import EvalSettings
 from ..methods import METHODS, Method, TargetSettings
 from .compare_settings import ComparisonSettings, SearchSettings
+from .data_settings import DataSettings
+from .eval_settings import EvalSettings
 from .run_settings import ModelSettings, RunSettings, TrainSettings
 from .section import meanings
 

@@ -1,31 +1,36 @@
-"""The data sets that have names: where each one's files are, its splits, and how it is usually asked."""
+"""The registry of named data sets: the files and splits of each, and how its questions are asked.
+
+An entry here is all that a data set needs: `data.name`, `eval.suite`, the suites and the error messages read `SETS`.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from ..config.set_names import COMMONSENSE, GPQA, GPQA_BOTH
+from dude_peft.errors import DudeError, did_you_mean, quote
+
 from . import parsers, readers
 from .data_files import read_rows
 from .sets import Hub, NamedSet
 
 _ARC_PARTS = {"train": "Train", "validation": "Dev", "test": "Test"}
 
-_MINI = {
+_EMBEDDED = {
     "mini_gsm": "gsm8k",
     "mini_metamath": "metamathqa",
     "mini_csqa": "commonsense_qa",
-    **{f"mini_{name}": name for name in COMMONSENSE},
+    "mini_boolq": "boolq",
+    "mini_piqa": "piqa",
+    "mini_siqa": "siqa",
+    "mini_hellaswag": "hellaswag",
+    "mini_winogrande": "winogrande",
+    "mini_arc_easy": "arc_easy",
+    "mini_arc_challenge": "arc_challenge",
+    "mini_openbookqa": "openbookqa",
     "mini_mmlu": "mmlu",
     "mini_gpqa": "gpqa_diamond",
 }
-
-
-def all_sets() -> list[NamedSet]:
-    """The published sets, then the generated ones."""
-    published = _published()
-    by_name = {one.name: one for one in published}
-    return [*published, *(_mini(mini, by_name[name]) for mini, name in _MINI.items())]
+"""Set that ships with the package -> the published set whose schema, prompts and metric it shares."""
 
 
 def _published() -> list[NamedSet]:
@@ -49,7 +54,7 @@ def _published() -> list[NamedSet]:
             {"train": ("MetaMathQA-395K.json", "train.jsonl", "sample.jsonl")},
             Hub("meta-math/MetaMathQA", None, {"train": "train"}),
             "train",
-            "train",
+            "",
             None,
             reader=read_rows,
             protocol="generate",
@@ -72,6 +77,7 @@ def _published() -> list[NamedSet]:
             "train",
             "validation",
             "train",
+            suites=("commonsense",),
         ),
         NamedSet(
             "piqa",
@@ -83,6 +89,7 @@ def _published() -> list[NamedSet]:
             "train",
             reader=readers.with_labels("label"),
             metric="acc_norm",
+            suites=("commonsense",),
         ),
         NamedSet(
             "siqa",
@@ -93,6 +100,7 @@ def _published() -> list[NamedSet]:
             "validation",
             "train",
             reader=readers.with_labels("label"),
+            suites=("commonsense",),
         ),
         NamedSet(
             "hellaswag",
@@ -108,6 +116,7 @@ def _published() -> list[NamedSet]:
             "train",
             reader=readers.hellaswag,
             metric="acc_norm",
+            suites=("commonsense",),
         ),
         NamedSet(
             "winogrande",
@@ -118,6 +127,7 @@ def _published() -> list[NamedSet]:
             "validation",
             "train",
             reader=readers.with_labels("answer"),
+            suites=("commonsense",),
         ),
         *(
             NamedSet(
@@ -129,6 +139,7 @@ def _published() -> list[NamedSet]:
                 "test",
                 "train",
                 metric="acc_norm",
+                suites=("commonsense",),
             )
             for name, title in (("arc_easy", "ARC-Easy"), ("arc_challenge", "ARC-Challenge"))
         ),
@@ -141,6 +152,7 @@ def _published() -> list[NamedSet]:
             "test",
             "train",
             metric="acc_norm",
+            suites=("commonsense",),
         ),
         NamedSet(
             "mmlu",
@@ -171,10 +183,11 @@ def _published() -> list[NamedSet]:
                 protocol="letter",
                 folder="gpqa",
             )
-            for name in GPQA
+            for name in ("gpqa_main", "gpqa_diamond", "gpqa_extended")
         ),
+        # What the DuDe paper fine-tunes on: one after the other, a question that is in both twice.
         NamedSet(
-            GPQA_BOTH,
+            "gpqa_main_extended",
             parsers.gpqa,
             {"train": ("./",)},
             Hub("Idavidrein/gpqa", "gpqa_main+gpqa_extended", {"train": "train"}),
@@ -188,21 +201,50 @@ def _published() -> list[NamedSet]:
     ]
 
 
-def _mini(name: str, real: NamedSet) -> NamedSet:
-    """The generated set that stands for `real`: the same family, prompts and scores.
+def _embedded(name: str, published: NamedSet) -> NamedSet:
+    """Return the entry of a set that ships with the package.
 
-    None is asked by letter unless `protocol: letter` says so: a model as small as `mini` knows many answers, and binds
-    no letters to them.
+    None is asked by letter unless `protocol: letter` says so: a model as small as `mini` knows many answers, but does
+    not bind letters to them.
     """
     return replace(
-        real,
-        protocol="cloze" if real.protocol == "letter" else real.protocol,
+        published,
+        protocol="cloze" if published.protocol == "letter" else published.protocol,
         name=name,
         files={},
         hub=None,
-        generated=True,
+        embedded=True,
         train_split="train",
-        eval_split="train" if name == "mini_metamath" else "test",
+        eval_split="test" if published.eval_split else "",
         fewshot_split="train",
+        suites=("mini", *(f"mini_{suite}" for suite in published.suites)) if published.eval_split else (),
         extra_splits=("train", "validation", "test"),
     )
+
+
+def _entries() -> dict[str, NamedSet]:
+    published = {one.name: one for one in _published()}
+    return published | {name: _embedded(name, published[real]) for name, real in _EMBEDDED.items()}
+
+
+SETS: dict[str, NamedSet] = _entries()
+"""Name -> data set: the published sets, then those that ship with the package."""
+
+
+def named_set(name: str) -> NamedSet:
+    """Return the set called `name`.
+
+    Raises:
+        DudeError: no set has this name.
+    """
+    if name not in SETS:
+        raise DudeError(f"no data set is called {quote(name)}.{did_you_mean(name, SETS)} Known: {', '.join(SETS)}.")
+    return SETS[name]
+
+
+def suites() -> dict[str, tuple[str, ...]]:
+    """Return suite name -> its sets: the groups that entries name, then each set with an evaluation split by itself."""
+    evaluated = [one for one in SETS.values() if one.eval_split]
+    groups = dict.fromkeys(suite for one in evaluated for suite in one.suites)
+    members = {suite: tuple(one.name for one in evaluated if suite in one.suites) for suite in groups}
+    return members | {one.name: (one.name,) for one in evaluated}

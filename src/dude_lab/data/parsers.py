@@ -1,4 +1,4 @@
-"""From a raw record of each family of data sets to a `Problem` or a `Question`.
+"""Parsers: functions from a raw record to a `Problem` or a `Question`, one for each record schema.
 
 A record may be as the authors of the set publish it or as the Hugging Face hub holds it. Prompts are those of
 lm-evaluation-harness's own tasks, character for character, where it has them.
@@ -133,7 +133,7 @@ def gpqa(record: Record, number: int) -> Question:
     )
 
 
-Family = Callable[[Record, int], "Problem | Question"]
+Parser = Callable[[Record, int], "Problem | Question"]
 
 
 def _stem_choices(record: Record) -> tuple[str, tuple[str, ...], int]:

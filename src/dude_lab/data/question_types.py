@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from dude_peft.errors import quote
 
-from ..config.data_settings import Protocol
 from .templates import unusable
 
 LETTERS = "ABCDEFGHIJ"
+
+Protocol = Literal["cloze", "letter"]
+"""How a multiple-choice question is asked: `cloze` scores the text of each choice, `letter` its letter."""
 
 
 def _check(*texts: str) -> None:

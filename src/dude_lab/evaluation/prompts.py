@@ -8,8 +8,9 @@ from typing import Any
 from dude_peft.errors import DudeError
 
 from ..config.eval_settings import BUILT_IN, EvalSettings
+from ..data.catalogue import named_set
 from ..data.question_types import Problem, subject_heading
-from ..data.sets import ROOT_VARIABLE, named_set
+from ..data.sets import ROOT_VARIABLE
 from .final_number import final_number
 
 
@@ -34,10 +35,10 @@ def stored_prompts(settings: EvalSettings) -> dict[tuple[str, str], dict[str, An
 def _of_set(name: str, settings: EvalSettings) -> dict[tuple[str, str], dict[str, Any]]:
     named = named_set(name)
     root, split = settings.root or os.environ.get(ROOT_VARIABLE), settings.split or named.eval_split
-    if not named.generated and (root is None or named.found(split, root) is None):
+    if not named.embedded and (root is None or named.found(split, root) is None):
         return {}
     found: dict[tuple[str, str], dict[str, Any]] = {}
-    protocol = settings.protocol or ("letter" if named.protocol == "letter" else "cloze")
+    protocol = settings.protocol or named.choice_protocol
     for one in named.examples(split, settings.root, None if named.by_subject else settings.limit):
         if isinstance(one, Problem):
             found[name, one.id] = {"prompt": one.prompt, "gold": str(final_number(one.answer))}

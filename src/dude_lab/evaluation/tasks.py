@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from dude_peft.errors import DudeError, quote
 
 from ..config.eval_settings import BUILT_IN, EvalSettings
+from ..data.catalogue import named_set
 from ..data.question_types import Asked, Problem, Question, subject_heading
-from ..data.sets import NamedSet, named_set
+from ..data.sets import NamedSet
 from .final_number import final_number, last_number
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def _named(named: NamedSet, settings: EvalSettings) -> list[Unit]:
     if isinstance(examples[0], Problem):
         task = _generate_task(named.name, examples, worked, shots, settings)
         return [Unit(named.name, named.name, task, examples, "generate", named.metric, split, shots)]
-    protocol = settings.protocol or ("letter" if named.protocol == "letter" else "cloze")
+    protocol = settings.protocol or named.choice_protocol
     metric = "acc" if protocol == "letter" else named.metric
     units = []
     for subject, part in _subjects(examples, settings.limit) if named.by_subject else [(None, examples)]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from dude_peft.targets import Target, Targets
 
-    from ..data import TrainingData
+    from .training_data import TrainingData
 
 CHECKS = ("model", "data", "lengths", "targets", "evaluation", "steps", "memory")
 
@@ -127,7 +127,7 @@ def _model(plan: Plan) -> str:
 
 
 def _data(plan: Plan) -> str:
-    from ..data import load_training
+    from .training_data import load_training
 
     plan.data = load_training(plan.settings.data)
     held_out = f", {len(plan.data.validation):,} for validation" if plan.data.validation is not None else ""

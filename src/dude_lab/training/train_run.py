@@ -379,7 +379,7 @@ class _Run:
             if not math.isfinite(point["eval_loss"]):
                 raise NotFinite(step, "validation loss", None)
         if settings.eval is not None:
-            from ..evaluation import evaluate
+            from ..evaluation.evaluator import evaluate
 
             with self._stage(f"evaluating {name or f'at step {step}'}"):
                 result = evaluate(trainer.model, plan.base.tokenizer, settings.eval, progress=self.reporter.asked)

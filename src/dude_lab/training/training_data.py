@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 from dude_peft.errors import DudeError
 
 from ..config.data_settings import DataSettings
-from .data_files import Rows, read_rows
-from .hub import read_hub
-from .parsers import CALCULATOR_MARK
-from .question_types import Problem, subject_heading
+from ..data.catalogue import named_set
+from ..data.data_files import Rows, read_rows
+from ..data.parsers import CALCULATOR_MARK
+from ..data.question_types import Problem, subject_heading
+from ..data.sets import read_hub
+from ..data.templates import pairs as pairs_of
 
 if TYPE_CHECKING:
     import datasets
@@ -62,9 +64,7 @@ def load_training(settings: DataSettings) -> TrainingData:
 
 def _training_pairs(settings: DataSettings) -> tuple[list[Pair], str]:
     if settings.name is not None:
-        from .sets import named_set
-
-        split = settings.split or named_set(settings.name).train_split or "train"
+        split = settings.split or named_set(settings.name).train_split
         # A fraction to set aside and a sample are taken from the whole split, so only then must all of it be read.
         limit = None if isinstance(settings.validation, float) or settings.sample else settings.limit
         return _named_pairs(settings, split, limit), f"{settings.name}, split {split}"
@@ -82,10 +82,8 @@ def _validation_pairs(settings: DataSettings, name: str) -> list[Pair]:
 
 
 def _named_pairs(settings: DataSettings, split: str, limit: int | None = None) -> list[Pair]:
-    from .sets import named_set
-
     named = named_set(settings.name or "")
-    protocol = settings.protocol or ("cloze" if named.protocol == "generate" else named.protocol)
+    protocol = settings.protocol or named.choice_protocol
     pairs = []
     for one in named.examples(split, settings.root, limit):
         if isinstance(one, Problem):
@@ -99,9 +97,7 @@ def _named_pairs(settings: DataSettings, split: str, limit: int | None = None) -
 
 
 def _own_pairs(settings: DataSettings, rows: Rows) -> list[Pair]:
-    from .templates import pairs
-
-    return pairs(rows, settings.prompt or "prompt", settings.completion or "completion")
+    return pairs_of(rows, settings.prompt or "prompt", settings.completion or "completion")
 
 
 def _hub_rows(settings: DataSettings, split: str) -> Rows:
