@@ -10,9 +10,10 @@ from comparison_tools import finish
 from conftest import ROOT
 from test_paper_report import PLAIN, answers, cells, fill, started
 
+from dude_lab.compare.comparison_folder import ComparisonFolder
 from dude_lab.paper.experiments import chosen
 from dude_lab.paper.recipe import parts_of
-from dude_lab.paper.study_folder import PartFolder
+from dude_lab.paper.study_folder import StudyFolder
 from dude_lab.paper.study_report import write_report
 from dude_peft.errors import DudeError
 
@@ -25,7 +26,7 @@ SHARES = {  # at 1e-3, 1e-2, 1e-1; the best is 1e-2 for LoRA and DoRA, 1e-3 for 
 }
 
 
-def search(folder: PartFolder, task: str) -> None:
+def search(folder: ComparisonFolder, task: str) -> None:
     """Every search, finished."""
     grid = folder.grid()
     for row in grid.rows:
@@ -82,7 +83,7 @@ def test_the_rates_above_are_the_next_to_the_chosen(tmp_path: Path) -> None:
     kept = ROOT / "studies" / "mini"
     parts = {part.name: part for part in parts_of(chosen("rates", "mini"), "mini", tmp_path)}
     for above, study in (("above-gpqa", "gpqa"), ("above-mmlu", "ranks")):
-        choices = PartFolder(kept, study).search
+        choices = StudyFolder(kept).comparison(study).search
         rows = json.loads(choices.read_text())["rows"]
         for method in parts[above].settings.methods:
             row = rows[f"{method['name']}-r16"]

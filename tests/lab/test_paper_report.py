@@ -11,12 +11,13 @@ import pytest
 from comparison_tools import finish
 
 from dude_lab.compare.comparison import Plan
+from dude_lab.compare.comparison_folder import ComparisonFolder
 from dude_lab.compare.comparison_report import report
 from dude_lab.compare.grid import Cell, Grid
 from dude_lab.paper.experiments import chosen
 from dude_lab.paper.recipe import parts_of
 from dude_lab.paper.reproduce_run import Reproduction, begin
-from dude_lab.paper.study_folder import PartFolder, Root
+from dude_lab.paper.study_folder import StudyFolder
 from dude_lab.paper.study_report import write_report
 from dude_lab.stats.significance import holm
 
@@ -24,21 +25,21 @@ RATES = ("learning_rates=[1e-3]",)
 PLAIN = ("methods=[lora, dora, pissa, dude]", *RATES)
 
 
-def started(folder: Path, name: str, *overrides: str) -> dict[str, PartFolder]:
+def started(folder: Path, name: str, *overrides: str) -> dict[str, ComparisonFolder]:
     """A reproduction in which nothing has run yet."""
-    root = Root(folder)
+    root = StudyFolder(folder)
     parts = parts_of(chosen(name, "mini"), "mini", folder, overrides)
     base = {"name": "mini", "dtype": "float32", "sha256": "0" * 64}
-    kept = [PartFolder(folder, part.name) for part in parts]
+    kept = [root.comparison(part.name) for part in parts]
     plans = tuple(
         Plan(part.settings, Grid(part.settings, "0" * 64, one.runs), one, base)
         for part, one in zip(parts, kept, strict=True)
     )
     begin(Reproduction(chosen(name, "mini"), "mini", root, parts, plans, overrides))
-    return {one.name: one for one in kept}
+    return {one.path.name: one for one in kept}
 
 
-def cells(folder: PartFolder) -> list[Cell]:
+def cells(folder: ComparisonFolder) -> list[Cell]:
     grid = folder.grid()
     return [cell for row in grid.rows for cell in grid.run_cells(row, row.learning_rates[0])]
 
@@ -49,7 +50,7 @@ def answers(share: float, mark: object, n: int = 300) -> list[int]:
     return [int(hard.random() + 0.1 * noise.random() < share) for _ in range(n)]
 
 
-def fill(folder: PartFolder, task: str, shares: dict[str, float], *, skip: tuple[str, ...] = ()) -> None:
+def fill(folder: ComparisonFolder, task: str, shares: dict[str, float], *, skip: tuple[str, ...] = ()) -> None:
     for cell in cells(folder):
         method, seed = cell.settings.method.name, cell.settings.train.seed
         if method in skip:

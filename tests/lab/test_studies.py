@@ -18,7 +18,7 @@ from dude_lab.config.yaml_file import fingerprint, parse_run
 from dude_lab.paper.experiments import EXPERIMENTS, chosen
 from dude_lab.paper.recipe import parts_of
 from dude_lab.paper.reproduce_run import stored_progress
-from dude_lab.paper.study_folder import Root
+from dude_lab.paper.study_folder import StudyFolder
 from dude_lab.paper.study_report import write_experiment
 from dude_lab.training.base_model import find_base, identity
 
@@ -52,7 +52,7 @@ def test_every_run_is_known_by_its_name(study: PackedStudy, base: str) -> None:
 
 def test_nothing_is_left_to_run() -> None:
     parts = parts_of(chosen("all", "mini"), "mini", MINI, (), [])
-    done, known = stored_progress(Root(MINI), parts) or (0, 0)
+    done, known = stored_progress(StudyFolder(MINI), parts) or (0, 0)
     assert done == known == 540
 
 
@@ -77,7 +77,7 @@ def test_every_answer_is_there_and_no_prompt(study: PackedStudy) -> None:
 def test_the_tables_are_those_of_the_runs(name: str, tmp_path: Path) -> None:
     shutil.copytree(MINI, tmp_path / "study")
     (tmp_path / "study" / f"{name}.md").unlink()
-    write_experiment(Root(tmp_path / "study"), EXPERIMENTS[name], "mini")
+    write_experiment(StudyFolder(tmp_path / "study"), EXPERIMENTS[name], "mini")
     assert (tmp_path / "study" / f"{name}.md").read_text() == (MINI / f"{name}.md").read_text()
 
 

@@ -178,8 +178,8 @@ def compare(
     what: Annotated[
         list[str],
         typer.Argument(
-            help="A comparison's YAML file and changes to it, or folders of finished runs.",
-            metavar="CONFIG.yaml [KEY=VALUE]... | RUN...",
+            help="A comparison's YAML file and changes to it, or finished runs and comparisons (also parts/NAME).",
+            metavar="CONFIG.yaml [KEY=VALUE]... | FOLDER...",
             show_default=False,
         ),
     ],
@@ -202,8 +202,8 @@ def report(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            help="A comparison's folder, a reproduction's parts/NAME, or finished runs.",
-            metavar="RUNS...",
+            help="Finished runs and comparisons (also parts/NAME of a study).",
+            metavar="FOLDER...",
             show_default=False,
             callback=_expanded,
         ),

@@ -98,18 +98,16 @@ def _show_plan(plan: Plan) -> int:
 
 def _tabulate(paths: list[Path], output: Path | None) -> int:
     from ..compare.comparison_report import report, write_report
-    from ..compare.results import collect, collect_runs
+    from ..compare.results import collect_paths
     from ..compare.table import make_table
-    from ..paper.study_folder import find_comparison
 
-    folder = find_comparison(paths[0]) if len(paths) == 1 else None
     if output is not None:
         check_folder(output, "-o", own=FILES)
-    elif folder is not None:
+    results, folder = collect_paths(paths)
+    if output is None and folder is not None:
         report(folder, show_table)
-        show_files(folder.picture.parent)
+        show_files(folder.path)
         return 0
-    results = collect_runs(paths) if folder is None else collect(folder)
     table = make_table(results)
     show_table(table)  # first of all: a disk that is full must not lose it
     if output is not None:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from ..paper.experiments import Experiment, Scale, chosen
 from ..paper.recipe import Part, parts_of
-from ..paper.study_folder import Root
+from ..paper.study_folder import StudyFolder
 from . import INTERRUPTED
 from .console import NOTE, console, table
 
@@ -23,7 +23,7 @@ def run(
 ) -> int:
     """Reproduce; returns the exit code: 0 all finished, 1 some runs failed or are missing, 130 stopped."""
     experiments = chosen(name, scale)
-    root = Root(output)
+    root = StudyFolder(output)
     parts = parts_of(experiments, scale, output, overrides, rows)
     if dry_run:
         root.check(scale)
@@ -40,7 +40,7 @@ def _again(scale: str, output: Path, rows: list[str], overrides: list[str]) -> l
 def _work(
     experiments: tuple[Experiment, ...],
     scale: Scale,
-    root: Root,
+    root: StudyFolder,
     parts: tuple[Part, ...],
     overrides: list[str],
     again: list[str],
@@ -79,7 +79,7 @@ def _work(
     return FAILED if any(row["failed"] or row["missing"] for row in rows) else 0
 
 
-def _show(experiments: tuple[Experiment, ...], written: dict[str, Any], root: Root) -> None:
+def _show(experiments: tuple[Experiment, ...], written: dict[str, Any], root: StudyFolder) -> None:
     """Every claim with its verdict, and where the rest is."""
     from ..paper.readme import claim_text
 
@@ -97,7 +97,7 @@ def _show(experiments: tuple[Experiment, ...], written: dict[str, Any], root: Ro
     out.print(f"\nread first: {escape(str(root.path / 'README.md'))}", soft_wrap=True)
 
 
-def _show_costs(scale: Scale, parts: tuple[Part, ...], root: Root) -> int:
+def _show_costs(scale: Scale, parts: tuple[Part, ...], root: StudyFolder) -> int:
     """Models, data, steps, memory and hours, and how much of it is done; writes nothing."""
     from ..paper import budget
     from ..paper.reproduce_run import stored_progress

@@ -17,28 +17,40 @@ from .grid import Cell, Grid
 from .run_store import Run, RunStore
 
 SCHEMA = 1  # of table.json, search.json and base.json
+STUDY = "reproduction.json"  # marks the folder of a study, which has its comparisons in `parts/`
 
 
 class ComparisonFolder:
     """Paths of one comparison.
 
+    In its own folder:
+
         compare.yaml, base.json                the config as resolved, and which base model it means
-        runs/NAME/                             one cell each
-        runs.parquet, curves.parquet, answers.parquet    finished cells that were packed (`packing.pack`)
-        state/NAME.lock, .log, .status.json    held while a process works on the cell; its output; how far it is
-        state/NAME.failed.json                 why it failed
         search.json, table.md, table.json, curves.png, curves.svg
 
-    A lock is the operating system's (`flock`): it ends with the process that holds it, however that dies.
+    In the folder of its study, which several comparisons may share (`dude reproduce`), by default the same folder:
+
+        runs/NAME/                             one run each
+        runs.parquet, curves.parquet, answers.parquet    finished runs that were packed (`packing.pack`)
+        state/NAME.lock, .log, .status.json    held while a process works on the run; its output; how far it is
+        state/NAME.failed.json                 why it failed
+
+    A run is named by what determines it, so a run that two comparisons need is one folder. A lock is the operating
+    system's (`flock`): it ends with the process that holds it, however that dies.
+
+    Args:
+        path: folder of the comparison.
+        study: folder of the runs; None: the same.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, study: str | Path | None = None) -> None:
         self.path = Path(path)
+        self.study = self.path if study is None else Path(study)
         self.config = self.path / "compare.yaml"
         self.base = self.path / "base.json"
-        self.runs = self.path / "runs"
-        self.store = RunStore(self.path)
-        self.state = self.path / "state"
+        self.runs = self.study / "runs"
+        self.store = RunStore(self.study)
+        self.state = self.study / "state"
         self.search = self.path / "search.json"
         self.table_md = self.path / "table.md"
         self.table_json = self.path / "table.json"
@@ -60,6 +72,7 @@ class ComparisonFolder:
 
     def begin(self, settings: ComparisonSettings, base: dict[str, Any]) -> None:
         """Write what the folder is; finished cells of an earlier config stay and are used where they fit."""
+        self.path.mkdir(parents=True, exist_ok=True)
         self.runs.mkdir(parents=True, exist_ok=True)
         self.state.mkdir(exist_ok=True)
         values = {**settings.resolved(), "output": "."}  # the folder may be moved
@@ -135,6 +148,26 @@ class ComparisonFolder:
             return True
         lock.release()
         return False
+
+
+def find_comparison(path: str | Path) -> ComparisonFolder | None:
+    """Return the comparison whose folder `path` is, alone or in `parts/` of a study; None if it is none.
+
+    Raises:
+        DudeError: it is the folder of a study; names its comparisons.
+    """
+    path = Path(path)
+    if (path / STUDY).is_file():
+        names = sorted(config.parent.name for config in path.glob("parts/*/compare.yaml"))
+        raise DudeError(
+            f"{path}: a study of {len(names)} comparisons. Give one of them, such as "
+            f"{path / 'parts' / (names[0] if names else 'NAME')}. Comparisons: {', '.join(names) or 'none yet'}."
+        )
+    here = path.resolve()
+    study = path.parent.parent if path.name == here.name else here.parent.parent
+    shared = here.parent.name == "parts" and (study / STUDY).is_file()
+    folder = ComparisonFolder(path, study if shared else None)
+    return folder if folder.config.is_file() else None
 
 
 def claim(state: Path, name: str) -> Any:

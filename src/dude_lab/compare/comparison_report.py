@@ -37,7 +37,7 @@ def report(folder: ComparisonFolder, show: Callable[[dict[str, Any]], None] | No
     if any(choices):
         write_choices(folder, [choice for choice in choices if choice is not None])
     with folder.writing():
-        write_report(results, table, folder.table_json.parent)
+        write_report(results, table, folder.path)
     return table
 
 

@@ -16,7 +16,7 @@ from dude_peft.files import folder_bytes, write_json, write_text
 
 from ..config.yaml_reader import dump_yaml, read_yaml
 from ..training.run_folder import RunFolder
-from .comparison_folder import claim
+from .comparison_folder import STUDY, claim
 from .packed import FILES, NOT_STORED, PackedRun, PackedStudy, find_packed, make_tables, write_table
 from .run_store import FolderRun, RunStore, Source, samples_file
 
@@ -116,11 +116,11 @@ def _study(path: str | Path) -> Path:
     path = Path(path)
     if not path.is_dir():
         raise DudeError(f"{path}: no such folder. Give the output of `dude compare` or `dude reproduce`.")
-    if path.resolve().parent.name == "parts" and (path.resolve().parent.parent / "reproduction.json").is_file():
+    if path.resolve().parent.name == "parts" and (path.resolve().parent.parent / STUDY).is_file():
         raise DudeError(f"{path}: a part of a reproduction, whose runs all parts share. Give {path.parent.parent}.")
-    if not any((path / name).is_file() for name in ("compare.yaml", "reproduction.json")):
+    if not any((path / name).is_file() for name in ("compare.yaml", STUDY)):
         raise DudeError(
-            f"{path}: neither a comparison nor a reproduction (no compare.yaml, no reproduction.json). "
+            f"{path}: neither a comparison nor a reproduction (no compare.yaml, no {STUDY}). "
             "Give the output of `dude compare` or `dude reproduce`."
         )
     return path

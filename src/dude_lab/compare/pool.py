@@ -126,7 +126,7 @@ class Pool:
             self._start(cell)
 
     def _start(self, cell: Cell) -> None:
-        spec = spec_of(cell, self.folder.path, self.threads)
+        spec = spec_of(cell, self.folder.study, self.threads)
         process = self._launcher.start(spec, self.folder.state / f"{cell.name}.log")
         self._children.append(_Child(cell, process))
         self.watcher.started(cell)

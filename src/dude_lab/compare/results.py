@@ -18,7 +18,7 @@ from ..config.yaml_file import parse_run
 from ..stats.intervals import Table
 from ..stats.smoothing import Series
 from ..training.finished_run import open_run
-from .comparison_folder import ComparisonFolder
+from .comparison_folder import ComparisonFolder, find_comparison
 from .grid import Grid
 from .rows import Row, full_name
 from .run_store import FolderRun, Run, find_run
@@ -92,6 +92,37 @@ def collect(folder: ComparisonFolder) -> Results:
     return _results(rows, base, grid.settings.jobs)
 
 
+def collect_paths(paths: Sequence[Path]) -> tuple[Results, ComparisonFolder | None]:
+    """Return the results of comparisons and finished runs; of one comparison alone also its folder.
+
+    Args:
+        paths: folders of comparisons (also those in `parts/` of a study) and of runs, packed or not. Rows with the same
+            runs are one row; other rows of one name get their comparison's name into their label.
+
+    Raises:
+        DudeError: the folder of a study, one without a finished run, two runs of one row and seed, or runs asked
+            different questions.
+    """
+    folders = {path: folder for path in paths if (folder := find_comparison(path)) is not None}
+    if len(paths) == 1 and folders:
+        return collect(folders[paths[0]]), folders[paths[0]]
+    found = [(path, collect(folder)) for path, folder in folders.items()]
+    if len({path.resolve().name for path in folders}) == len(folders):
+        found = [(Path(path.resolve().name), results) for path, results in found]
+    rows: dict[tuple[str, ...], tuple[RowResult, str]] = {}
+    bases = {results.base.name: results.base for _, results in found if results.base is not None}
+    base = next(iter(bases.values())) if len(bases) == 1 else None
+    if single := [path for path in paths if path not in folders]:
+        runs = collect_runs(single)
+        found.append((Path(), runs))
+        base = base or runs.base
+    for place, results in found:
+        for row in results.rows:
+            rows.setdefault((row.name, *(run.name for run in row.runs)), (row, place.name and str(place)))
+    _check_questions([row for row, _ in rows.values()])
+    return _results(_named_apart(list(rows.values())), base, None), None
+
+
 def collect_runs(paths: Sequence[Path]) -> Results:
     """Rows from the folders of finished runs; those that differ in nothing but the seed are one row.
 
@@ -108,14 +139,18 @@ def collect_runs(paths: Sequence[Path]) -> Results:
         if run.seed in [one.seed for one in old.runs]:
             raise DudeError(f"{path}: a second run of {old.name} with seed {run.seed}. Name each run once.")
         rows[key] = replace(old, runs=tuple(sorted((*old.runs, run), key=lambda one: one.seed)))
-    if len({json.dumps(_questions(row.runs[0])) for row in rows.values()}) > 1:
-        raise DudeError("these runs were asked different questions. Name runs with the same 'eval' section.")
+    _check_questions(list(rows.values()))
     first = next(iter(rows.values())).runs[0]
     before = first.record["metrics"]["before"]
     base = None
     if before is not None:
         base = Run({**first.record, "metrics": {"before": None, "after": before}}, first.source)
-    return _results(_told_apart(tuple(rows.values())), base, None)
+    return _results(_named_apart([(row, "") for row in rows.values()]), base, None)
+
+
+def _check_questions(rows: Sequence[RowResult]) -> None:
+    if len({json.dumps(_questions(row.runs[0])) for row in rows if row.runs}) > 1:
+        raise DudeError("these runs were asked different questions. Name runs with the same 'eval' section.")
 
 
 def _open(path: Path) -> tuple[Run, RunSettings]:
@@ -170,11 +205,12 @@ def _questions(run: Run) -> Any:
     return {k: v for k, v in asked.items() if k not in ("every", "batch_size")} if asked else None
 
 
-def _told_apart(rows: tuple[RowResult, ...]) -> tuple[RowResult, ...]:
-    """Rows of one name get what they differ in (learning rate, or the folder) into their label."""
-    names = [row.name for row in rows]
+def _named_apart(rows: Sequence[tuple[RowResult, str]]) -> tuple[RowResult, ...]:
+    """Return the rows; those of one name get their comparison, or their first run, into their label."""
+    names = [row.name for row, _ in rows]
     return tuple(
-        replace(row, label=f"{row.label} ({row.runs[0].name})") if names.count(row.name) > 1 else row for row in rows
+        replace(row, label=f"{row.label} ({place or row.runs[0].name})") if names.count(row.name) > 1 else row
+        for row, place in rows
     )
 
 

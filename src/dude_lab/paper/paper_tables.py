@@ -8,6 +8,7 @@ from functools import cached_property
 from statistics import stdev
 from typing import Any
 
+from ..compare.comparison_folder import ComparisonFolder
 from ..compare.outcome import Outcome, accuracy, find_outcome
 from ..compare.results import Results, RowResult, collect
 from ..compare.rows import slug
@@ -16,7 +17,7 @@ from ..markdown import escape_markdown
 from ..stats.intervals import Interval
 from . import published
 from .experiments import Column, Experiment, Selection
-from .study_folder import PartFolder, Root
+from .study_folder import StudyFolder
 
 MISSING = "-"
 
@@ -60,7 +61,9 @@ class PartResult:
         return next((row for row in self.results.rows if (row.method, row.r) == (method, r)), None)
 
 
-def results_of(root: Root, experiment: Experiment, read: dict[str, PartResult] | None = None) -> list[PartResult]:
+def results_of(
+    root: StudyFolder, experiment: Experiment, read: dict[str, PartResult] | None = None
+) -> list[PartResult]:
     """Every part of an experiment that has been begun, from the folder alone.
 
     Args:
@@ -71,16 +74,16 @@ def results_of(root: Root, experiment: Experiment, read: dict[str, PartResult] |
     read = {} if read is None else read
     found = []
     for selection, facts, folder in root.parts(experiment):
-        if folder.name not in read:
-            read[folder.name] = _result(selection, facts, folder)
-        found.append(read[folder.name])
+        if folder.path.name not in read:
+            read[folder.path.name] = _result(selection, facts, folder)
+        found.append(read[folder.path.name])
     return found
 
 
-def _result(selection: Selection, facts: dict[str, Any], folder: PartFolder) -> PartResult:
+def _result(selection: Selection, facts: dict[str, Any], folder: ComparisonFolder) -> PartResult:
     data = folder.grid().settings.run["data"]
     return PartResult(
-        folder.name,
+        folder.path.name,
         selection,
         facts["model"],
         facts["paper"],

@@ -12,7 +12,7 @@ from ..compare.grid import Grid
 from ..compare.watcher import Watcher
 from .experiments import Experiment, Scale
 from .recipe import Part
-from .study_folder import PartFolder, Root
+from .study_folder import StudyFolder
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Reproduction:
 
     experiments: tuple[Experiment, ...]
     scale: Scale
-    root: Root
+    root: StudyFolder
     parts: tuple[Part, ...]
     plans: tuple[Plan, ...]
     overrides: tuple[str, ...]
@@ -39,7 +39,11 @@ class Reproduction:
 
 
 def plan_reproduction(
-    experiments: tuple[Experiment, ...], scale: Scale, root: Root, parts: tuple[Part, ...], overrides: tuple[str, ...]
+    experiments: tuple[Experiment, ...],
+    scale: Scale,
+    root: StudyFolder,
+    parts: tuple[Part, ...],
+    overrides: tuple[str, ...],
 ) -> Reproduction:
     """Check every part; writes nothing.
 
@@ -47,18 +51,18 @@ def plan_reproduction(
         DudeError: a folder of something else, a mistake in an override, a model or set that cannot be read.
     """
     root.check(scale)
-    plans = tuple(plan_settings(part.settings, PartFolder(root.path, part.name), part.source) for part in parts)
+    plans = tuple(plan_settings(part.settings, root.comparison(part.name), part.source) for part in parts)
     return Reproduction(experiments, scale, root, parts, plans, overrides)
 
 
-def stored_progress(root: Root, parts: tuple[Part, ...]) -> tuple[int, int] | None:
+def stored_progress(root: StudyFolder, parts: tuple[Part, ...]) -> tuple[int, int] | None:
     """Cells that are finished in the folder and all that are known, as far as parts have been begun; else None.
 
     Reads the folder alone: a part's base model is taken to be the one that it was begun with.
     """
     plans = []
     for part in parts:
-        folder = PartFolder(root.path, part.name)
+        folder = root.comparison(part.name)
         if (base := read(folder.base)) is not None:
             grid = Grid(part.settings, mark_of(base), folder.runs, part.source)
             plans.append(Plan(part.settings, grid, folder, base))

@@ -8,44 +8,13 @@ from typing import Any
 from dude_peft.errors import DudeError
 from dude_peft.files import check_folder, read_json, write_json
 
-from ..compare.comparison_folder import ComparisonFolder
+from ..compare.comparison_folder import STUDY, ComparisonFolder
 from .experiments import EXPERIMENTS, SELECTIONS, Experiment, Scale, Selection
 
 SCHEMA = 1
 
 
-class PartFolder(ComparisonFolder):
-    """A part's comparison: its config and choices in `parts/NAME/`, its runs in the store that all parts share.
-
-    A run is named by what determines it, so a run that two parts need is one folder.
-    """
-
-    def __init__(self, root: str | Path, name: str) -> None:
-        super().__init__(root)
-        self.name = name
-        self.own = self.path / "parts" / name
-        self.config = self.own / "compare.yaml"
-        self.base = self.own / "base.json"
-        self.search = self.own / "search.json"
-        self.table_md = self.own / "table.md"
-        self.table_json = self.own / "table.json"
-        self.picture = self.own / "curves.png"
-
-    def check(self) -> None:
-        """Refuse a root that holds something else; writes nothing.
-
-        Raises:
-            DudeError: a file, or a folder that holds something else.
-        """
-        Root(self.path).check()
-
-    def begin(self, settings: Any, base: dict[str, Any]) -> None:
-        """As a comparison's, in the part's own folder."""
-        self.own.mkdir(parents=True, exist_ok=True)
-        super().begin(settings, base)
-
-
-class Root:
+class StudyFolder:
     """The whole folder.
 
     reproduction.json          scale, command, and for each part its selection, model and rows
@@ -56,7 +25,7 @@ class Root:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.mark = self.path / "reproduction.json"
+        self.mark = self.path / STUDY
 
     def check(self, scale: Scale | None = None) -> None:
         """Refuse a path that a reproduction may not be written to; writes nothing.
@@ -111,33 +80,16 @@ class Root:
             raise DudeError(f"{self.path}: no reproduction here. Give the output of `dude reproduce`.")
         return [EXPERIMENTS[name] for name in facts["experiments"]]
 
-    def parts(self, experiment: Experiment) -> list[tuple[Selection, dict[str, Any], PartFolder]]:
+    def comparison(self, name: str) -> ComparisonFolder:
+        """Return the folder of one of its comparisons."""
+        return ComparisonFolder(self.path / "parts" / name, self.path)
+
+    def parts(self, experiment: Experiment) -> list[tuple[Selection, dict[str, Any], ComparisonFolder]]:
         """The experiment's parts that have been begun: selection, facts (`model`, `paper`), folder."""
         facts = self.facts() or {"parts": {}}
         return [
-            (SELECTIONS[one["selection"]], one, PartFolder(self.path, name))
+            (SELECTIONS[one["selection"]], one, self.comparison(name))
             for selection in experiment.selections
             for name, one in facts["parts"].items()
-            if one["selection"] == selection and PartFolder(self.path, name).config.is_file()
+            if one["selection"] == selection and self.comparison(name).config.is_file()
         ]
-
-
-def find_comparison(path: str | Path) -> ComparisonFolder | None:
-    """The comparison, or the part of a reproduction, whose folder `path` is; None where it is neither.
-
-    Raises:
-        DudeError: it is a whole reproduction; names its parts.
-    """
-    path = Path(path)
-    if (facts := Root(path).facts()) is not None:
-        parts = [name for name in facts["parts"] if PartFolder(path, name).config.is_file()]
-        raise DudeError(
-            f"{path}: a reproduction of {len(parts)} parts, each a comparison of its own. Give one of them, such as "
-            f"{path / 'parts' / parts[0] if parts else 'parts/NAME'}. Parts: {', '.join(parts) or 'none yet'}."
-        )
-    here = path.resolve()
-    root = here.parent.parent
-    if here.parent.name == "parts" and (facts := Root(root).facts()) is not None and here.name in facts["parts"]:
-        return PartFolder(path.parent.parent if path.name == here.name else root, here.name)
-    folder = ComparisonFolder(path)
-    return folder if folder.config.is_file() else None

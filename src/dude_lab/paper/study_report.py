@@ -13,7 +13,7 @@ from . import margins, paper_figures, paper_tables, rates
 from .claims import verdicts
 from .experiments import Experiment
 from .readme import experiment_page, readme
-from .study_folder import Root
+from .study_folder import StudyFolder
 from .verdict import Verdict
 
 
@@ -26,7 +26,7 @@ def write_report(path: str | Path) -> dict[str, Any]:
     Raises:
         DudeError: no reproduction there.
     """
-    root = Root(path)
+    root = StudyFolder(path)
     facts = root.facts()
     scale, parts = (facts or {}).get("scale", ""), dict[str, paper_tables.PartResult]()
     written = {one.name: write_experiment(root, one, scale, parts) for one in root.experiments()}
@@ -39,7 +39,7 @@ def write_report(path: str | Path) -> dict[str, Any]:
 
 
 def write_experiment(
-    root: Root, experiment: Experiment, scale: str, read: dict[str, paper_tables.PartResult] | None = None
+    root: StudyFolder, experiment: Experiment, scale: str, read: dict[str, paper_tables.PartResult] | None = None
 ) -> dict[str, Any]:
     """Write an experiment's table, verdicts and figures; returns what its `.json` holds.
 
@@ -66,7 +66,7 @@ def _table(part: paper_tables.PartResult, experiment: Experiment, scale: str) ->
     return rates.table(made, part) if experiment.figure == "rates" and part.searched else made
 
 
-def _figures(root: Root, experiment: Experiment, parts: list[paper_tables.PartResult]) -> list[str]:
+def _figures(root: StudyFolder, experiment: Experiment, parts: list[paper_tables.PartResult]) -> list[str]:
     names = []
     if experiment.figure == "rates":
         drawn = rates.draw(parts, *(root.path / f"{experiment.name}.{kind}" for kind in ("png", "svg")))
@@ -102,7 +102,7 @@ def _claim(verdict: Verdict) -> dict[str, Any]:
 _INTERVAL = {"value": "estimate", "low": "low", "high": "high", "p": "p"}
 
 
-def _costs(root: Root, written: dict[str, Any]) -> dict[str, Any]:
+def _costs(root: StudyFolder, written: dict[str, Any]) -> dict[str, Any]:
     """Of every run in the store: how many, their seconds, where they ran."""
     found: dict[str, Any] = {
         "runs": 0,

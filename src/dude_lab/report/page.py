@@ -15,9 +15,8 @@ from dude_peft.files import check_folder, write_text
 
 from ..compare.comparison_folder import ComparisonFolder
 from ..compare.comparison_report import finite
-from ..compare.results import Results, collect, collect_runs
+from ..compare.results import Results, collect_paths
 from ..compare.table import columns, make_table
-from ..paper.study_folder import find_comparison
 from ..plot_style import method_rules
 from .answer_table import make_answers
 from .configs import failures, run_cards, searches
@@ -28,20 +27,19 @@ SCRIPTS = ("charts.js", "curves.js", "plots.js", "answers.js")
 
 
 def write_page(paths: Sequence[Path], output: Path) -> Path:
-    """Write the page about a comparison's folder, or about folders of finished runs; returns its file.
+    """Write the page about comparisons and finished runs; returns its file.
 
     The page depends on the runs alone: written again it is the same bytes.
 
     Args:
-        paths: the folder of one comparison or of a reproduction's part, or runs.
+        paths: folders of comparisons, also those in `parts/` of a study, and of runs.
         output: folder of the page, made where it is not there.
 
     Raises:
         DudeError: no finished run, runs that cannot be compared, or an `index.html` that is none of ours.
     """
     file = _check(output)
-    folder = find_comparison(paths[0]) if len(paths) == 1 else None
-    results = collect_runs(paths) if folder is None else collect(folder)
+    results, folder = collect_paths(paths)
     if not any(row.runs for row in results.rows):
         raise DudeError(f"{paths[0]}: no run is finished here. Go on with `dude compare` and its YAML file first.")
     text = render(results, folder)
