@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dude_lab.config.section import MAX_TEXT
 from dude_lab.config.yaml_file import override, parse_run, to_yaml
 from dude_lab.config.yaml_reader import MAX_ALIASES, MAX_BYTES, MAX_DEPTH, MAX_VALUES, dump_yaml, load_yaml, read_yaml
+from dude_lab.settings import MAX_TEXT
 from dude_peft.errors import DudeError, some
 
 EVERY = {"settings": 12, "model": 2, "data": 2, "slow": 0}  # the others whole

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dude_lab.config.compare_settings import ComparisonSettings
 from dude_lab.config.run_settings import RunSettings, TrainSettings
-from dude_lab.config.section import Settings, meanings
 from dude_lab.config.yaml_keys import Key, keys
 from dude_lab.methods import METHODS
+from dude_lab.settings import Settings, meanings
 
 
 def test_every_key_has_a_meaning() -> None:

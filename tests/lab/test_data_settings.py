@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 from dude_lab.config.data_settings import DataSettings
 from dude_lab.config.eval_settings import EvalSettings
-from dude_lab.config.section import parse
 from dude_lab.data import parsers
 from dude_lab.data.catalogue import SETS, suites
 from dude_lab.data.sets import NamedSet
+from dude_lab.settings import parse
 from dude_lab.training.training_data import load_training
 from dude_peft.errors import DudeError
 

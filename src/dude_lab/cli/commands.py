@@ -147,7 +147,7 @@ def evaluate(
     """Evaluate a run or a model; print a table, keep every answer."""
     _prepare()
     from ..config.eval_settings import EvalSettings
-    from ..config.section import parse
+    from ..settings import parse
     from .finished_runs import evaluate_model
 
     raw = {"suite": suite, "limit": limit, "batch_size": batch_size, "num_fewshot": shots, "root": root}

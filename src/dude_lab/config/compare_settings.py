@@ -10,8 +10,8 @@ from pydantic import Field, field_validator, model_validator
 
 from dude_peft.errors import DudeError
 
+from ..settings import Settings, UserPath, parse
 from .eval_settings import EvalSettings
-from .section import Settings, UserPath, parse
 from .yaml_file import json_copy, override
 from .yaml_reader import read_yaml
 

@@ -10,7 +10,7 @@ from dude_peft.errors import did_you_mean
 
 from ..data.catalogue import SETS
 from ..data.question_types import Protocol
-from .section import Settings
+from ..settings import Settings
 
 
 class DataSettings(Settings):

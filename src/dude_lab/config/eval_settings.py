@@ -8,7 +8,7 @@ from dude_peft.errors import did_you_mean, quote
 
 from ..data.catalogue import SETS, suites
 from ..data.question_types import Protocol
-from .section import Settings
+from ..settings import Settings
 
 BUILT_IN = "lm_eval:"
 """Prefix of a task of lm-evaluation-harness itself, such as `lm_eval:lambada_openai`."""

@@ -7,9 +7,9 @@ from typing import Any, Literal
 from pydantic import Field, SerializeAsAny, model_validator
 
 from ..methods import MethodSettings
+from ..settings import Settings, UserPath
 from .data_settings import DataSettings
 from .eval_settings import EvalSettings
-from .section import Settings, UserPath
 
 
 class ModelSettings(Settings):

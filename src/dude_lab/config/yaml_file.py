@@ -11,8 +11,8 @@ from typing import Any
 from dude_peft.errors import DudeError, quote, shorten
 
 from ..methods import parse_method
+from ..settings import parse
 from .run_settings import RunSettings
-from .section import parse
 from .yaml_reader import MAX_DEPTH, dump_yaml, load_yaml, read_yaml
 
 SHORT_FORMS = ("model", "method")  # sections that may be a name alone

@@ -11,11 +11,11 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ..methods import METHODS, Method, TargetSettings
+from ..settings import meanings
 from .compare_settings import ComparisonSettings, SearchSettings
 from .data_settings import DataSettings
 from .eval_settings import EvalSettings
 from .run_settings import ModelSettings, RunSettings, TrainSettings
-from .section import meanings
 
 LIMITS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 

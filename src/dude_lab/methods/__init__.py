@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dude_peft.errors import DudeError, did_you_mean, quote
 
-from ..config.section import parse
+from ..settings import parse
 from .method import AS_PEFT, FullSettings, Method, MethodSettings, TargetSettings
 from .registry import METHODS
 

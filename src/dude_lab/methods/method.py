@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, create_model, field_validator, model
 from dude_peft.errors import quote
 from dude_peft.expressions import ALL_LINEAR, check_expression
 
-from ..config.section import Settings, meanings
+from ..settings import Settings, meanings
 
 if TYPE_CHECKING:
     from peft import PeftConfig

@@ -14,9 +14,9 @@ from dude_peft.errors import DudeError
 
 from ..compare.rows import expand_rows
 from ..config.compare_settings import ComparisonSettings, parse_comparison
-from ..config.section import Settings, parse
 from ..config.yaml_file import json_copy, override
 from ..config.yaml_reader import read_yaml
+from ..settings import Settings, parse
 from .experiments import SELECTIONS, Experiment, Scale, Selection
 
 RECIPES = Path(__file__).parent / "recipes"

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from dude_peft.errors import DudeError, did_you_mean
 
-from ..config.section import Settings, parse
 from ..config.yaml_reader import read_yaml
+from ..settings import Settings, parse
 
 if TYPE_CHECKING:
     from dude_peft.targets import Target

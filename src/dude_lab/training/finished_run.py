@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from dude_peft.errors import DudeError
 
 from ..config.run_settings import ModelSettings, RunSettings
-from ..config.section import parse
 from ..config.yaml_file import load_config
 from ..methods import FullSettings
+from ..settings import parse
 from .base_model import Base, find_base, identity, load_base
 from .nonfinite import Divergence
 from .record import check_files, read_record

@@ -1,4 +1,4 @@
-"""What every section of a YAML config is made of: strict, frozen pydantic models whose errors name key and remedy."""
+"""`Settings`, the base class of YAML sections, and `parse`: strict and frozen; errors name the key and the remedy."""
 
 from __future__ import annotations
 
