@@ -1,4 +1,4 @@
-"""Promise: an adapter on a model that FSDP2 shards saves the single process's file and loads into the same outputs."""
+"""Promise: an adapter on a model that FSDP2 shards trains, saves and loads as in a single process."""
 
 from __future__ import annotations
 
@@ -52,6 +52,17 @@ for name in ("lm_head.weight", "model.norm.weight"):
         raise SystemExit("accepted a foreign entry")
     except DudeError:
         pass
+model = adapted().train()
+shard(model)
+trained = [p for p in model.parameters() if p.requires_grad]
+optimizer = torch.optim.SGD(trained, lr=0.5)
+for _ in range(2):
+    for _ in range(3):
+        model(input_ids=models.tokens(), labels=models.tokens()).loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+assert all(module.lora_dude["default"]._micro_steps is None for module in models.dude_layers(model).values())
+model.save_pretrained(f"{folder}/accumulated", is_main_process=rank == 0)
 base = models.llama()
 for layer in base.model.layers:
     fully_shard(layer, mesh=mesh)
@@ -79,12 +90,24 @@ def test_two_processes_save_and_load_as_one_does(tmp_path):
         subprocess.Popen([*command, str(rank), str(tmp_path)], env=environment, stderr=subprocess.PIPE, text=True)
         for rank in range(2)
     ]
+    model = get_peft_model(models.llama(), models.config_for("llama", modules_to_save=["lm_head"])).train()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
+    for _ in range(2):
+        for _ in range(3):
+            model(input_ids=models.tokens(), labels=models.tokens()).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(str(tmp_path / "one"))
     errors = [process.communicate(timeout=300)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(e[-3000:] for e in errors)
     for name in ("sharded", "again"):
         got, one = (load_file(tmp_path / n / "adapter_model.safetensors") for n in (name, "single"))
         assert got.keys() == one.keys() and all(torch.equal(got[k], one[k]) for k in one), name
     file = "adapter_model.safetensors"
+    got, one = (load_file(tmp_path / n / file) for n in ("accumulated", "one"))
+    assert got.keys() == one.keys()
+    for name in one:
+        assert_close(got[name], one[name])
     assert (tmp_path / "sharded" / file).read_bytes() == (tmp_path / "single" / file).read_bytes()
     for logits in torch.load(tmp_path / "logits"):
         assert_close(logits, want)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from conftest import relative_error
@@ -55,3 +57,62 @@ def test_a_batch_in_training_has_the_same_bits_with_and_without_a_gradient():
 )
 def test_the_rule(tokens, d, k, pays):
     assert functional.temporary_weight_pays(tokens, d, k) is pays
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """How often W' was computed, in a layer that always takes it."""
+    calls, real = [], functional.temporary_weight
+    monkeypatch.setattr(functional, "temporary_weight_pays", lambda *shape: True)
+    monkeypatch.setattr(functional, "temporary_weight", lambda *args: calls.append(1) or real(*args))
+    return calls
+
+
+@torch.no_grad()
+def test_a_narrow_layer_computes_it_once_for_one_set_of_parameters(made):
+    layer, x = make_layer("out").eval(), torch.randn(9, 5, dtype=torch.float64)
+    assert torch.equal(layer(x), layer(x)) and len(made) == 1
+    for changed in range(2, 4):
+        before = layer(x)
+        layer.lora_B["default"].weight.add_(0.1)
+        after = layer(x)
+        assert len(made) == changed and not torch.equal(before, after) and torch.equal(after, layer(x))
+    layer.set_scale("default", 3.0)
+    assert not torch.equal(layer(x), after) and len(made) == 4
+
+
+@torch.no_grad()
+def test_it_is_freed_with_the_factors(made, monkeypatch):
+    layer, x = make_layer("out").eval(), torch.randn(9, 5, dtype=torch.float64)
+    layer(x)
+    cached = weakref.ref(layer.lora_dude["default"]._cache._weight)
+    layer.train()
+    assert cached() is None
+    layer.eval()
+    layer(x)
+    cached = weakref.ref(layer.lora_dude["default"]._cache._weight)
+    with torch.enable_grad():
+        layer(x).sum().backward()
+    assert cached() is None
+    layer.eval()
+    layer(x), layer(x)  # beside a `.grad` nothing is cached
+    assert len(made) == 4 and layer.lora_dude["default"]._cache._weight is None
+    for p in layer.parameters():
+        p.grad = None
+    layer(x)
+    cached = weakref.ref(layer.lora_dude["default"]._cache._weight)
+    layer.lora_B["default"].weight.add_(0.1)
+    monkeypatch.setattr(functional, "temporary_weight_pays", lambda *shape: False)
+    layer(x)  # the factors alone
+    assert cached() is None
+
+
+@torch.no_grad()
+def test_a_wide_layer_does_not_cache_it(made, monkeypatch):
+    monkeypatch.setattr("dude_peft.layer.CACHED_WEIGHT", 7 * 5 - 1)
+    layer, x = make_layer("out", d=7, k=5).eval(), torch.randn(9, 5, dtype=torch.float64)
+    layer(x), layer(x)
+    assert len(made) == 2 and layer.lora_dude["default"]._cache._weight is None
+    monkeypatch.setattr("dude_peft.layer.CACHED_WEIGHT", 7 * 5)
+    layer(x), layer(x)
+    assert len(made) == 3
