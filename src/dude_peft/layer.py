@@ -242,6 +242,8 @@ width 576, r = 16: 0.85 of the time of the row above; r = 32: 0.75. The cache: 0
 0.6 of the time of the row below |
         | in | otherwise | `functional.scaled_input_output` on y0 | a small h survives the rounding of half precision |
 
+        `dude bench layer`, `accumulate` and `score` have a row for each; the last one's are those in bfloat16.
+
         y0 is None where PEFT's loop over adapters is not needed (see `DudeLinear`). The base layer's output is then
         computed here, bit for bit its own call, and its gradient in `ComposedLinear`, where r rows of Eq. 9 join its
         product. Otherwise y0 and its gradient come from the base layer or from the adapters before this one.

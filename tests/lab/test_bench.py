@@ -37,11 +37,17 @@ def test_the_command_prints_the_table_and_writes_json_and_a_picture(tmp_path):
     table = done.output.partition("target")[2].partition("written")[0]
     assert max(map(len, table.splitlines())) <= 100
     written = json.loads((tmp_path / "out" / "bench.json").read_text())
-    (row,) = written["rows"]
+    row, axis_in = written["rows"]
+    assert "magnitude_axis" in axis_in["group"] and axis_in["seconds"]["DuDe"] != row["seconds"]["DuDe"]
     assert row["part"] == "layer" and row["n"] == 3 and row["verdict"] in ("met", "missed")
     assert row["seconds"]["PEFT LoRA"] > 0 and row["others"]["hand-written LoRA"]["median"] > 0
     assert written["finished"] and written["hardware"]["cores"] and written["versions"]["peft"]
     assert (tmp_path / "out" / "bench.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_help_names_every_part():
+    done = CliRunner().invoke(app, ["bench", "--help"], env={"COLUMNS": "120"})
+    assert all(part in done.output for part in PARTS)
 
 
 @pytest.mark.parametrize("arguments", [["layr"], ["layer", "--device", "tpu"]])
@@ -110,12 +116,28 @@ def test_the_sizes_are_those_of_the_table():
         listed = [case.what for case in cases(["layer"], Plan(device))]
         assert len(set(listed)) == len(listed)
         square = {
-            f"{t} {d} x {d}, {n} tokens" for t in ("fp32", "bf16") for d in (1024, 4096) for n in (256, 1024, 4096)
+            f"{t} {d} x {d}, {n} tokens" for t in ("fp32", "bf16") for d in (1024, 4096) for n in (64, 256, 1024, 4096)
         }
         assert square <= set(listed)
     assert {f"bf16 4096 x 11008, r = {r}, {n} tokens" for r in (64, 256) for n in (1024, 4096, 16384)} <= set(listed)
     assert {"bf16 1024 x 4096, 16384 tokens", "bf16 4096 x 4096, r = 64, 1024 tokens"} <= set(listed)
     assert len(list(cases(["step"], Plan("cuda")))) == 7
+    scored = {case.what for case in cases(["score"], Plan(quick=True)) if case.what.startswith("fp32")}
+    assert scored == {f"fp32 {d} x {d}, {n}" for d in (576, 1024) for n in ("1 token", "512 tokens", "1024 tokens")}
+
+
+def test_scoring_takes_its_factors_from_the_cache_and_leaves_the_layers_in_training():
+    from dude_lab.bench.layer_time import layers_of
+    from dude_peft import functional
+
+    (one, _) = cases(["score"], Plan(tiny=True))
+    (trained,) = cases(["layer"], Plan(tiny=True))
+    list(trained.measure())  # the same layers, with gradients
+    with mock.patch.object(functional, "composition", side_effect=functional.composition) as computed:
+        assert [row.n for row in one.measure()] == [3]
+    assert computed.call_count == 1
+    layers = layers_of(one.measure.args[0], "cpu")
+    assert all(module.training for layer in layers.values() for module in layer.modules())
 
 
 @pytest.mark.gpu

@@ -1,4 +1,4 @@
-"""One linear layer, forward and backward, the parameters moved between calls as by an optimizer."""
+"""One linear layer: forward and backward, with parameters that change as in training, and the forward alone."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from .lora_by_hand import HandLora
 from .timing import compared, interleave
 
 GROUP = "forward + backward, over PEFT LoRA"
+GROUP_IN = 'forward + backward with magnitude_axis="in", over PEFT LoRA'
+SCORED = "forward in eval mode without a gradient, over PEFT LoRA"
 MICRO_STEPS, TOKENS = 8, 256
 ACCUMULATED = f"{MICRO_STEPS} micro-steps and one change of the parameters, over PEFT LoRA"
 
@@ -91,18 +93,18 @@ def passer(layer: nn.Module, x: torch.Tensor, G: torch.Tensor, times: int = 1) -
 
 
 def inputs(shape: Shape, tokens: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """x (tokens, k) and dL/dy (tokens, d)."""
+    """Return x (tokens, k) and dL/dy (tokens, d)."""
     generator = torch.Generator().manual_seed(1)
     made = [torch.randn(tokens, n, generator=generator).to(device, shape.dtype) for n in (shape.k, shape.d)]
     return made[0].requires_grad_(), made[1]
 
 
 def sizes(plan: Plan) -> Iterator[tuple[Shape, tuple[int, ...]]]:
-    """Shapes and tokens of the table: square ones, and on a GPU those of a 7B model's q, v and MLP."""
+    """Return shapes and tokens of the table: square ones, and on a GPU those of a 7B model's q, v and MLP."""
     if plan.tiny:
         yield Shape(32, 32, 4, torch.float32), (8,)
         return
-    tokens = (256, 1024) if plan.quick else (256, 1024, 4096)
+    tokens = (256, 1024) if plan.quick else (64, 256, 1024, 4096)
     for dtype in plan.dtypes:
         for d in (1024,) if plan.quick else (1024, 4096):
             yield Shape(d, d, 16, dtype), tokens
@@ -113,7 +115,7 @@ def sizes(plan: Plan) -> Iterator[tuple[Shape, tuple[int, ...]]]:
 
 
 def layer_cases(plan: Plan) -> Iterator[Case]:
-    """Every size once."""
+    """Return every size once."""
     seen = set()
     for shape, all_tokens in sizes(plan):
         for tokens in all_tokens:
@@ -125,19 +127,61 @@ def layer_cases(plan: Plan) -> Iterator[Case]:
 
 
 def measure(shape: Shape, tokens: int, what: str, plan: Plan) -> Iterator[Result]:
-    """One size."""
-    target = 1.0 if tokens >= 1024 else 1.05
+    """Measure one size. Below 256 tokens, where r more rows in a product weigh, there is no target."""
+    target = 1.0 if tokens >= 1024 else 1.05 if tokens >= 256 or plan.tiny else None
     if note := too_long(shape.d * shape.k, tokens, shape.dtype, plan):
         yield Result("layer", GROUP, what, target=target, note=note)
         return
     made, (x, G) = layers_of(shape, plan.device), inputs(shape, tokens, plan.device)
     runs = {name: passer(layer, x, G) for name, layer in made.items()}
     before = {name: changer(layer) for name, layer in made.items()}
-    yield compared("layer", GROUP, what, interleave(runs, plan, before), target)
+    seconds = interleave(runs, plan, before)
+    axis_in = seconds.pop(AXIS_IN, None)
+    yield compared("layer", GROUP, what, seconds, target)
+    if axis_in is not None:
+        del seconds[HAND]
+        yield compared("layer", GROUP_IN, what, {**seconds, DUDE: axis_in}, None)
+
+
+def scoring_cases(plan: Plan) -> Iterator[Case]:
+    """One token, as in generation, and batches; widths at which W' is cached, and one at which no W' is made."""
+    for dtype in plan.dtypes:
+        for d in (32,) if plan.tiny else (576, 1024) if plan.quick else (576, 1024, 4096):
+            for tokens in (1, 64) if plan.tiny else (1, 512, 1024):
+                shape = Shape(d, d, 4 if plan.tiny else 16, dtype)
+                what = f"{shape}, {tokens} token{'s' if tokens > 1 else ''}"
+                cost = 12 + d * d * tokens / 3e9
+                yield Case("score", what, cost, partial(measure_scoring, shape, tokens, what, plan))
+
+
+def measure_scoring(shape: Shape, tokens: int, what: str, plan: Plan) -> Iterator[Result]:
+    """Measure one size; parameters stay, and the first call fills what DuDe caches."""
+    if note := too_long(shape.d * shape.k, tokens // 2, shape.dtype, plan):  # one product instead of two
+        yield Result("score", SCORED, what, target=1.0, note=note)
+        return
+    x, times = inputs(shape, tokens, plan.device)[0].detach(), 32 if tokens == 1 else 1
+    made = {name: layer.eval() for name, layer in layers_of(shape, plan.device).items() if name != AXIS_IN}
+    for layer in made.values():
+        layer.zero_grad()  # beside a gradient nothing is cached
+    runs = {name: evaluator(layer, x, times) for name, layer in made.items()}
+    yield compared("score", SCORED, what, interleave(runs, plan), 1.0)
+    for layer in made.values():
+        layer.train()
+
+
+def evaluator(layer: nn.Module, x: torch.Tensor, times: int) -> Callable[[], None]:
+    """Return a function that runs the forward without a gradient."""
+
+    @torch.no_grad()
+    def run() -> None:
+        for _ in range(times):
+            layer(x)
+
+    return run
 
 
 def accumulation_cases(plan: Plan) -> Iterator[Case]:
-    """The table's sizes at 256 tokens."""
+    """Return the table's sizes at 256 tokens."""
     tokens = 8 if plan.tiny else TOKENS
     for dtype in plan.dtypes:
         for d in (32,) if plan.tiny else (1024,) if plan.quick else (1024, 4096):
@@ -147,7 +191,7 @@ def accumulation_cases(plan: Plan) -> Iterator[Case]:
 
 
 def measure_accumulation(shape: Shape, tokens: int, what: str, plan: Plan) -> Iterator[Result]:
-    """One size: the gradients add up, as between optimizer steps."""
+    """Measure one size: the gradients add up, as between optimizer steps."""
     if note := too_long(shape.d * shape.k, tokens * MICRO_STEPS, shape.dtype, plan):
         yield Result("accumulate", ACCUMULATED, what, target=1.02, note=note)
         return
