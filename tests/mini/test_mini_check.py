@@ -1,4 +1,4 @@
-"""Promise: pretraining from nothing repeats the shipped model's loss, and the check says where a run does not."""
+"""Promise: pretraining from nothing repeats the shipped tokenizer, config and loss; the check tells another run."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import PreTrainedTokenizerFast
 
+from dude_lab.mini import model_dir
+from mini import pretrain as pretraining
 from mini.check import WINDOW, differences, keep, main, shipped_losses, window_losses
-from mini.pretrain import pretrain
+from mini.model_shape import new_model
+from mini.pretrain import pretrain, save_pretrained
+from mini.tokenizer import train_tokenizer
 
 
 def write_log(folder: Path, losses: list[float]) -> Path:
@@ -18,13 +23,30 @@ def write_log(folder: Path, losses: list[float]) -> Path:
     return folder / "log.jsonl"
 
 
-def test_from_nothing_to_the_first_window(tmp_path: Path) -> None:
-    """Tokenizer, text, random start, schedule and optimizer: a change of any of them shows in these steps."""
-    from mini.pretrain import main as pretrain_main
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """The tokenizer learned again from the text, which takes ten seconds."""
+    return train_tokenizer()
 
+
+def test_tokenizer_and_config_are_the_shipped_files(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    save_pretrained(new_model(0), tokenizer, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in model_dir().iterdir()}
+    for name in ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"):
+        made, shipped = (json.loads((folder / name).read_text()) for folder in (tmp_path, model_dir()))
+        for version in ("transformers_version", "version"):  # of the libraries that wrote them
+            made.pop(version, None), shipped.pop(version, None)
+        assert made == shipped, name
+
+
+def test_from_nothing_to_the_first_window(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tokenizer, text, initialisation, schedule and optimizer: a change of any of them shows in these steps."""
+    monkeypatch.setattr(pretraining, "train_tokenizer", lambda: tokenizer)
     before = torch.get_num_threads()
     try:
-        assert pretrain_main(["-o", str(tmp_path), "--threads", str(before), "--stop-after", str(WINDOW)]) == 0
+        assert pretraining.main(["-o", str(tmp_path), "--threads", str(before), "--stop-after", str(WINDOW)]) == 0
     finally:
         torch.set_num_threads(before)
     (found,) = differences(window_losses(tmp_path / "log.jsonl"), shipped_losses())
