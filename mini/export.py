@@ -8,7 +8,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from mini.records import SPLITS, names, records
+from mini.records import SETS, records
+from mini.splits import SPLITS
 
 SHIPPED = Path(__file__).parents[1] / "src" / "dude_lab" / "assets" / "mini" / "data"
 
@@ -21,7 +22,7 @@ def encode(name: str, split: str) -> bytes:
 def export(folder: Path) -> None:
     """Write every split of every set into `folder`; the same records give the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in names():
+    for name in SETS:
         for split in SPLITS:
             (folder / f"{name}.{split}.jsonl.gz").write_bytes(gzip.compress(encode(name, split), 9, mtime=0))
 

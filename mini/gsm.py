@@ -1,4 +1,4 @@
-"""`mini_gsm`: word problems of three or four steps with worked solutions, in GSM8K's own format.
+"""`mini_gsm`, word problems of three or four steps with worked solutions as in GSM8K, and `mini_metamath` made of them.
 
 Every number is a whole number below 100. A problem's identity is what has to be worked out (its family and its
 numbers, names and things left aside); identities are dealt to the splits, so no split holds a problem of another
@@ -8,16 +8,21 @@ under other names.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from mini.arithmetic import ITEMS
 from mini.relations import capital
-from mini.world import Person, the_world
+from mini.splits import split_of
+from mini.world import Person, World, the_world
 
 LIMIT = 100
 STEPS = (3, 4)  # of the problems of the set, at least and at most
 SHARES = (70, 5, 25)  # per cent of the identities for train, validation, test
+WORKED_STEPS = 2  # of the problems in the pretraining text
+MARK = re.compile(r"<<[^>]*>>")
 
 
 class OutOfRangeError(Exception):
@@ -243,3 +248,76 @@ def problem(rng: random.Random, steps: tuple[int, int] = STEPS) -> tuple[str, di
             identity = f"{family.__name__} {draft.identity}"
             answer = "\n".join([*draft.solution, f"#### {result}"])
             return identity, {"question": " ".join(draft.story), "answer": answer}
+
+
+def _two_steps(rng: random.Random) -> dict[str, str]:
+    """A record of `mini_gsm`'s kind with `WORKED_STEPS` steps, of an identity of its training split."""
+    while True:
+        identity, record = problem(rng, (WORKED_STEPS, WORKED_STEPS))
+        if split_of("mini_gsm", identity, SHARES) == "train":
+            return record
+
+
+def worked_problem(world: World, rng: random.Random) -> str:
+    """A problem of two steps with its solution in sentences: asked, with `####` or words at the end, or simply told.
+
+    The pretraining text holds these, so that the model knows the manner of `mini_gsm`; longer problems, the marks and
+    the line breaks of its solutions are left to fine-tuning. Only identities of the training split are used.
+    """
+    record = _two_steps(rng)
+    *lines, last = record["answer"].split("\n")
+    number = last.removeprefix("#### ")
+    solution = " ".join(MARK.sub("", line) for line in lines)
+    form = rng.random()
+    if form < 0.35:
+        return f"Question: {record['question']}\nAnswer: {solution}\n#### {number}"
+    if form < 0.7:
+        return f"Question: {record['question']}\nAnswer: {solution} The answer is {number}."
+    return f"{record['question']} {solution}"
+
+
+# --- mini_metamath: the training problems of mini_gsm augmented after MetaMathQA, in MetaMathQA's own format -------
+
+OPENERS = ("", "First, ", "To begin, ", "Let us see: ", "We start with this: ")
+LINKED = {"First", "Then", "So", "After", "With", "In"}  # first words of lines that need no opener
+NEXT = ("", "Then ", "Next, ", "So ", "After that, ")
+
+
+def _names(question: str) -> list[str]:
+    known = {person.name for person in the_world().people}
+    return [word for word in dict.fromkeys(re.findall(r"[A-Z][a-z]+", question)) if word in known]
+
+
+def rename(record: dict[str, str], rng: random.Random) -> dict[str, str]:
+    """The same problem about other people of the same pronouns."""
+    female = {person.name: person.female for person in the_world().people}
+    old = _names(record["question"])
+    new: dict[str, str] = {}
+    for name in old:
+        free = [n for n, f in female.items() if f == female[name] and n not in old and n not in new.values()]
+        new[name] = rng.choice(free)
+    swap = re.compile("|".join(rf"\b{name}\b" for name in old) or r"(?!)")
+    return {key: swap.sub(lambda m: new[m.group()], text) for key, text in record.items()}
+
+
+def augment(record: dict[str, str], rng: random.Random) -> dict[str, Any]:
+    """One augmented example of a problem: another solution text, or the question told anew as well."""
+    rephrase = rng.random() < 0.5
+    told = rename(record, rng) if rephrase else record
+    *lines, last = told["answer"].split("\n")
+    names, spoken = _names(told["question"]), []
+    for i, line in enumerate(lines):
+        opener = rng.choice(OPENERS if i == 0 else NEXT)
+        head = line.split(" ", 1)[0]
+        if head in LINKED:
+            opener = ""
+        keep = head in names or not opener
+        spoken.append(opener + (line if keep else line[0].lower() + line[1:]))
+    number = last.removeprefix("#### ")
+    query = told["question"]
+    if rephrase:
+        *story, ask = re.split(r"(?<=[.?]) ", query)
+        query = " ".join([*story, rng.choice(("", "Now tell me: ", "The question is: ")) + capital(ask)])
+    response = "\n".join([*(MARK.sub("", line) for line in spoken), f"#### {number}", f"The answer is: {number}"])
+    kind = "GSM_Rephrased" if rephrase else "GSM_AnsAug"
+    return {"query": query, "response": response, "type": kind, "original_question": record["question"]}

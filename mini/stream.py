@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 
-from mini import arithmetic, chains, dialogue, encyclopedia, narrative, question_formats, reading, worked
+from mini import arithmetic, dialogue, encyclopedia, gsm, narrative, question_formats, reading
 from mini.world import World, the_world
 
 Maker = Callable[[World, random.Random], str]
@@ -49,9 +49,9 @@ ANNEAL_SHARES = {
     "reading": 0.19,
 }
 ANNEAL_MAKERS: dict[str, dict[Maker, float]] = {
-    "encyclopedia": {encyclopedia.entry: 4, encyclopedia.portrait: 1, encyclopedia.single: 2, chains.chain: 3},
+    "encyclopedia": {encyclopedia.entry: 4, encyclopedia.portrait: 1, encyclopedia.single: 2, encyclopedia.chain: 3},
     "arithmetic": {lambda world, rng: arithmetic.sums(rng, small=True): 1},
-    "word problems": {lambda world, rng: arithmetic.word_problem(world, rng, small=True): 1, worked.worked_problem: 1},
+    "word problems": {lambda world, rng: arithmetic.word_problem(world, rng, small=True): 1, gsm.worked_problem: 1},
     "reading": {reading.comprehension: 1, reading.confirmations: 4},
 }
 

@@ -17,7 +17,7 @@ from mini.check import shipped_losses
 from mini.export import SHIPPED, main
 from mini.model_shape import SHAPE, held_out, new_model
 from mini.pretrain import LENGTH, next_token_loss
-from mini.records import SPLITS as GENERATED_SPLITS
+from mini.splits import SPLITS as GENERATED_SPLITS
 from mini.stream import ANNEAL_AT, GENRES
 from mini.world import the_world
 

@@ -11,13 +11,12 @@ import pytest
 
 from dude_lab.mini import records
 from mini.arithmetic import TWO_STEP_SHARE
-from mini.chains import CHAINS, chain, is_said
-from mini.encyclopedia import base_form
+from mini.encyclopedia import CHAINS, base_form, chain, is_said
+from mini.gsm import WORKED_STEPS, worked_problem
 from mini.narrative import past
 from mini.reading import PARTICULARS
 from mini.relations import phrase
 from mini.stream import ANNEAL_AT, GENRES, document_at, documents
-from mini.worked import STEPS, worked_problem
 from mini.world import article, build_world, plural, the_world
 
 EQUATION = re.compile(r"(?<![\d*/+-] )(?<![\d.])\b(\d+) ?([-+*/]) ?(\d+) ?= ?(\d+)")
@@ -127,12 +126,12 @@ def test_chains_follow_from_the_facts_and_leave_half_open() -> None:
 
 def test_worked_problems_have_two_steps_and_are_right() -> None:
     """In plain words, without marks; no problem of `mini_gsm` has so few steps."""
-    assert all(record["answer"].count("\n") > STEPS for record in records("mini_gsm", "test"))
+    assert all(record["answer"].count("\n") > WORKED_STEPS for record in records("mini_gsm", "test"))
     rng, ends = random.Random(4), set()
     for _ in range(400):
         text = worked_problem(the_world(), rng)
         equations = EQUATION.findall(text)
-        assert len(equations) == STEPS and "<<" not in text, text
+        assert len(equations) == WORKED_STEPS and "<<" not in text, text
         for a, op, b, c in equations:
             x, y = int(a), int(b)
             assert {"+": x + y, "-": x - y, "*": x * y}.get(op, x / y) == int(c), text
