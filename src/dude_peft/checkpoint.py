@@ -34,10 +34,12 @@ A, B, M = "lora_A{}.weight", "lora_B{}.weight", "lora_magnitude_vector{}.weight"
 A0, B0, P0 = "lora_dude{}.lora_A0", "lora_dude{}.lora_B0", "lora_dude{}.lora_P0"
 PEFT_PREFIX = "base_model.model."
 
-Factors = Mapping[str, tuple[Tensor, Tensor]]  # A0 (r, k) and B0 (d, r) by module name
-# What `load_adapter` passes to `DudeModel` in place of a decomposition: between them stands PEFT, which passes on
-# a config and no arguments.
-LOADED_FACTORS: ContextVar[Factors | None] = ContextVar("dude_loaded_factors", default=None)
+Parts = Mapping[
+    str, Tensor
+]  # the parameters of a layer: A (r, k) and B (d, r), the differences, M, A0 (r, k), B0 (d, r)
+# What `load_adapter` passes to `DudeModel` in place of a decomposition, by module name and checked: between them stands
+# PEFT, which passes on a config and no arguments.
+LOADED: ContextVar[Mapping[str, Parts] | None] = ContextVar("dude_loaded", default=None)
 
 
 def to_stored(state: Mapping[str, Tensor], axis: MagnitudeAxis, infix: str = "") -> dict[str, Tensor]:
@@ -95,9 +97,9 @@ def refuse_foreign(state: Iterable[str], allowed: Iterable[str]) -> None:
         shown = ", ".join(f"'{shorten(key)}'" for key in foreign[:3])
         more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
         raise DudeError(
-            f"the adapter's entries {shown}{more} belong to no module that target_modules or modules_to_save of its "
-            "config name: they would overwrite the base model. Save the adapter again without them "
-            "(save_embedding_layers=False), or name their modules in modules_to_save"
+            f"the adapter's entries {shown}{more} belong to no module that its config names in target_modules or "
+            "modules_to_save: they would overwrite the base model. Load the base model that the adapter was trained "
+            "on, or save the adapter again without them (save_embedding_layers=False)"
         )
 
 
@@ -164,26 +166,20 @@ def split(state: Mapping[str, Tensor], layer: str, axis: MagnitudeAxis) -> dict[
     return {A: dA, B: dB, M: found[M], A0: start_A.clone(), B0: recover_b0(total, dB)}
 
 
-def stored_layers(state: Mapping[str, Tensor]) -> list[str]:
-    """The module names that a file's entries belong to, as they stand in it."""
-    marker = "." + A.format("")
-    return [key.removesuffix(marker) for key in state if key.endswith(marker)]
-
-
-def check_shapes(parts: Mapping[str, Tensor], layer: str, weight: Tensor, r: int, axis: MagnitudeAxis) -> None:
-    """The parts of `layer` must fit its weight (d, k) and rank.
+def check_shapes(parts: Parts, layer: str, shape: tuple[int, ...], r: int, axis: MagnitudeAxis) -> None:
+    """Check that the parts of `layer` fit the shape (d, k) of its weight, and the rank.
 
     Raises:
         DudeError: names the module, the shape in the file and the one expected.
     """
-    d, k = weight.shape
+    d, k = shape
     wanted = {A: (r, k), B: (d, r), M: (d,) if axis == "out" else (k,), A0: (r, k), B0: (d, r)}
-    for part, shape in wanted.items():
-        if tuple(parts[part].shape) != shape:
+    for part, expected in wanted.items():
+        if tuple(parts[part].shape) != expected:
             raise DudeError(
                 f"the adapter does not fit the base model: '{part.format('').removesuffix('.weight')}' of '{layer}' is "
-                f"{tuple(parts[part].shape)}, the module's weight {(d, k)} at r={r} wants {shape}. Load the base model "
-                "that the adapter was trained on"
+                f"{tuple(parts[part].shape)}, the module's weight {(d, k)} at r={r} needs {expected}. Load the base "
+                "model that the adapter was trained on"
             )
 
 
@@ -211,52 +207,71 @@ def check_same_base(init: Any, layer: str, scaling: float, axis: MagnitudeAxis) 
         )
 
 
-def from_stored(
+def layer_parts(
     state: Mapping[str, Tensor],
-    layers: Mapping[str, Any],
-    config: Any,
-    adapter_name: str,
-    others: Iterable[str] = (),
+    layers: Mapping[str, tuple[str, tuple[int, ...], int]],
+    axis: MagnitudeAxis,
+    saved: Iterable[str],
+) -> dict[str, Parts]:
+    """Return the parts of every layer in a file by the layer's name, each entry checked. The one check of a file.
+
+    Args:
+        state: the file's entries.
+        layers: by their name in the file: name, shape (d, k) of the weight, rank.
+        axis: of the magnitude.
+        saved: the names of the entries of `modules_to_save`.
+
+    Raises:
+        DudeError: an entry is missing, does not fit, is not finite, or belongs neither to a layer nor to `saved`.
+    """
+    refuse_foreign(state, {*saved, *(name for key in layers for name in entry_names(state, key, axis).values())})
+    found: dict[str, Parts] = {}
+    for key, (name, shape, r) in layers.items():
+        found[name] = split(state, key, axis)
+        check_shapes(found[name], name, shape, r, axis)
+    return found
+
+
+def parameters(parts: Parts, layer: str, names: Iterable[str] = (A, B, M)) -> dict[str, Tensor]:
+    """Return the parts `names` of `layer` as entries of a state dict without the adapter's name."""
+    return {f"{layer}.{name.format('')}": parts[name] for name in names}
+
+
+def from_stored(
+    state: Mapping[str, Tensor], layers: Mapping[str, Any], config: Any, adapter_name: str, saved: Iterable[str] = ()
 ) -> dict[str, Tensor]:
-    """A file's entries as the parameters of the layers with the adapter, each one checked.
+    """Return a file's entries as the parameters of the layers with the adapter, each one checked.
 
     Args:
         state: the file's entries.
         layers: PEFT's LoRA layers with the adapter, by module name.
         config: the adapter's `DudeConfig`.
         adapter_name: its name in the layers.
-        others: the entries of `modules_to_save`, which are returned as they are.
+        saved: the names of the entries of `modules_to_save`, which are returned as they are.
 
     Raises:
-        DudeError: an entry is missing, does not fit, is not finite, or belongs neither to a layer nor to `others`.
+        DudeError: see `layer_parts`; initial factors of another base.
     """
-    result, loaded = dict(state), dict[str, Tensor]()
     axis = config.magnitude_axis
-    names = {key: name for name in layers for key in (name, PEFT_PREFIX + name)}
-    for key in stored_layers(state):
-        if key not in names:
-            raise DudeError(f"the adapter's entry '{key}' belongs to no module that this config targets")
-    for name, module in layers.items():
-        key = name if f"{name}.{A.format('')}" in state else PEFT_PREFIX + name
-        parts = split(state, key, axis)
-        shape = dense_weight(module.get_base_layer(), name).shape
-        check_shapes(parts, name, torch.empty(shape, device="meta"), module.r[adapter_name], axis)
+    keys = {name: name if f"{name}.{A.format('')}" in state else PEFT_PREFIX + name for name in layers}
+    expected = {
+        keys[name]: (name, dense_weight(module.get_base_layer(), name).shape, module.r[adapter_name])
+        for name, module in layers.items()
+    }
+    result = {key: state[key] for key in saved if key in state}
+    for name, parts in layer_parts(state, expected, axis, result).items():
+        module = layers[name]
         frozen = module.lora_dude[adapter_name]
         A0_now, B0_now = whole(frozen.lora_A0), whole(frozen.lora_B0)
-        same = torch.equal(parts[A0].to(A0_now), A0_now) and torch.equal(parts[B0].to(B0_now), B0_now)
-        for entry in entry_names(state, key, axis).values():
-            del result[entry]
-        if same:  # a checkpoint of this adapter: its initial values are in place
-            parts = {part: parts[part] for part in (A, B, M)}
-        else:
-            with onloaded(module.get_base_layer()):
-                weight = whole(dense_weight(module.get_base_layer(), name))
-                init = init_from_factors(weight, parts[A0].to(A0_now), parts[B0].to(B0_now), axis)
-            check_same_base(init, name, module.scaling[adapter_name], axis)
-            parts[P0] = init.P0
-        loaded |= {f"{key}.{part.format('')}": tensor for part, tensor in parts.items()}
-    refuse_foreign(result, others)
-    return result | loaded
+        result |= parameters(parts, keys[name])
+        if torch.equal(parts[A0].to(A0_now), A0_now) and torch.equal(parts[B0].to(B0_now), B0_now):
+            continue  # a checkpoint of this adapter: its initial values are in place
+        with onloaded(module.get_base_layer()):
+            weight = whole(dense_weight(module.get_base_layer(), name))
+            init = init_from_factors(weight, parts[A0].to(A0_now), parts[B0].to(B0_now), axis)
+        check_same_base(init, name, module.scaling[adapter_name], axis)
+        result |= parameters({**parts, P0: init.P0}, keys[name], (A0, B0, P0))
+    return result
 
 
 def load_adapter(
@@ -289,13 +304,13 @@ def load_adapter(
     path = find_adapter_file(adapter, WEIGHTS_NAME, subfolder, **hub)
     state = _read(path, config.weights_sha256)
     try:
-        factors = _factors_by_module(model, state, config)
+        parts, entries = _checked(model, state, config)
     except DudeError as error:
         raise DudeError(f"{path}: {error}") from None
     config.inference_mode = not is_trainable
     if config.base_model_name_or_path == public_name(model.__dict__.get("name_or_path")):
         config.base_model_name_or_path = None  # PEFT fills it in, and would warn that the saved name is not the path
-    token = LOADED_FACTORS.set(factors)
+    token = LOADED.set(parts)
     try:
         if isinstance(model, PeftModel):
             if adapter_name in model.peft_config:
@@ -304,9 +319,9 @@ def load_adapter(
             peft_model = model
         else:
             peft_model = get_peft_model(model, config, adapter_name=adapter_name)
+        set_peft_model_state_dict(peft_model, entries, adapter_name=adapter_name)
     finally:
-        LOADED_FACTORS.reset(token)
-    set_peft_model_state_dict(peft_model, state, adapter_name=adapter_name)
+        LOADED.reset(token)
     if is_trainable:
         peft_model.set_requires_grad(adapter_name)
     else:
@@ -331,31 +346,21 @@ def _read(path: Path, expected_hash: str | None) -> dict[str, Tensor]:
     return state
 
 
-def _factors_by_module(
+def _checked(
     model: nn.Module, state: dict[str, Tensor], config: DudeConfig
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """A0 and B0 for each module that the config targets; every entry is checked before anything is changed."""
+) -> tuple[dict[str, Parts], dict[str, Tensor]]:
+    """Check a file against `model`, and return its layers' parts by module name and the entries that PEFT copies."""
     base = model.get_base_model() if isinstance(model, PeftModel) else model
-    axis = config.magnitude_axis
-    targets = plan(base, config)
-    known = {PEFT_PREFIX + target.name for target in targets}
-    for key in stored_layers(state):
-        if key not in known:
-            raise DudeError(
-                f"its entry '{shorten(key)}' belongs to no module of the base model: load the base it was trained on"
-            )
-    factors: dict[str, tuple[Tensor, Tensor]] = {}
-    allowed: set[str] = set()
-    for target in targets:
-        key = PEFT_PREFIX + target.name
-        parts = split(state, key, axis)
-        check_shapes(parts, target.name, torch.empty(target.shape, device="meta"), target.r, axis)
-        factors[target.name] = (parts[A0], parts[B0])
-        allowed.update(entry_names(state, key, axis).values())
-    for name, module in saved_modules(base, config).items():
-        for entry, tensor in module.state_dict().items():
-            key = f"{PEFT_PREFIX}{name}.{entry}"
-            check_saved(state, key, tensor)
-            allowed.add(key)
-    refuse_foreign(state, allowed)
-    return factors
+    layers = {PEFT_PREFIX + target.name: (target.name, target.shape, target.r) for target in plan(base, config)}
+    saved = {
+        f"{PEFT_PREFIX}{name}.{entry}": tensor
+        for name, module in saved_modules(base, config).items()
+        for entry, tensor in module.state_dict().items()
+    }
+    found = layer_parts(state, layers, config.magnitude_axis, saved)
+    for key, tensor in saved.items():
+        check_saved(state, key, tensor)
+    entries = {key: state[key] for key in saved}
+    for name, parts in found.items():
+        entries |= parameters(parts, PEFT_PREFIX + name)
+    return found, entries

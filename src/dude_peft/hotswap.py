@@ -83,33 +83,32 @@ def swap(model: nn.Module, state: Mapping[str, Tensor], adapter_name: str, confi
     """
     configs: Any = model.peft_config
     current: DudeConfig = configs[adapter_name]
-    ranks = _halved(config)
-    new: list[tuple[Any, ...]] = []
-    allowed: set[str] = set()
-    for name, module in dude_layers(model, adapter_name).items():
+    ranks, axis = _halved(config), current.magnitude_axis
+    layers = dude_layers(model, adapter_name)
+    expected: dict[str, Any] = {}
+    scales: dict[str, tuple[int, float, float]] = {}
+    for name, module in layers.items():
         if adapter_name in module.merged_adapters:
             raise DudeError(f"adapter '{adapter_name}' is merged into '{name}': call unmerge_adapter() before swapping")
         r = ranks["rank_pattern"].get(get_pattern_key(ranks["rank_pattern"].keys(), name), ranks["r"])
         alpha = ranks["alpha_pattern"].get(get_pattern_key(ranks["alpha_pattern"].keys(), name), ranks["lora_alpha"])
-        scaling = alpha / r**0.5 if config.use_rslora else alpha / r
         key = name if name.startswith(checkpoint.PEFT_PREFIX) else checkpoint.PEFT_PREFIX + name
-        parts = checkpoint.split(state, key, current.magnitude_axis)
-        allowed.update(checkpoint.entry_names(state, key, current.magnitude_axis).values())
-        base = module.get_base_layer()
-        with onloaded(base):
-            weight = dense_weight(base, name)
-            checkpoint.check_shapes(parts, name, weight, r, current.magnitude_axis)
-            A0, B0 = (parts[part].to(module.lora_dude[adapter_name].lora_A0) for part in (checkpoint.A0, checkpoint.B0))
-            init = init_from_factors(weight, A0, B0, current.magnitude_axis)
-            checkpoint.check_same_base(init, name, scaling, current.magnitude_axis)
-        new.append((module, parts, init, r, alpha, scaling))
-    saved = saved_parameters(model, adapter_name)
-    copies = {key: model.get_parameter(name) for key, name in saved.items()}
+        expected[key] = name, dense_weight(module.get_base_layer(), name).shape, r
+        scales[name] = r, alpha, alpha / r**0.5 if config.use_rslora else alpha / r
+    copies = {key: model.get_parameter(name) for key, name in saved_parameters(model, adapter_name).items()}
+    parts = checkpoint.layer_parts(state, expected, axis, copies)
     for key, parameter in copies.items():
         checkpoint.check_saved(state, key, parameter)
-    checkpoint.refuse_foreign(state, allowed | copies.keys())
-    for module, parts, init, r, alpha, scaling in new:
-        _fill(module, adapter_name, parts, init, r)
+    inits = {}
+    for name, module in layers.items():
+        with onloaded(module.get_base_layer()):
+            now = module.lora_dude[adapter_name].lora_A0
+            A0, B0 = (parts[name][part].to(now) for part in (checkpoint.A0, checkpoint.B0))
+            inits[name] = init_from_factors(dense_weight(module.get_base_layer(), name), A0, B0, axis)
+        checkpoint.check_same_base(inits[name], name, scales[name][2], axis)
+    for name, module in layers.items():
+        r, alpha, scaling = scales[name]
+        _fill(module, adapter_name, parts[name], inits[name], r)
         module.r[adapter_name], module.lora_alpha[adapter_name], module.scaling[adapter_name] = r, alpha, scaling
     for key, parameter in copies.items():
         parameter.copy_(state[key])

@@ -8,6 +8,7 @@ is a stock DoRA adapter of rank 2r (`checkpoint`).
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
@@ -21,7 +22,7 @@ from transformers.pytorch_utils import Conv1D
 
 from . import checkpoint
 from .base_weight import check_present, dense_weight, onloaded
-from .checkpoint import Factors
+from .checkpoint import Parts
 from .config import DudeConfig
 from .errors import DudeError, quote
 from .expressions import ALL_LINEAR
@@ -82,9 +83,9 @@ class DudeModel(LoraModel):
         if isinstance(wanted, str) and (wanted.lower() == ALL_LINEAR or expert_parts(model)):
             # By name: PEFT would add modules that are left out here, and reads an expression as last names.
             config.target_modules = {target.name for target in targets}
-        factors = checkpoint.LOADED_FACTORS.get()
-        what = "Decomposing weights" if factors is None else "Placing factors"
-        inits = [(target.name, self._init(model, target, config, factors)) for target in reported(targets, what)]
+        loaded = checkpoint.LOADED.get()
+        what = "Decomposing weights" if loaded is None else "Placing factors"
+        inits = [(target.name, self._init(model, target, config, loaded)) for target in reported(targets, what)]
         # PEFT's option to build adapters on the meta device would lose the initial values; it saves nothing here.
         kwargs.pop("low_cpu_mem_usage", None)
         super().inject_adapter(model, adapter_name, *args[:1], low_cpu_mem_usage=False, **kwargs)
@@ -92,8 +93,8 @@ class DudeModel(LoraModel):
             DudeVariant.attach(model.get_submodule(name), adapter_name, init, config)
 
     @staticmethod
-    def _init(model: nn.Module, target: Target, config: DudeConfig, factors: Factors | None) -> Init:
-        """Compute the initial values of one target: from `factors` of a file, or by decomposing its weight."""
+    def _init(model: nn.Module, target: Target, config: DudeConfig, loaded: Mapping[str, Parts] | None) -> Init:
+        """Compute the initial values of one target: from the parts in a file, or by decomposing its weight."""
         layer = model.get_submodule(target.name)
         if isinstance(layer, BaseTunerLayer):
             if layer.merged:
@@ -104,8 +105,8 @@ class DudeModel(LoraModel):
         with onloaded(layer):
             weight = dense_weight(layer, target.name)
             check_present(target.name, weight)
-            if factors is not None:
-                A0, B0 = (t.to(weight.device) for t in factors[target.name])
+            if loaded is not None:
+                A0, B0 = (loaded[target.name][part].to(weight.device) for part in (checkpoint.A0, checkpoint.B0))
                 init = init_from_factors(weight, A0, B0, config.magnitude_axis)
                 checkpoint.check_same_base(init, target.name, target.scaling, config.magnitude_axis)
                 return init
@@ -158,7 +159,7 @@ class DudeModel(LoraModel):
     def _remap_adapter_state_dict_for_load(
         cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        if isinstance(config, DudeConfig):
+        if isinstance(config, DudeConfig) and checkpoint.LOADED.get() is None:  # `load_adapter` has done it
             layers, saved = dude_layers(model, adapter_name), set(saved_parameters(model, adapter_name).values())
             state_dict = checkpoint.from_stored(state_dict, layers, config, adapter_name, saved)
         state_dict = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from unittest import mock
 
 import pytest
 import tiny_models as models
@@ -11,7 +12,7 @@ from peft import get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from dude_peft import DudeConfig, DudeError, load_adapter
+from dude_peft import DudeConfig, DudeError, checkpoint, load_adapter
 from dude_peft.checkpoint import check_same_base
 
 PREFIX = "base_model.model."
@@ -170,3 +171,17 @@ def test_products_with_the_start_have_the_bits_of_aligned_memory(tmp_path):
         start = layer.lora_dude["default"].init
         assert start.A0.data_ptr() % 64 == 0 and start.A0.untyped_storage().nbytes() == start.A0.nbytes, name
         assert torch.equal(start.P0, model.get_submodule(name).lora_dude["default"].lora_P0)
+
+
+def test_a_file_is_checked_once(tmp_path):
+    model = get_peft_model(models.llama(), models.config_for("llama", modules_to_save=["lm_head"]))
+    model.save_pretrained(str(tmp_path))
+    with (
+        mock.patch.object(checkpoint, "split", side_effect=checkpoint.split) as split,
+        mock.patch.object(checkpoint, "check_shapes", side_effect=checkpoint.check_shapes) as shapes,
+        mock.patch.object(checkpoint, "check_same_base", side_effect=checkpoint.check_same_base) as base,
+    ):
+        load_adapter(models.llama(), tmp_path)
+    layers = len(models.dude_layers(model))
+    assert (split.call_count, shapes.call_count, base.call_count) == (layers,) * 3
+    assert checkpoint.LOADED.get() is None
