@@ -6,13 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
-from comparison_tools import finish
+from comparison_tools import begin, finish
 from conftest import ROOT
-from test_paper_report import PLAIN, answers, cells, fill, started
+from test_paper_report import PLAIN, answers, started
 
 from dude_lab.compare.comparison_folder import ComparisonFolder
+from dude_lab.compare.comparison_report import report
+from dude_lab.compare.results import collect
+from dude_lab.compare.search import choose
 from dude_lab.paper.experiments import chosen
-from dude_lab.paper.recipe import parts_of
 from dude_lab.paper.study_folder import StudyFolder
 from dude_lab.paper.study_report import write_report
 from dude_peft.errors import DudeError
@@ -63,11 +65,17 @@ def test_a_method_alone_is_compared_with_nothing(tmp_path: Path) -> None:
 
 
 def test_whole_runs_with_the_next_rate_are_judged_by_pairs(tmp_path: Path) -> None:
-    folder = started(tmp_path, "rates")["above-gpqa"]
-    assert {cell.settings.method.name: cell.settings.train.learning_rate for cell in cells(folder)} == {
-        "lora": 3e-2, "dora": 3e-2, "pissa": 1e-2, "dude": 1e-2,
-    }  # fmt: skip
-    fill(folder, "mini_gpqa", {"lora": 0.5, "dora": 0.5, "pissa": 0.4, "dude": 0.6})
+    folder = started(tmp_path, "rates", *SMALL)["above-gpqa"]
+    grid = folder.grid()
+    assert {row.learning_rate for row in collect(folder).rows} == {None}  # not known before the search
+    search(folder, "mini_gpqa")
+    above = {"lora": 1e-1, "dora": 1e-1, "pissa": 1e-2, "dude": 1e-2}
+    assert {row.method: row.learning_rate for row in collect(folder).rows} == above
+    runs = [cell for row in grid.rows for cell in grid.run_cells(row, above[row.method.name])]
+    shares = {"lora": 0.5, "dora": 0.5, "pissa": 0.4, "dude": 0.6}
+    for cell in runs:
+        method = cell.settings.method.name
+        finish(folder, cell, {"mini_gpqa": answers(shares[method], (method, cell.settings.train.seed))})
     made = write_report(tmp_path)["rates"]
     found = {one["what"]: one["word"] for one in made["claims"][1]["compared"] if one["part"] == "above-gpqa"}
     assert found == {
@@ -76,19 +84,29 @@ def test_whole_runs_with_the_next_rate_are_judged_by_pairs(tmp_path: Path) -> No
     }
     assert not [one for one in made["claims"][0]["compared"] if one["part"] == "above-gpqa"]
     assert "comparisons of accuracy" not in (tmp_path / "README.md").read_text()  # the leads are at the best rates
+    assert "Not the chosen learning rate but the next larger one: LoRA r=16, DoRA r=16" in " ".join(
+        report(folder)["notes"]
+    )
 
 
-def test_the_rates_above_are_the_next_to_the_chosen(tmp_path: Path) -> None:
-    """As the kept searches chose them, on the grid that they were chosen from."""
-    kept = ROOT / "studies" / "mini"
-    parts = {part.name: part for part in parts_of(chosen("rates", "mini"), "mini", tmp_path)}
-    for above, study in (("above-gpqa", "gpqa"), ("above-mmlu", "ranks")):
-        choices = StudyFolder(kept).comparison(study).search
-        rows = json.loads(choices.read_text())["rows"]
-        for method in parts[above].settings.methods:
-            row = rows[f"{method['name']}-r16"]
-            tried = [one["learning_rate"] for one in row["candidates"]]
-            assert method["learning_rates"] == [tried[tried.index(row["learning_rate"]) + 1]]
+def test_above_the_largest_rate_there_is_none(tmp_path: Path) -> None:
+    folder, grid = begin(tmp_path, learning_rates=[1e-3, 1e-2], search={"above": True})
+    for row in grid.rows:
+        for cell, share in zip(grid.search_cells(row), (0.3, 0.6), strict=True):
+            finish(folder, cell, {"mini_csqa": answers(share, cell.name)})
+    choice = choose(grid, grid.rows[0], folder)
+    assert choice is not None and choice.learning_rate is None and "none above" in str(choice.warning)
+
+
+def test_the_rates_above_are_the_next_to_the_chosen() -> None:
+    """In `studies/mini`, on the grid that they were chosen from."""
+    study = StudyFolder(ROOT / "studies" / "mini")
+    for above, searched in (("above-gpqa", "gpqa"), ("above-mmlu", "ranks")):
+        rows = json.loads(study.comparison(searched).search.read_text())["rows"]
+        for row in collect(study.comparison(above)).rows:
+            chosen = rows[f"{row.method}-r{row.r}"]
+            tried = [one["learning_rate"] for one in chosen["candidates"]]
+            assert row.learning_rate == tried[tried.index(chosen["learning_rate"]) + 1] and len(row.runs) == 5
 
 
 def test_without_a_search_nothing_is_drawn_and_the_paper_has_none(tmp_path: Path) -> None:

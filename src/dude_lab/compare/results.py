@@ -39,6 +39,7 @@ class RowResult:
         missing: how many are neither finished nor failed.
         tried: among how many learning rates this one was chosen.
         at_end: whether it is the smallest or largest of these.
+        above: whether the rate is the next above the best of these (`search.above`).
         candidates: what the search measured at each of them (`search.Choice`); empty without a finished search.
     """
 
@@ -51,6 +52,7 @@ class RowResult:
     missing: int = 0
     tried: int = 1
     at_end: bool = False
+    above: bool = False
     candidates: tuple[dict[str, Any], ...] = ()
 
     @property
@@ -174,7 +176,7 @@ def _row(grid: Grid, row: Row, folder: ComparisonFolder) -> RowResult:
         choice = choose(grid, row, folder)
         if choice is None:
             return replace(made, missing=len(grid.settings.seeds))
-        made = replace(made, candidates=choice.candidates)
+        made = replace(made, candidates=choice.candidates, above=grid.settings.search.above)
         if choice.learning_rate is None:
             return replace(made, failed=len(grid.settings.seeds))
         rate, at_end = choice.learning_rate, choice.at_end

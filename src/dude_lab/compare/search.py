@@ -21,7 +21,8 @@ class Choice:
     Attributes:
         row: its name.
         candidates: learning rate, run, and what was measured on validation; `error` in place of it where a run failed.
-        learning_rate: the best; None where every candidate failed.
+        learning_rate: the best, or with `search.above` the next larger one; None if every candidate failed, or if none
+            is larger.
         at_end: whether the best is the smallest or the largest of the candidates, so that a better one may lie beyond.
     """
 
@@ -33,6 +34,8 @@ class Choice:
     @property
     def warning(self) -> str | None:
         """A line for a person, where there is something to say."""
+        if self.learning_rate is None and any("error" not in one for one in self.candidates):
+            return f"{self.row}: the best learning rate is the largest of those tried, so there is none above to run"
         if self.learning_rate is None:
             return f"{self.row}: every learning rate failed, so it is not run: see `output_tail` in state/*.failed.json"
         if not self.at_end:
@@ -68,6 +71,9 @@ def choose(
         candidates.append(one)
     good = [one for one in candidates if "error" not in one]
     best = min(good, key=_order)["learning_rate"] if good else None
+    if best is not None and grid.settings.search.above:
+        above = min((rate for rate in row.learning_rates if rate > best), default=None)
+        return Choice(row.name, tuple(candidates), above, False)
     return Choice(row.name, tuple(candidates), best, best in (min(row.learning_rates), max(row.learning_rates)))
 
 

@@ -123,6 +123,8 @@ def _notes(results: Results, runs: list[Run]) -> list[str]:
         )
     if any(row.tried > 1 for row in results.rows):
         notes.append("Learning rate: chosen on validation for each row, among equally many (search.json).")
+        if above := [row.name for row in results.rows if row.above]:
+            notes.append(f"Not the chosen learning rate but the next larger one: {', '.join(above)}.")
         ends = [row.name for row in results.rows if row.at_end]
         if ends:
             notes.append(f"The best learning rate lies at an end of those tried: {', '.join(ends)}.")

@@ -31,11 +31,14 @@ class SearchSettings(Settings):
         steps: optimizer steps of a search run. As many as the other runs if null.
         eval: evaluation of the search runs, merged over `run.eval`; never on the test split. If null, the learning rate
             is chosen by the loss on `run.data.validation`.
+        above: train with the next larger of `learning_rates` instead of the best, to measure what too large a rate
+            costs.
     """
 
     seed: int = Field(default=0, ge=0, lt=2**32)
     steps: int | None = Field(default=None, ge=1)
     eval: dict[str, Any] | None = Field(default_factory=lambda: {"limit": 300}, validate_default=True)
+    above: bool = False
 
     @field_validator("eval")
     @classmethod

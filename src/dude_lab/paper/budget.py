@@ -77,7 +77,8 @@ def cost(part: Part) -> Cost:
     for row in grid.rows:
         values, kept = _trained(row, shape)
         trainable, memory = max(trainable, values), max(memory, _memory(row, first, shape, estimate, values, kept))
-        for cell in (*grid.search_cells(row), *grid.run_cells(row, row.learning_rates[0])):
+        rate = row.learning_rates[-1 if part.settings.search.above else 0]
+        for cell in (*grid.search_cells(row), *grid.run_cells(row, rate)):
             cells[cell.name] = _hours(cell.settings, shape, estimate, full=isinstance(row.method, FullSettings))
     if grid.base_cell is not None:
         cells[grid.base_cell.name] = _asking(first, shape, estimate, times=1) / 3600

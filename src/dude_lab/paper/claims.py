@@ -65,8 +65,8 @@ def _best(part: PartResult) -> list[Compared]:
 
 
 def _keeps_more(part: PartResult) -> list[Compared]:
-    """Where the rate is given, not searched for: with the magnitude against without it."""
-    pairs = [one for mine, theirs in PAIRS for one in _pairs(part, (mine,), (theirs,))] if not part.searched else []
+    """At the rate above the best: with the magnitude against without it."""
+    pairs = [one for mine, theirs in PAIRS for one in _pairs(part, (mine,), (theirs,))] if part.selection.above else []
     return [_rows(part, one, other) for one, other in pairs]
 
 

@@ -43,6 +43,7 @@ class Selection:
         published: block of `published.yaml`; None where the paper prints no numbers.
         columns: of its table.
         calibration: the recipe's methods `for_calibration` too.
+        above: with the next learning rate above the one that the recipe's search chooses.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Selection:
     ranks: tuple[int, ...] = ()
     first_seed: bool = False
     calibration: bool = False
+    above: bool = False
 
 
 def _same(study: str) -> dict[str, str]:
@@ -120,8 +122,8 @@ SELECTIONS = {
             (Column("accuracy", "GSM8K, last step"),),
             None,
         ),
-        Selection("above-gpqa", {"mini": "gpqa_above"}, FOUR, (Column("score", "GPQA"),), None),
-        Selection("above-mmlu", {"mini": "mmlu_above"}, FOUR, (Column("avg", "Average"),), None),
+        Selection("above-gpqa", {"mini": "gpqa"}, FOUR, (Column("score", "GPQA"),), None, above=True),
+        Selection("above-mmlu", {"mini": "mmlu"}, FOUR, (Column("avg", "Average"),), None, ranks=(16,), above=True),
         _calibration("gsm_direct", Column("accuracy", "mini_gsm", chance=0.0)),
         _calibration("csqa", Column("score", "mini_csqa", chance=1 / 5)),
         _calibration(

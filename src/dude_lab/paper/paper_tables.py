@@ -48,8 +48,8 @@ class PartResult:
 
     @property
     def searched(self) -> bool:
-        """Whether learning rates were searched for, not given."""
-        return any(row.candidates for row in self.results.rows)
+        """Whether the runs have the learning rates that a search found best."""
+        return not self.selection.above and any(row.candidates for row in self.results.rows)
 
     @cached_property
     def outcome(self) -> Outcome:

@@ -91,6 +91,7 @@ def draw(parts: Sequence[PartResult], *paths: Path) -> bool:
     panels = [
         (part, r)
         for part in parts
+        if part.searched
         for r in dict.fromkeys(row.r for row in part.results.rows)
         if any(measured(row) for row in part.results.rows if row.r == r)
     ]

@@ -155,6 +155,8 @@ def _parts(selection: Selection, scale: Scale, output: Path, overrides: tuple[st
         raw["output"] = str(output)
         if selection.calibration:
             raw["methods"] = [*raw["methods"], *json_copy(recipe.for_calibration)]
+        if selection.above:
+            raw["search"] = {**raw["search"], "above": True}
         if selection.first_seed and scale == "paper":
             raw["seeds"] = raw["seeds"][:1]
         narrowed = {pair.partition("=")[0].strip() for pair in overrides}
