@@ -8,9 +8,9 @@ budget, so a run still in its constant part may be resumed with another `--token
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import math
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +20,7 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from dude_peft.errors import DudeError
+from dude_peft.files import write_bytes
 from mini.model_shape import SHAPE, Packer, held_out, new_model
 from mini.stream import GENRES
 from mini.tokenizer import train_tokenizer
@@ -89,9 +90,9 @@ def save_pretrained(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast,
 
 
 def _write_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    os.replace(partial, path)
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_bytes(path, buffer.getvalue())
 
 
 def _cut_log(log: Path, steps: int) -> None:

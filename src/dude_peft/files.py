@@ -10,12 +10,14 @@ import contextlib
 import hashlib
 import itertools
 import json
+import math
 import os
 import re
 import secrets
+import shutil
 import stat
 import tempfile
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -26,7 +28,7 @@ CHECKSUM = "content_sha256"  # key of a JSON object that holds the SHA-256 of th
 
 
 def part_of(path: Path) -> Path:
-    """Where a file is written before it is moved to its place; a killed process may leave it behind."""
+    """Return where a file or folder is written before it is moved to `path`; a killed process may leave it behind."""
     return path.with_name(f".{path.name}.part")
 
 
@@ -56,6 +58,38 @@ def write_bytes(path: Path, data: bytes) -> None:
         raise
 
 
+@contextlib.contextmanager
+def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Write a folder atomically: the files go into the folder that this yields, which then takes the place of `path`.
+
+    All files are flushed to disk before the move, and get the mode that the umask gives. After an error nothing is
+    left behind.
+
+    Args:
+        path: the folder, which may exist if it is empty.
+        overwrite: whether it may have files, which are deleted.
+
+    Raises:
+        OSError: the folder has files and `overwrite` is false, or the disk fails.
+    """
+    part = part_of(path)
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
+        apply_umask(part)
+        sync_tree(part)
+        if overwrite:
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.is_dir():
+            path.rmdir()
+        os.replace(part, path)
+        sync(path.parent)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
 def use_umask(path: Path) -> None:
     """Give a file that a library made private (safetensors writes through a file of mode 0600) the umask's mode."""
     probe = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
@@ -74,7 +108,7 @@ def write_json(path: Path, value: Any, *, checksum: bool = False) -> None:
         checksum: add the SHA-256 of the content as one more key, which `read_json` then verifies.
     """
     if checksum:
-        value = {**value, CHECKSUM: _content_sha256(value)}
+        value = {**value, CHECKSUM: json_sha256(value)}
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -91,36 +125,52 @@ def read_json(path: Path, remedy: str, *, finite: bool = False) -> dict[str, Any
             does not have the SHA-256 that it names.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse if finite else None)
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse_constant if finite else None)
     except (OSError, ValueError, RecursionError) as error:  # ValueError: bad UTF-8, bad JSON, huge integers
         raise DudeError(f"{path}: cannot be read as JSON ({error}). {remedy}") from None
     if not isinstance(value, dict):
         raise DudeError(f"{path}: holds a {type(value).__name__}, not a JSON object. {remedy}")
-    if CHECKSUM in value and value[CHECKSUM] != _content_sha256(value):
+    if CHECKSUM in value and value[CHECKSUM] != json_sha256(value):
         raise DudeError(f"{path}: damaged: its content does not have the SHA-256 that it names. {remedy}")
     return value
 
 
-def _content_sha256(value: dict[str, Any]) -> str:
+def json_sha256(value: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a JSON object without its checksum, hexadecimal; the order of its keys does not matter."""
     content = {key: item for key, item in value.items() if key != CHECKSUM}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _refuse(constant: str) -> None:
+def refuse_constant(constant: str) -> None:
+    """Reject NaN and infinities: the `parse_constant` of `json.loads`."""
     raise ValueError(f"{constant} is not a JSON value")
 
 
+def json_values(value: Any) -> Any:
+    """Return plain values as JSON has them: NaN and infinities as None, tuples as lists."""
+    if isinstance(value, Mapping):
+        return {key: json_values(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_values(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def sha256(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
+    """Return the SHA-256 of a file, hexadecimal."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
+    hash_file(digest, path)
     return digest.hexdigest()
 
 
+def hash_file(digest: Any, path: Path) -> None:
+    """Add the content of a file to a hash of `hashlib`."""
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+
+
 def checksums(paths: Iterable[Path], root: Path) -> dict[str, str]:
-    """SHA-256 of files, and of all files below folders, by their path from `root`."""
+    """Return the SHA-256 of files, and of all files below folders, by their path from `root`."""
     files = [file for path in paths for file in ([path] if path.is_file() else sorted(path.rglob("*")))]
     return {file.relative_to(root).as_posix(): sha256(file) for file in files if file.is_file()}
 

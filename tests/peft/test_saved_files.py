@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import os
 import stat
 from pathlib import Path
@@ -14,7 +16,7 @@ from peft import get_peft_model
 from transformers import AutoModelForCausalLM
 
 from dude_peft import DudeError, load_adapter
-from dude_peft.files import public_name
+from dude_peft.files import atomic_folder, hash_file, json_sha256, json_values, public_name, sha256, write_json
 from dude_peft.svd import cached_triplets
 
 
@@ -108,3 +110,53 @@ def test_a_pickled_adapter_is_refused(tmp_path):
     model = adapted()
     with pytest.raises(DudeError, match="safe_serialization"):
         model.save_pretrained(str(tmp_path), safe_serialization=False)
+
+
+class TestAtomicFolder:
+    def test_takes_its_place_when_it_is_complete(self, tmp_path):
+        place = tmp_path / "new" / "adapter"
+        with atomic_folder(place) as part:
+            (part / "a").write_text("1")
+            assert not place.exists()
+        assert (place / "a").read_text() == "1" and sorted(p.name for p in place.parent.iterdir()) == ["adapter"]
+
+    def test_an_error_leaves_what_was_there(self, tmp_path):
+        place = tmp_path / "adapter"
+        place.mkdir()
+        (place / "old").touch()
+        with pytest.raises(ZeroDivisionError), atomic_folder(place, overwrite=True) as part:
+            (part / "new").touch()
+            raise ZeroDivisionError
+        assert [p.name for p in place.iterdir()] == ["old"] and [p.name for p in tmp_path.iterdir()] == ["adapter"]
+
+    def test_files_are_only_replaced_on_request(self, tmp_path):
+        place = tmp_path / "adapter"
+        place.mkdir()
+        with atomic_folder(place) as part:
+            (part / "first").touch()
+        with pytest.raises(OSError), atomic_folder(place) as part:
+            (part / "second").touch()
+        assert [p.name for p in place.iterdir()] == ["first"] and [p.name for p in tmp_path.iterdir()] == ["adapter"]
+        with atomic_folder(place, overwrite=True) as part:
+            (part / "second").touch()
+        assert [p.name for p in place.iterdir()] == ["second"]
+
+    def test_what_a_killed_process_left_is_removed(self, tmp_path):
+        (tmp_path / ".adapter.part").mkdir()
+        (tmp_path / ".adapter.part" / "stale").touch()
+        with atomic_folder(tmp_path / "adapter"):
+            pass
+        assert list((tmp_path / "adapter").iterdir()) == [] and [p.name for p in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_json_has_no_nan_and_a_hash_depends_on_the_values_alone(tmp_path):
+    value = {"a": (1.5, math.nan), "b": {"c": -math.inf}, "d": [True, "x", None]}
+    assert json_values(value) == {"a": [1.5, None], "b": {"c": None}, "d": [True, "x", None]}
+    assert json_sha256({"a": 1, "b": 2}) == json_sha256({"b": 2, "a": 1}) != json_sha256({"a": 1, "b": 3})
+    write_json(tmp_path / "x.json", {"a": 1}, checksum=True)
+    assert json.loads((tmp_path / "x.json").read_text())["content_sha256"] == json_sha256({"a": 1})
+    digest = hashlib.sha256(b"before")
+    hash_file(digest, tmp_path / "x.json")
+    content = (tmp_path / "x.json").read_bytes()
+    assert digest.hexdigest() == hashlib.sha256(b"before" + content).hexdigest()
+    assert sha256(tmp_path / "x.json") == hashlib.sha256(content).hexdigest()

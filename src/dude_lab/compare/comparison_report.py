@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dude_peft.files import write_json, write_text
+from dude_peft.files import json_values, write_json, write_text
 
 from .comparison_folder import ComparisonFolder
 from .comparison_plot import draw
@@ -43,15 +42,6 @@ def report(folder: ComparisonFolder, show: Callable[[dict[str, Any]], None] | No
 
 def write_report(results: Results, table: dict[str, Any], folder: Path) -> None:
     """Write the table (`make_table`) and the picture of any results into a folder."""
-    write_json(folder / "table.json", finite(table))
+    write_json(folder / "table.json", json_values(table))
     write_text(folder / "table.md", markdown(table))
     draw(results, folder / "curves.png", folder / "curves.svg")
-
-
-def finite(value: Any) -> Any:
-    """What JSON cannot say (not a number, infinite) as None, tuples as the lists that they become there."""
-    if isinstance(value, dict):
-        return {key: finite(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from dude_peft.errors import DudeError, quote, shorten
+from dude_peft.files import json_sha256
 
 from ..methods import parse_method
 from ..settings import parse
@@ -107,7 +106,7 @@ def fingerprint(settings: RunSettings) -> str:
     for (section, key), former in ADDED.items():
         if values[section][key] == former:
             del values[section][key]
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    return json_sha256(values)
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:

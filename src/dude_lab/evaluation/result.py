@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dude_peft.files import write_json, write_text
+from dude_peft.files import json_values, write_json, write_text
 
 from ..markdown import escape_markdown
 
@@ -62,7 +62,7 @@ class EvalResult:
     @property
     def metrics(self) -> dict[str, dict[str, Any]]:
         """Task -> `Metric` as a dict, ready for JSON."""
-        return {row.task: _finite(asdict(row)) for row in self.table}
+        return {row.task: json_values(asdict(row)) for row in self.table}
 
     @property
     def accuracy(self) -> float:
@@ -99,19 +99,10 @@ class EvalResult:
         write_text(files[1], self.markdown(subjects=True) + "\n")
         for task, items in self.samples.items():
             path = folder / "samples" / f"{task.replace('/', '__').replace(':', '__')}.jsonl"
-            lines = (json.dumps(_finite(dict(item)), ensure_ascii=False, allow_nan=False) for item in items)
+            lines = (json.dumps(json_values(dict(item)), ensure_ascii=False, allow_nan=False) for item in items)
             write_text(path, "".join(line + "\n" for line in lines))
             files.append(path)
         return files
-
-
-def _finite(value: Any) -> Any:
-    """`value` with what JSON cannot say (NaN, infinities) as None."""
-    if isinstance(value, Mapping):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> str:

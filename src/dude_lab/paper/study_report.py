@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dude_peft.files import write_json, write_text
+from dude_peft.files import json_values, write_json, write_text
 
-from ..compare.comparison_report import finite
 from ..compare.run_store import RunStore
 from . import margins, paper_figures, paper_tables, rates
 from .claims import verdicts
@@ -55,7 +54,7 @@ def write_experiment(
         "figures": _figures(root, experiment, parts),
         "command": paper_tables.command(experiment.name, scale, parts[0].overrides if parts else ()),
     }
-    made = finite(made)
+    made = json_values(made)
     write_json(root.path / f"{experiment.name}.json", made)
     write_text(root.path / f"{experiment.name}.md", experiment_page(made))
     return made

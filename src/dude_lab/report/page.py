@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from dude_peft.errors import DudeError
-from dude_peft.files import check_folder, write_text
+from dude_peft.files import check_folder, json_values, write_text
 
 from ..compare.comparison_folder import ComparisonFolder
-from ..compare.comparison_report import finite
 from ..compare.results import Results, collect_paths
 from ..compare.table import columns, make_table
 from ..plot_style import method_rules
@@ -109,7 +108,7 @@ def _emphasis(cell: str) -> tuple[str, str, str]:
 
 def _inert(value: Any) -> str:
     """JSON that can stand inside a script element: nothing in it ends the element or begins another."""
-    text = json.dumps(finite(value), separators=(",", ":"), allow_nan=False)
+    text = json.dumps(json_values(value), separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 

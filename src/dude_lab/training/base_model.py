@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dude_peft.errors import DudeError, did_you_mean, quote, shorten
-from dude_peft.files import read_json, user_path
+from dude_peft.files import hash_file, read_json, user_path
 
 from ..config.run_settings import ModelSettings
 from .base_weights import check_weights, load_weights, weight_files
@@ -217,9 +217,7 @@ def identity(base: Base) -> dict[str, Any]:
     digest = hashlib.sha256()
     for path in sorted([base.folder / "config.json", *base.folder.glob("*.safetensors")]):
         digest.update(path.name.encode())
-        with path.open("rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
+        hash_file(digest, path)
     return known | {"sha256": digest.hexdigest()}
 
 

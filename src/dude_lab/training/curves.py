@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dude_peft.errors import DudeError
-from dude_peft.files import sync, write_text
+from dude_peft.files import refuse_constant, sync, write_text
 
 from ..plot_style import DASHES, SERIES_COLORS, MethodStyle, log_axis, method_style, picture
 from ..stats.smoothing import inside, smooth
@@ -41,7 +41,7 @@ class Curves:
 
     def _record(self, number: int, line: str) -> dict[str, Any]:
         try:
-            record = json.loads(line, parse_constant=_refuse)
+            record = json.loads(line, parse_constant=refuse_constant)
         except (ValueError, RecursionError) as error:
             raise DudeError(f"{self.path}:{number}: not JSON ({error}). {REMEDY}") from None
         if not isinstance(record, dict) or type(record.get("step")) is not int:
@@ -92,10 +92,6 @@ class Curves:
         """Flush the file to disk."""
         if self.path.is_file():
             sync(self.path)
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not a JSON value")
 
 
 def draw_curves(records: list[dict[str, Any]], path: Path, method: str, title: str = "") -> None:

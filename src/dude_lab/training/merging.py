@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dude_peft.errors import DudeError
-from dude_peft.files import apply_umask, check_folder, sync, sync_tree
+from dude_peft.files import atomic_folder, check_folder
 
 from .base_model import Base
 from .base_weights import load_weights
@@ -68,10 +66,7 @@ def merge(run: Path, output: Path, dtype: str = "auto") -> Merged:
     wanted = _logits(model, base)
     plain = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model  # type: ignore[operator]
 
-    part = output.with_name(f".{output.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with atomic_folder(output) as part:
         plain.save_pretrained(part)  # type: ignore[union-attr, operator]
         base.tokenizer.save_pretrained(part)
         again = load_weights(part, dtype=base.dtype).eval()
@@ -83,14 +78,6 @@ def merge(run: Path, output: Path, dtype: str = "auto") -> Merged:
                 f"merged and unmerged model differ by up to {difference:.3g} in a logit (of {scale:.3g}), "
                 f"more than {name} explains; nothing was written."
             )
-        apply_umask(part)
-        sync_tree(part)
-        if output.is_dir():
-            output.rmdir()
-        os.replace(part, output)
-        sync(output.parent)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return Merged(output, name, difference, scale)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dude_peft.errors import DudeError
-from dude_peft.files import apply_umask, checksums, folder_bytes, read_json, sync, sync_tree, write_json
+from dude_peft.files import atomic_folder, checksums, folder_bytes, read_json, sync, sync_tree, write_json
 
 from ..config.run_settings import RunSettings
 from ..config.yaml_file import fingerprint
@@ -418,24 +418,19 @@ class _Run:
         config.init_lora_weights = kind
 
     def _save(self, trainer: RunTrainer) -> Path:
-        """The result, complete or not at all: written beside its place, flushed to disk, and moved there."""
+        """Write the adapter, or the model of full fine-tuning, and return its folder."""
         plan, folder = self.plan, self.folder
         place = folder.model if plan.full else folder.adapter
-        part = place.with_name(f".{place.name}.part")
-        shutil.rmtree(part, ignore_errors=True)
-        if METHODS[plan.settings.method.name].overwrites_base:
-            start = folder.checkpoints / INITIAL
-            trainer.model.save_pretrained(part, path_initial_model_for_weight_conversion=str(start))
-        else:
-            trainer.model.save_pretrained(part)
-        if plan.full:
-            plan.base.tokenizer.save_pretrained(part)
-        else:
-            hide_paths(part)
-        apply_umask(part)
-        sync_tree(part)
-        shutil.rmtree(place, ignore_errors=True)  # of a process that was killed before it wrote the record
-        part.rename(place)
+        with atomic_folder(place, overwrite=True) as part:  # of a process that was killed before it wrote the record
+            if METHODS[plan.settings.method.name].overwrites_base:
+                initial = folder.checkpoints / INITIAL
+                trainer.model.save_pretrained(part, path_initial_model_for_weight_conversion=str(initial))
+            else:
+                trainer.model.save_pretrained(part)
+            if plan.full:
+                plan.base.tokenizer.save_pretrained(part)
+            else:
+                hide_paths(part)
         return place
 
     def _sync(self) -> None:
