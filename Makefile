@@ -1,6 +1,7 @@
 # make demo   set up .venv (needs Python 3.11 and make), then train LoRA, DoRA, PiSSA and DuDe: a table and a picture
 # make tour   one run of DuDe: train, evaluate, merge, ask the merged model a question
 # make test   the same set-up, then all the tests
+# make test-quantized   adapters on bases of bitsandbytes, torchao and quanto, which it installs beside the environment (50 MB)
 # make test-reliability   kills, full disks, flipped bits, fuzz cases, thousands of cycles: 15 minutes on 2 cores; docs/reliability.md
 # make audit  known vulnerabilities of the pinned versions
 # make check  what CI runs: format, lint, import contracts, types, documentation, tests at both ends of the supported PEFT range
@@ -15,7 +16,7 @@ PYTEST := $(BIN)/python -m pytest
 DEMO := runs/demo
 TOUR := runs/tour
 
-.PHONY: help install demo tour test test-slow test-oldest-peft check format lint types docs bench clean test-triton test-reliability audit
+.PHONY: help install demo tour test test-slow test-oldest-peft check format lint types docs bench clean test-triton test-quantized test-reliability audit
 
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
@@ -68,13 +69,19 @@ test-triton: $(STAMP)
 	test -d .triton/triton || $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --target .triton triton==3.9.0
 	PYTHONPATH=$(CURDIR)/.triton $(PYTEST) -q tests/peft/test_triton.py tests/peft/test_kernels.py
 
+# bitsandbytes, torchao and quanto (50 MB) are laid over the environment; all of them run on a CPU.
+test-quantized: $(STAMP)
+	test -d .quantized/bitsandbytes || $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --target .quantized \
+	  bitsandbytes==0.50.2 torchao==0.18.0 optimum-quanto==0.2.7
+	PYTHONPATH=$(CURDIR)/.quantized EXPECTED_QUANTIZED=1 $(PYTEST) -q -n 2 tests/peft/test_quantized.py "tests/test_docs.py::test_python_of_a_page_runs[quantized.md]"
+
 # The other end of the supported range of PEFT, laid over the environment: everything that goes through PEFT.
 test-oldest-peft: $(STAMP)
 	test -d .peft-oldest/peft-$(OLDEST_PEFT).dist-info || { rm -rf .peft-oldest; \
 	  $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --target .peft-oldest peft==$(OLDEST_PEFT); }
 	PYTHONPATH=.peft-oldest EXPECTED_PEFT=$(OLDEST_PEFT) $(PYTEST) -q -n 2 --dist loadfile -m "not slow" tests/peft tests/lab/test_methods.py
 
-check: lint types docs test test-oldest-peft
+check: lint types docs test test-oldest-peft test-quantized
 
 format: $(STAMP)
 	$(BIN)/ruff format .
@@ -96,4 +103,4 @@ bench: $(STAMP)
 	$(BIN)/dude bench all -o runs/bench
 
 clean:
-	rm -rf $(VENV) .peft-oldest .triton .audit runs site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .peft-oldest .quantized .triton .audit runs site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

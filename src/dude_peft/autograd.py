@@ -26,10 +26,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from . import functional, kernels
+from .base_weight import dense_weight
 from .functional import Composition, Factors
 
 # Rows per block of a reduction. On a CPU a block fits the cache (1024 rows of width 1024: 0.8 ms in blocks of 128,
@@ -81,7 +82,7 @@ class ComposedLinear(torch.autograd.Function):
         base_output: tuple[Tensor] | None,
         composition: Composition,
         factors: Factors,
-        weight: Tensor,
+        weight: Tensor | nn.Module,
         bias: Tensor | None,
         scaling: float,
         detach_norm: bool,
@@ -96,7 +97,7 @@ class ComposedLinear(torch.autograd.Function):
             base_output: instead of y0, the base layer's output without a graph. It is overwritten, and its gradient
                 with respect to x is computed here. (A tuple, so that autograd does not treat it as an input.)
             composition, factors: computed from the trainable parameters.
-            weight: W0 (d, k), in any dtype.
+            weight: W0 (d, k), in any dtype, or the quantised layer that the backward reads it from again.
             bias: (d,) or None.
             scaling: s.
             detach_norm: leave out c.
@@ -120,7 +121,8 @@ class ComposedLinear(torch.autograd.Function):
         elif parameters:
             summed, ctx.probe = _watched(y)
             x_base = x if x_dropped is not None else None
-        ctx.save_for_backward(x_update, x_base, summed, weight, bias, *composition, *factors, inner, magnitude)
+        ctx.layer, saved = (None, weight) if isinstance(weight, Tensor) else (weight, None)
+        ctx.save_for_backward(x_update, x_base, summed, saved, bias, *composition, *factors, inner, magnitude)
         return y
 
     @staticmethod
@@ -148,6 +150,8 @@ def _backward(ctx: Any, G: Tensor) -> Any:
     x, x_base, summed, weight, bias, Ah, Bt, V_other, norm, gain, Ah_x, outer, gain_x, inner, magnitude = (
         ctx.saved_tensors
     )
+    if ctx.layer is not None:
+        weight = dense_weight(ctx.layer)
     s, detach_norm, computes_base, dropped, wide = ctx.options
     n, r, dtype = G.shape[0], Ah.shape[0] // 2, x.dtype
     needs = ctx.needs_input_grad

@@ -1,11 +1,14 @@
-"""The linear layers that can be adapted: their weight, its checks, and its device."""
+"""The linear layers that can be adapted: their weight, dense or quantised, its checks, and its device."""
 
 from __future__ import annotations
 
 import contextlib
-from typing import Any, cast
+import copy
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -14,24 +17,139 @@ from .errors import DudeError
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
-def dense_weight(layer: nn.Module, name: str = "") -> Tensor:
-    """Return the weight of a linear layer as (d, k) = (out_features, in_features): a view, never a copy.
+class Quantization(NamedTuple):
+    """How the weight of a quantised layer is read.
+
+    Attributes:
+        name: of the format, for messages.
+        dequantize: layer -> its weight (d, k), a new tensor.
+        multiplies_dense: whether the layer's forward is x W^T + b with that weight on a CPU.
+    """
+
+    name: str
+    dequantize: Callable[[Any], Tensor]
+    multiplies_dense: bool = False
+
+
+def _bnb_4bit(layer: Any) -> Tensor:
+    from bitsandbytes.functional import dequantize_4bit
+
+    data, state = layer.weight.data, layer.weight.quant_state
+    if getattr(state, "packing_format_for_cpu", False):  # the layout of the AVX512 kernel: unpack a copy
+        from bitsandbytes.functional import _convert_weight_packed_for_cpu_inverse
+
+        data, state = _convert_weight_packed_for_cpu_inverse(data.clone(), copy.copy(state))
+    return dequantize_4bit(data, state)
+
+
+def _bnb_8bit(layer: Any) -> Tensor:
+    """W = CB * SCB / 127, one scale for each output. Once the layer was called, `state` has them."""
+    weight, state = layer.weight, layer.state
+    codes = weight.data if state.CB is None else state.CB
+    scales = weight.SCB if getattr(weight, "SCB", None) is not None else state.SCB
+    return codes.to(scales.dtype) * (scales.view(-1, 1) / 127)
+
+
+def _by_its_own_method(layer: Any) -> Tensor:
+    return layer.weight.dequantize()
+
+
+def quantization(layer: nn.Module) -> Quantization | None:
+    """Return how the weight of `layer` is dequantised, or None where it is not quantised in a supported format.
+
+    Classes are recognised by name: none of these libraries is imported for a model that does not use it.
+    """
+    weight = layer._parameters.get("weight")
+    if type(layer) in (nn.Linear, Conv1D) and type(weight) in (nn.Parameter, Tensor):
+        return None
+    for kind in type(layer).__mro__:
+        if found := _QUANTIZED_LAYERS.get(f"{kind.__module__.partition('.')[0]}.{kind.__name__}"):
+            return found
+    package = type(weight).__module__
+    return next((found for prefix, found in _QUANTIZED_TENSORS.items() if package.startswith(prefix)), None)
+
+
+_QUANTIZED_LAYERS = {
+    "bitsandbytes.Linear4bit": Quantization("bitsandbytes, 4 bits", _bnb_4bit, multiplies_dense=True),
+    "bitsandbytes.Linear8bitLt": Quantization("bitsandbytes, 8 bits", _bnb_8bit),
+}
+_QUANTIZED_TENSORS = {
+    "torchao.": Quantization("torchao", _by_its_own_method),
+    "optimum.quanto.": Quantization("quanto", _by_its_own_method),
+}
+
+
+def weight_shape(layer: nn.Module, name: str = "") -> tuple[int, int]:
+    """Return (d, k) = (out_features, in_features) of a linear layer; reads no values.
 
     Raises:
-        DudeError: not a linear layer, a quantised one, or one without values; names the module.
+        DudeError: not a linear layer, or one quantised in a format that is not supported; names the module.
     """
     weight = getattr(layer, "weight", None)
     kind = type(layer).__name__
+    if isinstance(layer, nn.Linear) and quantization(layer) is not None:
+        return layer.out_features, layer.in_features
     if not isinstance(layer, nn.Linear | Conv1D) or not isinstance(weight, Tensor) or weight.ndim != 2:
         raise DudeError(
             f"module '{name}' is a {kind}: DuDe adapts nn.Linear and Conv1D. Leave it out of target_modules"
         )
     if weight.dtype not in FLOATS:
         raise DudeError(
-            f"module '{name}' ({kind}) holds {weight.dtype} weights: DuDe decomposes float32, bfloat16 and float16. "
-            "Load the base model without quantisation"
+            f"module '{name}' ({kind}) holds {weight.dtype} weights: DuDe decomposes float32, bfloat16 and float16, "
+            "and bases quantised by bitsandbytes, torchao or quanto. Load the base model in one of them"
         )
+    d, k = weight.shape
+    return (k, d) if isinstance(layer, Conv1D) else (d, k)
+
+
+def dense_weight(layer: nn.Module, name: str = "") -> Tensor:
+    """Return the weight of a linear layer as (d, k): a view, or a new tensor where the layer is quantised.
+
+    Raises:
+        DudeError: as `weight_shape`.
+    """
+    weight_shape(layer, name)
+    quantized = quantization(layer)
+    if quantized is not None:
+        with torch.no_grad():
+            return quantized.dequantize(layer).detach()
+    weight = cast(Tensor, layer.weight)
     return weight.T if isinstance(layer, Conv1D) else weight
+
+
+class DenseLinear(nn.Linear):
+    """A frozen linear layer in place of a quantised one, for any dtype of its input, as quantised layers are."""
+
+    def __init__(self, layer: nn.Linear, weight: Tensor) -> None:
+        super().__init__(layer.in_features, layer.out_features, bias=False, device="meta")
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        if layer.bias is not None:
+            self.bias = nn.Parameter(layer.bias.detach().to(weight.dtype), requires_grad=False)
+        self.train(layer.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x W^T + b (..., d) in the dtype of x (..., k)."""
+        return F.linear(x.to(self.weight.dtype), self.weight, self.bias).to(x.dtype)
+
+
+def record_dense_layers(model: nn.Module) -> None:
+    """Let the config of a transformers model say which of its layers are no longer quantised, so that it can be saved.
+
+    Where none is left the model is an ordinary one again.
+    """
+    dense = [name for name, module in model.named_modules() if type(module) is DenseLinear]
+    quantizer: Any = getattr(model, "hf_quantizer", None)
+    if not dense or quantizer is None:
+        return
+    if not any(quantization(module) for module in model.modules()):
+        quantizer.remove_quantization_config(model)
+        for flag in ("is_loaded_in_4bit", "is_loaded_in_8bit"):
+            if hasattr(model, flag):
+                setattr(model, flag, False)
+        return
+    config: Any = cast(Any, model).config.quantization_config
+    option = "llm_int8_skip_modules" if hasattr(config, "llm_int8_skip_modules") else "modules_to_not_convert"
+    setattr(config, option, [*dict.fromkeys([*(quantizer.modules_to_not_convert or ()), *dense])])
 
 
 def onloaded(layer: nn.Module) -> Any:
@@ -47,14 +165,35 @@ def onloaded(layer: nn.Module) -> Any:
     return align_module_device(layer)
 
 
-def is_plain(layer: nn.Module) -> bool:
+def is_plain(layer: nn.Module, x: Tensor) -> bool:
     """Return whether `layer` computes x W^T + b with frozen W and b, without hooks or another forward.
 
-    Its backward is then one product, which `ComposedLinear` computes together with r rows of Eq. 9.
+    Its backward is then one product, which `ComposedLinear` computes together with r rows of Eq. 9. So does a layer of
+    4 bits on a CPU, whose own forward is that product with the dequantised weight.
     """
     hooked = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
-    own_forward = type(layer) not in (nn.Linear, Conv1D) or "forward" in layer.__dict__
-    return not (hooked or own_forward or any(p is not None and p.requires_grad for p in layer._parameters.values()))
+    if (
+        hooked
+        or "forward" in layer.__dict__
+        or any(p is not None and p.requires_grad for p in layer._parameters.values())
+    ):
+        return False
+    quantized = quantization(layer)
+    if quantized is None:
+        return type(layer) in (nn.Linear, Conv1D)
+    return quantized.multiplies_dense and x.device.type == "cpu" and layer.compute_dtype in (None, x.dtype)
+
+
+def base_product(layer: Any, x: Tensor, weight: Tensor | None) -> Tensor:
+    """Return x W^T + b (..., d) of a layer that `is_plain`: its own call, or with 4 bits the product with `weight`.
+
+    Without a gradient (`weight` is None) a layer of 4 bits may use a kernel of its own. With one, bitsandbytes computes
+    the product with the dequantised weight too, unless the weight was repacked for an AVX512 kernel in eval mode: that
+    kernel has no gradient.
+    """
+    if weight is None or quantization(layer) is None:
+        return layer(x)
+    return F.linear(x, weight.to(x.dtype), None if layer.bias is None else layer.bias.to(x.dtype))
 
 
 def check_finite(name: str, weight: Tensor) -> None:

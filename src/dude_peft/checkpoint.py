@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .base_weight import FLOATS, dense_weight, onloaded
+from .base_weight import FLOATS, dense_weight, onloaded, weight_shape
 from .config import WEIGHTS_NAME, DudeConfig, find_adapter_file
 from .errors import DudeError, shorten
 from .files import public_name, sha256
@@ -255,7 +255,7 @@ def from_stored(
     axis = config.magnitude_axis
     keys = {name: name if f"{name}.{A.format('')}" in state else PEFT_PREFIX + name for name in layers}
     expected = {
-        keys[name]: (name, dense_weight(module.get_base_layer(), name).shape, module.r[adapter_name])
+        keys[name]: (name, weight_shape(module.get_base_layer(), name), module.r[adapter_name])
         for name, module in layers.items()
     }
     result = {key: state[key] for key in saved if key in state}

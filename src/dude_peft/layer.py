@@ -9,11 +9,22 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from peft.tuners.lora.layer import Linear, LoraVariant
+from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from . import functional
 from .autograd import ComposedLinear
-from .base_weight import FullPrecision, check_finite, dense_weight, is_plain, onloaded
+from .base_weight import (
+    DenseLinear,
+    FullPrecision,
+    base_product,
+    check_finite,
+    dense_weight,
+    is_plain,
+    onloaded,
+    quantization,
+)
 from .config import DudeConfig
 from .errors import DudeError
 from .functional import Composition, Factors, MagnitudeAxis
@@ -256,7 +267,8 @@ width 576, r = 16: 0.85 of the time of the row above; r = 32: 0.75. The cache: 0
             base: the linear layer of W0 and b.
             scaling: s.
         """
-        weight, compiling = dense_weight(base), torch.compiler.is_compiling()
+        weight = dense_weight(base) if y0 is None and quantization(base) is None else None
+        compiling = torch.compiler.is_compiling()
         if not (self._checked or compiling):
             check_whole((*trained, *self._parameters.values(), base.weight))
             self._checked = True
@@ -265,13 +277,20 @@ width 576, r = 16: 0.85 of the time of the row above; r = 32: 0.75. The cache: 0
         if learns:
             self._cache = None
         half = x.dtype in functional.HALF or torch.is_autocast_enabled(x.device.type)
-        exact = y0 is None and not half and x.dtype == weight.dtype == self.lora_A0.dtype
+        exact = weight is not None and not half and x.dtype == weight.dtype == self.lora_A0.dtype
         if self.axis == "in":
             if exact and isinstance(base, nn.Linear):
                 return self._one_scaled_product(x, x_update, trained, base, scaling, learns)
-            return self._two_scaled_products(x, x_update, base(x) if y0 is None else y0, trained, base, scaling, learns)
+            arguments = x, x_update, base(x) if y0 is None else y0, trained, base, scaling, learns
+            if learns and quantization(base) is not None:  # computed again in the backward: no dense weight is saved
+                return checkpoint(self._two_scaled_products, *arguments, use_reentrant=False, preserve_rng_state=False)
+            return self._two_scaled_products(*arguments)
         evaluates = exact and not (learns or self.training or compiling) and x_update is x and x.device.type == "cpu"
-        if evaluates and functional.temporary_weight_pays(x.numel() // x.shape[-1], *weight.shape):
+        if (
+            evaluates
+            and weight is not None
+            and functional.temporary_weight_pays(x.numel() // x.shape[-1], *weight.shape)
+        ):
             factors = self._factors(trained, base, scaling, x.dtype)
             cache = self._cache
             make = functional.temporary_weight if cache is None else cache.temporary_weight
@@ -288,22 +307,22 @@ width 576, r = 16: 0.85 of the time of the row above; r = 32: 0.75. The cache: 0
         scaling: float,
         learns: bool,
     ) -> Tensor:
-        base_output = None
+        base_output, weight = None, dense_weight(base) if learns else None
         if y0 is None:
             with torch.no_grad():
-                base_output = base(x)
+                base_output = base_product(base, x, weight)
         output: Any = base_output if y0 is None else y0
         dtype, (d, k) = output.dtype, (output.shape[-1], x.shape[-1])
         shape, output = output.shape, output.reshape(-1, d)
         dropped = None if x_update is x else x_update.to(dtype).reshape(-1, k)
         x = x.to(dtype).reshape(-1, k)
         bias = None if base.bias is None else base.bias.to(dtype)
-        if learns:
-            weight = dense_weight(base)
-            composition, factors = self._training_factors(trained, base, scaling, dtype)
+        if weight is not None:
+            composition, factors = self._training_factors(trained, base, weight, scaling, dtype)
             sources = (output, None) if base_output is None else (None, (output,))
+            source = weight if quantization(base) is None else base
             y = ComposedLinear.apply(
-                x, dropped, sources[0], *trained, sources[1], composition, factors, weight, bias, scaling,
+                x, dropped, sources[0], *trained, sources[1], composition, factors, source, bias, scaling,
                 self.detach_norm,
             )  # fmt: skip
             return y.view(shape)
@@ -327,7 +346,7 @@ width 576, r = 16: 0.85 of the time of the row above; r = 32: 0.75. The cache: 0
         return functional.scaled_input_output(y0, x.to(y0.dtype), x_update.to(y0.dtype), weight, gain, Ah, outer)
 
     def _training_factors(
-        self, trained: Trained, base: Any, scaling: float, dtype: torch.dtype
+        self, trained: Trained, base: Any, weight: Tensor, scaling: float, dtype: torch.dtype
     ) -> tuple[Composition, Factors]:
         """Compute composition and factors without a graph.
 
@@ -341,7 +360,7 @@ width 576, r = 16: 0.85 of the time of the row above; r = 32: 0.75. The cache: 0
         if cache is not None and (cached := cache.get(key, trained, init, base.weight)) is not None:
             return cached
         with torch.no_grad():
-            composition = self.compose(*trained, dense_weight(base), scaling)
+            composition = self.compose(*trained, weight, scaling)
             factors = functional.forward_factors(composition, scaling, self.axis, dtype)
         if cache is not None:
             cache.put(key, trained, init, base.weight, composition, factors)
@@ -385,14 +404,37 @@ class DudeLinear(Linear):
     """PEFT's LoRA layer, without PEFT's loop over adapters where one DuDe adapter is active, not merged, and the base
     layer `is_plain`. Every other state is PEFT's, which calls `DudeVariant.forward` for each adapter."""
 
+    base_layer: Any
+    _quantized: tuple[Any, ...] = ()  # the base layer, while a merged dense one stands in its place
+
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return y (..., d) for x (..., k)."""
         active = self.active_adapters
         if len(active) == 1 and not (args or kwargs or self.disable_adapters or self.merged_adapters):
             adapter = active[0]
-            if adapter in getattr(self, "lora_dude", ()) and is_plain(self.base_layer):
+            if adapter in getattr(self, "lora_dude", ()) and is_plain(self.base_layer, x):
                 return apply(self, adapter, x, self.lora_dropout[adapter](x), None)
         return super().forward(x, *args, **kwargs)
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Merge as PEFT does. A quantised layer is replaced by a dense one: quantising W' would lose the adapter."""
+        quantized = self.base_layer if quantization(self.base_layer) is not None else None
+        if quantized is None or not check_adapters_to_merge(self, adapter_names):
+            super().merge(safe_merge, adapter_names)
+            return
+        self.base_layer = DenseLinear(quantized, dense_weight(quantized))
+        try:
+            super().merge(safe_merge, adapter_names)
+        except BaseException:
+            self.base_layer = quantized
+            raise
+        self._quantized = (quantized,)  # in a tuple: no module of the model while it is merged
+
+    def unmerge(self) -> None:
+        """Unmerge as PEFT does; a quantised layer returns as it was."""
+        super().unmerge()
+        if self._quantized:
+            (self.base_layer,), self._quantized = self._quantized, ()
 
 
 class DudeVariant(LoraVariant):
@@ -421,7 +463,7 @@ class DudeVariant(LoraVariant):
         magnitude.requires_grad_(module.lora_A[adapter_name].weight.requires_grad)
         module.lora_magnitude_vector[adapter_name] = magnitude
         module.lora_variant[adapter_name] = DudeVariant()
-        if type(module) is Linear:
+        if type(module) is Linear or quantization(module.get_base_layer()) is not None:
             module.__class__ = DudeLinear
 
     @staticmethod

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from . import checkpoint
-from .base_weight import check_present, dense_weight, onloaded
+from .base_weight import check_present, dense_weight, onloaded, record_dense_layers
 from .checkpoint import Parts
 from .config import DudeConfig
 from .errors import DudeError, quote
@@ -141,6 +141,11 @@ class DudeModel(LoraModel):
                 "into a copy of the base model and average the weights"
             )
         super().add_weighted_adapter(adapters, *args, **kwargs)
+
+    def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **kwargs: Any) -> Any:
+        model = super()._unload_and_optionally_merge(merge, *args, **kwargs)
+        record_dense_layers(model)
+        return model
 
     @classmethod
     def _get_adapter_state_dict(

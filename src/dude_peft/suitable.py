@@ -16,7 +16,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from .base_weight import FLOATS
+from .base_weight import FLOATS, quantization
 from .errors import DudeError, shorten
 from .expressions import layer_pattern
 
@@ -118,13 +118,13 @@ def unsuitable(model: nn.Module) -> dict[str, str]:
     for name, base in bases.items():
         parent_name, _, last = name.rpartition(".")
         weight = base._parameters.get("weight")
-        if weight is not None and weight.dtype not in FLOATS:
-            continue  # quantised, which is an error of its own
+        if weight is not None and weight.dtype not in FLOATS and quantization(base) is None:
+            continue  # quantised in a format that `weight_shape` rejects
         if isinstance(modules.get(parent_name), nn.MultiheadAttention):
             found[name] = "nn.MultiheadAttention reads its weight without calling it, so an adapter has no gradient"
         elif weight is None:
             found[name] = "its weight is computed from other parameters (parametrize, weight_norm or prune)"
-        elif not computes_linear(base):
+        elif quantization(base) is None and not computes_linear(base):
             found[name] = f"{type(base).__name__} has a forward of its own, which is not x W^T + b"
         elif places[id(modules[name])] > 1:
             found[name] = "the same module stands in several places, and only one would be adapted"

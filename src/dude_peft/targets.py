@@ -12,7 +12,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer, _maybe_include_all_linear_l
 from peft.utils.other import ModulesToSaveWrapper, get_pattern_key
 from torch import nn
 
-from .base_weight import dense_weight
+from .base_weight import weight_shape
 from .errors import DudeError, nearest, quote
 from .expressions import ALL_LINEAR, check_expression
 from .suitable import check_unsharded, left_out_notes, unsuitable
@@ -155,7 +155,7 @@ def find_targets(model: nn.Module, config: Any) -> Targets:
             raise DudeError(f"module '{name}' cannot be adapted: {reasons[name]}. Leave it out of target_modules")
         module = layers[name]
         base = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
-        d, k = dense_weight(base, name).shape
+        d, k = weight_shape(base, name)
         r = config.rank_pattern.get(get_pattern_key(config.rank_pattern.keys(), name), config.r)
         alpha = config.alpha_pattern.get(get_pattern_key(config.alpha_pattern.keys(), name), config.lora_alpha)
         check_rank(name, (d, k), r)

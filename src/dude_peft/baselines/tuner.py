@@ -18,7 +18,7 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_adapters_t
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from ..base_weight import dense_weight
+from ..base_weight import dense_weight, quantization
 from ..errors import DudeError
 from ..injection import report_init, unchanged_on_error
 
@@ -100,7 +100,13 @@ class BaselineLayer(nn.Module, BaseTunerLayer):
         Raises:
             DudeError: a layer that is not linear, or weights that have no singular values; names the module.
         """
-        weight = dense_weight(self.get_base_layer(), module_name)
+        base = self.get_base_layer()
+        if quantized := quantization(base):
+            raise DudeError(
+                f"module '{module_name}' is quantised ({quantized.name}), which {type(config).__name__} does "
+                "not support. Load the base model without quantisation"
+            )
+        weight = dense_weight(base, module_name)
         self.configs[adapter_name] = config
         for name, tensor in self.initial_values(weight, config, module_name).items():
             parameter = nn.Parameter(tensor.to(weight.device), requires_grad=name in self.adapter_layer_names)
