@@ -11,7 +11,8 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from dude_peft.errors import DudeError, did_you_mean, quote, shorten
-from dude_peft.files import user_path
+
+from .folders import user_path
 
 MAX_TEXT = 10_000  # characters of a value
 MAX_MISTAKES = 20  # reported at once

@@ -19,9 +19,10 @@ from typer.testing import CliRunner
 
 from dude_lab.cli.boundary import REMEDIES, boundary, explain
 from dude_lab.cli.commands import app
+from dude_lab.folders import check_folder
 from dude_lab.training.train_run import train
 from dude_peft.errors import DudeError
-from dude_peft.files import check_folder, write_text
+from dude_peft.files import write_text
 
 
 class Two:

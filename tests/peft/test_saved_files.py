@@ -15,8 +15,9 @@ import torch
 from peft import get_peft_model
 from transformers import AutoModelForCausalLM
 
+from dude_lab.folders import atomic_folder
 from dude_peft import DudeError, load_adapter
-from dude_peft.files import atomic_folder, hash_file, json_sha256, json_values, public_name, sha256, write_json
+from dude_peft.files import hash_file, json_sha256, json_values, public_name, sha256, write_json
 from dude_peft.svd import cached_triplets
 
 

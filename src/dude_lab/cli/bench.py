@@ -14,12 +14,12 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from dude_peft.errors import DudeError, did_you_mean
-from dude_peft.files import check_folder
 
 from ..bench import PARTS, cases
 from ..bench.bench_plan import Case, Plan, clock_name
 from ..bench.bench_plot import draw
 from ..bench.bench_results import DORA, DUDE, FROZEN, HAND, Result, about, headline, write_json
+from ..folders import check_folder
 from ..training.reporter import quiet
 from . import INTERRUPTED
 from .console import CHECKED, FAILED, NOTE, console, duration, table

@@ -13,8 +13,8 @@ import typer
 from typer.core import TyperGroup
 
 from dude_peft.errors import DudeError
-from dude_peft.files import user_path
 
+from ..folders import user_path
 from ..paper.experiments import ALL, EXPERIMENTS
 from .boundary import boundary, prepare_streams
 

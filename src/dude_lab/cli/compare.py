@@ -10,10 +10,10 @@ from rich.markup import escape
 from rich.text import Text
 
 from dude_peft.errors import DudeError
-from dude_peft.files import check_folder, user_path
 
 from ..compare.comparison import Choices, Plan, compare, known_cells, plan_comparison
 from ..compare.pool import Stopped
+from ..folders import check_folder, user_path
 from ..training.reporter import quiet
 from . import FAILED_RUNS, INTERRUPTED
 from .compare_progress import make_watcher

@@ -7,9 +7,10 @@ from pathlib import Path
 from rich.markup import escape
 
 from dude_peft.errors import DudeError
-from dude_peft.files import check_folder, folder_bytes, sync_tree, user_path, write_json
+from dude_peft.files import write_json
 
 from ..config.eval_settings import EvalSettings
+from ..folders import check_folder, folder_bytes, sync_tree, user_path
 from ..training.finished_run import is_run, load_any, open_run
 from ..training.reporter import quiet
 from .console import CHECKED, console, size

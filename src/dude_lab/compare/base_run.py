@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from dude_peft.files import checksums, sync_tree, write_json
+from dude_peft.files import write_json
 
 from ..config.run_settings import RunSettings
+from ..folders import checksums, sync_tree
 from ..training.base_model import find_base, identity, load_base
 from ..training.provenance import git_state, hardware, peak_memory, versions
 from ..training.reporter import Reporter

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from dude_peft.errors import DudeError
-from dude_peft.files import check_folder, read_json, write_json, write_text
+from dude_peft.files import read_json, write_json, write_text
 
 from ..config.compare_settings import ComparisonSettings, parse_comparison
 from ..config.yaml_reader import dump_yaml, read_yaml
+from ..folders import check_folder
 from .grid import Cell, Grid
 from .run_store import Run, RunStore
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from dude_peft.errors import DudeError
-from dude_peft.files import folder_bytes, write_json, write_text
+from dude_peft.files import write_json, write_text
 
 from ..config.yaml_reader import dump_yaml, read_yaml
+from ..folders import folder_bytes
 from ..training.run_folder import RunFolder
 from .comparison_folder import STUDY, claim
 from .packed import FILES, NOT_STORED, PackedRun, PackedStudy, find_packed, make_tables, write_table

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from dude_peft.files import without_paths
-
+from ..folders import without_paths
 from ..markdown import escape_markdown
 from ..stats.intervals import Interval
 from .comparison_folder import SCHEMA

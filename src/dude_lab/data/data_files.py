@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from dude_peft.errors import DudeError, did_you_mean, quote, shorten, some
-from dude_peft.files import user_path
+
+from ..folders import user_path
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 MAX_LINE = 64 << 20  # bytes, unpacked: a file without line breaks would fill the memory

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from dude_peft.errors import DudeError, quote, shorten
-from dude_peft.files import user_path
 
+from ..folders import user_path
 from . import parsers, readers
 from .data_files import Rows, read_jsonl
 from .question_types import Problem, Protocol, Question

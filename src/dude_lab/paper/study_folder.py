@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from dude_peft.errors import DudeError
-from dude_peft.files import check_folder, read_json, write_json
+from dude_peft.files import read_json, write_json
 
 from ..compare.comparison_folder import STUDY, ComparisonFolder
+from ..folders import check_folder
 from .experiments import EXPERIMENTS, SELECTIONS, Experiment, Scale, Selection
 
 SCHEMA = 1

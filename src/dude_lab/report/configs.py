@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from dude_peft.files import without_paths
-
 from ..compare.comparison_folder import ComparisonFolder
 from ..compare.results import Results
 from ..compare.run_store import Run
 from ..config.yaml_reader import dump_yaml
+from ..folders import without_paths
 
 
 def run_cards(results: Results) -> list[dict[str, Any]]:

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from dude_peft.errors import DudeError
-from dude_peft.files import check_folder, json_values, write_text
+from dude_peft.files import json_values, write_text
 
 from ..compare.comparison_folder import ComparisonFolder
 from ..compare.results import Results, collect_paths
 from ..compare.table import columns, make_table
+from ..folders import check_folder
 from ..plot_style import method_rules
 from .answer_table import make_answers
 from .configs import failures, run_cards, searches

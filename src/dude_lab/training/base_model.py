@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dude_peft.errors import DudeError, did_you_mean, quote, shorten
-from dude_peft.files import hash_file, read_json, user_path
+from dude_peft.files import hash_file, read_json
 
 from ..config.run_settings import ModelSettings
+from ..folders import user_path
 from .base_weights import check_weights, load_weights, weight_files
 
 if TYPE_CHECKING:

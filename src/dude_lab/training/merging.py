@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dude_peft.errors import DudeError
-from dude_peft.files import atomic_folder, check_folder
 
+from ..folders import atomic_folder, check_folder
 from .base_model import Base
 from .base_weights import load_weights
 from .finished_run import load_run

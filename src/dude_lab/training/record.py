@@ -10,8 +10,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dude_peft.errors import DudeError
-from dude_peft.files import damage, public_name, read_json, write_text
+from dude_peft.files import public_name, read_json, write_text
 
+from ..folders import damage
 from ..methods import METHODS
 from .provenance import git_state, hardware, peak_memory, versions
 from .run_folder import SCHEMA, RunFolder

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from dude_peft.errors import DudeError
-from dude_peft.files import CHECKSUM, apply_umask, checksums, damage, read_json, sync, write_json
+from dude_peft.files import CHECKSUM, read_json, sync, write_json
+
+from ..folders import apply_umask, checksums, damage
 
 MANIFEST = "manifest.json"
 PREFIX = "checkpoint-"

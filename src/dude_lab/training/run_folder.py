@@ -13,11 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dude_peft.errors import DudeError
-from dude_peft.files import check_folder, part_of, user_path, write_text
+from dude_peft.files import part_of, write_text
 
 from ..config.run_settings import RunSettings
 from ..config.yaml_file import differences, to_yaml
 from ..config.yaml_reader import read_yaml
+from ..folders import check_folder, user_path
 from .lock import LOCK, OWNER
 from .nonfinite import MARKER, Divergence
 from .run_checkpoint import PREFIX, fault, is_complete, is_sealed, step_of

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dude_peft.errors import DudeError
-from dude_peft.files import atomic_folder, checksums, folder_bytes, read_json, sync, sync_tree, write_json
+from dude_peft.files import read_json, sync, write_json
 
 from ..config.run_settings import RunSettings
 from ..config.yaml_file import fingerprint
+from ..folders import atomic_folder, checksums, folder_bytes, sync_tree
 from ..methods import METHODS
 from .base_model import identity, load_base
 from .distributed import OtherProcess, Processes, connect
