@@ -11,9 +11,8 @@ from decimal import Decimal
 import pytest
 
 from dude_lab.data.catalogue import _EMBEDDED, SETS
-from dude_lab.data.subjects import GROUP_OF, GROUPS
-from dude_lab.evaluation.final_number import final_number
-from dude_lab.evaluation.tasks import STOP
+from dude_lab.data.parsers import GROUP_OF, MMLU_GROUPS
+from dude_lab.evaluation.tasks import STOP, final_number
 from dude_peft.errors import DudeError
 
 COUNTS = {
@@ -130,7 +129,7 @@ def test_hellaswag_text_agrees_with_the_records_that_keep_their_fields(real_data
 def test_mmlu_keeps_none_and_line_breaks(real_data):
     questions = SETS["mmlu"].examples("test", real_data)
     assert {one.subject for one in questions} == set(GROUP_OF) and len(GROUP_OF) == 57
-    assert {group: len(subjects) for group, subjects in GROUPS.items()} == {
+    assert {group: len(subjects) for group, subjects in MMLU_GROUPS.items()} == {
         "humanities": 13,
         "social_sciences": 12,
         "stem": 19,
@@ -270,4 +269,4 @@ def test_embedded_records_are_read_by_the_parser_of_the_published_set(mini):
         assert all(len(set(one.choices)) == len(one.choices) for one in examples)
         assert len({one.gold for one in examples}) > 1
     if named.by_subject:
-        assert all(one.group in GROUPS for one in named.examples("validation"))
+        assert all(one.group in MMLU_GROUPS for one in named.examples("validation"))

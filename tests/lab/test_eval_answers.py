@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from dude_lab.evaluation.final_number import final_number, last_number
+from dude_lab.evaluation.tasks import final_number, last_number
 
 
 @pytest.mark.parametrize(

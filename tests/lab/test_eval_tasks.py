@@ -16,10 +16,9 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from dude_lab.config.data_settings import DataSettings
 from dude_lab.config.eval_settings import EvalSettings
 from dude_lab.data.catalogue import SETS, suites
-from dude_lab.data.subjects import GROUP_OF
-from dude_lab.evaluation.averages import with_averages
+from dude_lab.data.parsers import GROUP_OF
 from dude_lab.evaluation.evaluator import evaluate
-from dude_lab.evaluation.result import Metric
+from dude_lab.evaluation.result import Metric, with_averages
 from dude_lab.evaluation.tasks import build_units
 from dude_lab.training.training_data import load_training
 from dude_peft.errors import DudeError

@@ -232,7 +232,7 @@ def test_single_packed_runs_are_compared_and_reported(study: Path, tmp_path: Pat
 
 def test_prompts_come_from_the_data_set_where_it_is_at_hand(study: Path, tmp_path: Path) -> None:
     from dude_lab.config.eval_settings import EvalSettings
-    from dude_lab.evaluation.prompts import stored_prompts
+    from dude_lab.evaluation.tasks import stored_prompts
 
     found = stored_prompts(EvalSettings(suite="mini_csqa", limit=200))
     ids = [name for _, name in found]

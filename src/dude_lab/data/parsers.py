@@ -13,7 +13,6 @@ from typing import Any
 from dude_peft.errors import quote, some
 
 from .question_types import Problem, Question
-from .subjects import GROUP_OF
 
 Record = dict[str, Any]
 
@@ -193,3 +192,76 @@ def _without_tags(text: str) -> str:
 
 def _gpqa_text(text: str | None) -> str:
     return " " if text is None else text.strip().replace(" [title]", ". ").replace("  ", " ")
+
+
+MMLU_GROUPS = {
+    "humanities": [
+        "formal_logic",
+        "high_school_european_history",
+        "high_school_us_history",
+        "high_school_world_history",
+        "international_law",
+        "jurisprudence",
+        "logical_fallacies",
+        "moral_disputes",
+        "moral_scenarios",
+        "philosophy",
+        "prehistory",
+        "professional_law",
+        "world_religions",
+    ],
+    "social_sciences": [
+        "econometrics",
+        "high_school_geography",
+        "high_school_government_and_politics",
+        "high_school_macroeconomics",
+        "high_school_microeconomics",
+        "high_school_psychology",
+        "human_sexuality",
+        "professional_psychology",
+        "public_relations",
+        "security_studies",
+        "sociology",
+        "us_foreign_policy",
+    ],
+    "stem": [
+        "abstract_algebra",
+        "anatomy",
+        "astronomy",
+        "college_biology",
+        "college_chemistry",
+        "college_computer_science",
+        "college_mathematics",
+        "college_physics",
+        "computer_security",
+        "conceptual_physics",
+        "electrical_engineering",
+        "elementary_mathematics",
+        "high_school_biology",
+        "high_school_chemistry",
+        "high_school_computer_science",
+        "high_school_mathematics",
+        "high_school_physics",
+        "high_school_statistics",
+        "machine_learning",
+    ],
+    "other": [
+        "business_ethics",
+        "clinical_knowledge",
+        "college_medicine",
+        "global_facts",
+        "human_aging",
+        "management",
+        "marketing",
+        "medical_genetics",
+        "miscellaneous",
+        "nutrition",
+        "professional_accounting",
+        "professional_medicine",
+        "virology",
+    ],
+}
+"""The subjects of MMLU in their four groups, as its authors and lm-evaluation-harness group them."""
+
+GROUP_OF = {subject: group for group, subjects in MMLU_GROUPS.items() for subject in subjects}
+"""Subject -> its group."""

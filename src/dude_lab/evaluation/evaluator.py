@@ -13,11 +13,9 @@ from dude_peft.errors import DudeError
 
 from ..config.eval_settings import EvalSettings
 from ..data.question_types import Asked, Problem
-from .averages import with_averages
-from .final_number import final_number
 from .language_model import ModelUnderTest, Progress, quiet, untouched
-from .result import EvalResult, Metric
-from .tasks import Unit, build_units
+from .result import EvalResult, Metric, with_averages
+from .tasks import Unit, build_units, final_number
 
 
 def evaluate(model: Any, tokenizer: Any, settings: EvalSettings, *, progress: Progress | None = None) -> EvalResult:

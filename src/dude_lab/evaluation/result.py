@@ -1,17 +1,20 @@
-"""What an evaluation gives: metrics, per-item samples, and a table of them."""
+"""The result of an evaluation: metrics and their averages, samples, and a table."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dude_peft.files import json_values, write_json, write_text
 
-from ..markdown import escape_markdown
+from ..markdown import aligned_table
+
+if TYPE_CHECKING:
+    from .tasks import Unit
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class EvalResult:
                 rows.append([*head, metric, f"{value:.4f}", "±", error])
         cut = sum(row.truncated for row in self.table if "/" not in row.task)
         note = f"\n\n{cut} requests were longer than the model's window and lost their beginning." if cut else ""
-        return _markdown(rows) + note
+        return aligned_table(rows, left=(0, 1, 4)) + note
 
     def write(self, folder: str | Path) -> list[Path]:
         """Write `metrics.json`, `metrics.md` and `samples/<task>.jsonl` under `folder`; returns the files."""
@@ -105,15 +108,58 @@ class EvalResult:
         return files
 
 
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    rows = [[escape_markdown(cell) for cell in row] for row in rows]
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    left = {0, 1, 4}
-    head, *body = [
-        "| "
-        + " | ".join(c.ljust(w) if k in left else c.rjust(w) for k, (c, w) in enumerate(zip(row, widths, strict=True)))
-        + " |"
-        for row in rows
-    ]
-    rule = "|" + "|".join("-" * (w + 2) if k in left else "-" * (w + 1) + ":" for k, w in enumerate(widths)) + "|"
-    return "\n".join([head, rule, *body])
+def with_averages(rows: Sequence[Metric], units: Sequence[Unit], suite: str) -> tuple[list[Metric], str]:
+    """The rows of single tasks with their averages, and the name of the row that stands for all.
+
+    A set with subjects gets, before them, the mean over its subjects (what the DuDe paper calls average), the mean
+    weighted by questions (lm-evaluation-harness's `mmlu`), and for each group the mean over its subjects. Several
+    sets get their plain mean, called `suite`, at the end.
+
+    Args:
+        rows: one for each unit.
+        units: the tasks.
+        suite: name of the mean over the sets.
+    """
+    table: list[Metric] = []
+    heads: list[Metric] = []
+    for name in dict.fromkeys(unit.set_name for unit in units):
+        mine = [(row, unit) for row, unit in zip(rows, units, strict=True) if unit.set_name == name]
+        parts = [row for row, _ in mine]
+        if len(parts) == 1 and parts[0].task == name:
+            table += parts
+            heads += parts
+            continue
+        head = _mean(name, parts, lambda _: 1.0)
+        table += [head, _mean(f"{name}_weighted", parts, lambda row: row.n)]
+        for group in dict.fromkeys(unit.group for _, unit in mine if unit.group):
+            table.append(_mean(f"{name}_{group}", [row for row, unit in mine if unit.group == group], lambda _: 1.0))
+        table += parts
+        heads.append(head)
+    if len(heads) == 1:
+        return table, heads[0].task
+    return [*table, _mean(suite, heads, lambda _: 1.0)], suite
+
+
+def _mean(name: str, rows: Sequence[Metric], weight: Callable[[Metric], float]) -> Metric:
+    """Weighted mean of `rows`; its standard error takes them as independent."""
+    weights = [weight(row) for row in rows]
+    total = sum(weights)
+
+    def one(of: Callable[[Metric], float]) -> float:
+        return sum(w * of(row) for w, row in zip(weights, rows, strict=True)) / total
+
+    return Metric(
+        task=name,
+        metric=_same([row.metric for row in rows], "average"),
+        value=one(lambda row: row.value),
+        stderr=math.sqrt(sum((w * row.stderr) ** 2 for w, row in zip(weights, rows, strict=True))) / total,
+        n=sum(row.n for row in rows),
+        shots=max(row.shots for row in rows),
+        protocol=_same([row.protocol for row in rows]),
+        split=_same([row.split for row in rows]),
+        truncated=sum(row.truncated for row in rows),
+    )
+
+
+def _same(values: Sequence[str], mixed: str = "mixed") -> str:
+    return values[0] if len(set(values)) == 1 else mixed

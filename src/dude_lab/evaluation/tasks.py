@@ -1,9 +1,12 @@
-"""Named sets as tasks of lm-evaluation-harness."""
+"""Data sets of the catalogue as tasks of lm-evaluation-harness, their questions, and how an answer is scored."""
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from dude_peft.errors import DudeError, quote
@@ -11,8 +14,7 @@ from dude_peft.errors import DudeError, quote
 from ..config.eval_settings import BUILT_IN, EvalSettings
 from ..data.catalogue import named_set
 from ..data.question_types import Asked, Problem, Question, subject_heading
-from ..data.sets import NamedSet
-from .final_number import final_number, last_number
+from ..data.sets import ROOT_VARIABLE, NamedSet
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
@@ -212,3 +214,70 @@ def _flat(tasks: dict[Any, Any]) -> dict[str, Any]:
     for key, value in tasks.items():
         out.update(_flat(value) if isinstance(value, dict) else {key: value})
     return out
+
+
+def stored_prompts(settings: EvalSettings) -> dict[tuple[str, str], dict[str, Any]]:
+    """Prompts and choices by task and question, of the sets that are at hand: generated, or in a local folder.
+
+    Nothing is downloaded. Worked examples before a question are left out.
+
+    Returns:
+        (task, id) -> `prompt`, `gold`, and for multiple choice `choices`.
+    """
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for name in settings.names:
+        if not name.startswith(BUILT_IN):
+            try:
+                found |= _prompts_of(name, settings)
+            except DudeError:
+                continue  # not at hand
+    return found
+
+
+def _prompts_of(name: str, settings: EvalSettings) -> dict[tuple[str, str], dict[str, Any]]:
+    named = named_set(name)
+    root, split = settings.root or os.environ.get(ROOT_VARIABLE), settings.split or named.eval_split
+    if not named.embedded and (root is None or named.found(split, root) is None):
+        return {}
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    protocol = settings.protocol or named.choice_protocol
+    for one in named.examples(split, settings.root, None if named.by_subject else settings.limit):
+        if isinstance(one, Problem):
+            found[name, one.id] = {"prompt": one.prompt, "gold": str(final_number(one.answer))}
+            continue
+        task = f"{name}/{one.subject}" if named.by_subject else name
+        prompt = subject_heading(one, protocol) + one.ask(protocol).contexts[0]
+        found[task, one.id] = {"prompt": prompt, "gold": one.gold, "choices": list(one.choices)}
+    return found
+
+
+# --- the number a worked solution ends in: what GSM8K's exact match compares -----------------------------------------
+
+_NUMBER = r"[-−]?\s?\$?\s?[-−]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)"
+_MARKED = re.compile(rf"####\s*({_NUMBER})")
+_SAID = re.compile(rf"[Tt]he answer is:?\s*({_NUMBER})")
+_ANY = re.compile(_NUMBER)
+
+
+def final_number(text: str) -> Decimal | None:
+    """The number after the first `####`; where there is none, after `The answer is` (MetaMathQA's ending).
+
+    Thousands commas, a dollar sign, a trailing dot and trailing zeros make no difference.
+
+    >>> final_number("so 2 * 600 = 1200.\\n#### $1,200.")
+    Decimal('1200')
+    """
+    match = _MARKED.search(text) or _SAID.search(text)
+    return None if match is None else _decimal(match.group(1))
+
+
+def last_number(text: str) -> Decimal | None:
+    """The last number anywhere in `text`: lm-evaluation-harness's `flexible-extract`."""
+    found = _ANY.findall(text)
+    return _decimal(found[-1]) if found else None
+
+
+def _decimal(text: str) -> Decimal:
+    negative = text.lstrip()[0] in "-−" or "-" in text or "−" in text
+    value = Decimal(re.sub(r"[^\d.]", "", text))
+    return -value if negative else value

@@ -129,7 +129,7 @@ def _question(run: Run, task: str, sample: Mapping[str, Any]) -> Mapping[str, An
 @lru_cache(maxsize=8)
 def _stored_prompts(asked: str) -> dict[Key, dict[str, Any]]:
     from ..config.eval_settings import EvalSettings
-    from ..evaluation.prompts import stored_prompts
+    from ..evaluation.tasks import stored_prompts
 
     return stored_prompts(EvalSettings.model_validate(json.loads(asked)))
 
