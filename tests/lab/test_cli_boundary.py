@@ -268,11 +268,11 @@ def test_files_of_others_are_not_replaced(two: Two, tmp_path: Path) -> None:
 def test_a_dry_run_says_where_it_would_go_on(tiny: Tiny) -> None:  # noqa: F811
     config = tiny.write()
     result = dude("train", config, "--dry-run", "--resume", "auto")
-    assert result.exit_code == 0 and "the run would begin" in result.stdout
+    assert result.exit_code == 0 and "the run would start from the beginning" in result.stdout
     one_line(dude("train", config, "--dry-run", "--resume", "must"), "no run there")
     train(tiny.settings())
     result = dude("train", config, "--dry-run", "--resume", "auto")
-    assert result.exit_code == 0 and "finished already" in result.stdout
+    assert result.exit_code == 0 and "already finished" in result.stdout
     (tiny.output / "run.json").unlink()
     before = sorted(tiny.output.rglob("*"))
     result = dude("train", config, "--dry-run", "--resume", "auto")

@@ -39,7 +39,7 @@ def test_eval_of_a_run_writes_into_it(run: Path) -> None:
     assert about["model"]["run"] == str(run) and len(about["model"]["sha256"]) == 64
 
     again = dude("eval", run, *EVAL)
-    assert again.exit_code == 2 and "holds results already" in again.stderr and "--overwrite" in again.stderr
+    assert again.exit_code == 2 and "already has results" in again.stderr and "--overwrite" in again.stderr
     assert dude("eval", run, *EVAL, "--overwrite").exit_code == 0
 
 

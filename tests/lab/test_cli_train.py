@@ -53,7 +53,7 @@ def test_train_shows_a_summary_and_writes_the_run(tiny: Tiny) -> None:  # noqa: 
         assert word in result.stdout
     assert f"{record['training']['first_loss']:.4f}" in result.stdout
     again = dude("train", tiny.write(), "method.name=dude", "train.steps=3", "--resume", "auto")
-    assert again.exit_code == 0 and "finished already; nothing was done" in again.stdout
+    assert again.exit_code == 0 and "already finished; nothing was done" in again.stdout
 
 
 def test_dry_run_shows_the_plan_and_writes_nothing(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811

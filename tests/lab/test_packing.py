@@ -215,7 +215,7 @@ def test_unfinished_runs_and_failures_stay(study: Path) -> None:
     assert (study / "runs" / cells[0].name / "config.yaml").is_file()
     assert plan.folder.failure(cells[0]) == {"error": "out of memory"}
     text = dude("pack", study).output
-    assert "1 run folders are not finished and stay" in text
+    assert "1 run folders are not finished and were not packed" in text
 
 
 def test_single_packed_runs_are_compared_and_reported(study: Path, tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def test_what_is_missing_is_said_or_left_out(tmp_path: Path) -> None:
     place = finish(folder, lora[0], {"mini_csqa": [1, 0]})
     folder.failed_path(dora[0].name).write_text(json.dumps({"error": "<broken>"}))
     text = page(folder.path, tmp_path / "page")  # one method only, one failed, one not begun
-    assert "dora-r16, seed 1, lr 0.001</strong>: &lt;broken&gt;" in text and "There is no pair to compare" in text
+    assert "dora-r16, seed 1, lr 0.001</strong>: &lt;broken&gt;" in text and "No pair to compare" in text
     for path in (place / "eval").rglob("*.jsonl"):
         path.unlink()
     (place / "curves.jsonl").unlink()
@@ -159,7 +159,7 @@ def test_without_a_run_nothing_is_written(tmp_path: Path, held: str) -> None:
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     result = dude("report", folder, "-o", output)
     assert result.exit_code == 2, result.output
-    reason = {"nothing": "not a run", "comparison": "no run is finished", "foreign": "not a page of `dude report`"}
+    reason = {"nothing": "not a run", "comparison": "no finished run", "foreign": "not a page of `dude report`"}
     assert reason[held] in result.stderr
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
     assert output.exists() == (held == "foreign")

@@ -64,7 +64,7 @@ def anything(*_: Any, **__: Any) -> bool:
     return True
 
 
-# phase: what is patched, when, the message, and the step that is kept
+# phase: what is patched, when, the message, and the step whose checkpoint is saved
 PHASES: dict[str, tuple[Any, str, Callable[..., bool], str, int]] = {
     "checking": (Watching, "check", anything, "stopped while checking", 0),
     "loading": (run_module, "load_base", anything, "stopped while loading", 0),
@@ -105,7 +105,7 @@ def test_sigterm(tiny: Tiny, whole: Path, monkeypatch: pytest.MonkeyPatch, phase
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
     assert message in stopped.stdout and not stopped.stderr and "Traceback" not in stopped.output
     assert f"dude train {config} --resume auto" in stopped.stdout
-    assert ("no step is kept" in stopped.stdout) is (step == 0)
+    assert ("no checkpoint is saved" in stopped.stdout) is (step == 0)
     assert tiny.output.exists() is (phase not in ("checking", "loading", "decomposing"))
     assert not list(tiny.output.rglob(".*")) and not (tiny.output / "run.json").exists()
     assert dude("train", config, "--resume", "auto").exit_code == 0

@@ -1,4 +1,4 @@
-"""`dude bench`: the table of what DuDe costs on this machine."""
+"""`dude bench`: measure, and print the results as tables."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ JSON, PICTURE = "bench.json", "bench.png"
 def run(
     part: str, device: str, output: Path | None, *, threads: int | None = None, quick: bool, tiny: bool = False
 ) -> int:
-    """Measure, print the table and write it; an interruption writes what was measured until then."""
+    """Measure, print the tables and write them; after an interruption the results so far."""
     parts = check(part, device)
     output = output or Path("results", "bench", part)
     check_folder(output, "-o", own=(JSON, PICTURE))
@@ -71,7 +71,7 @@ def check(part: str, device: str) -> list[str]:
     """
     known = ("all", *PARTS)
     if part not in known:
-        raise DudeError(f"unknown part '{part}': choose from {', '.join(known)}.{did_you_mean(part, known)}")
+        raise DudeError(f"unknown part '{part}', expected one of {', '.join(known)}.{did_you_mean(part, known)}")
     if device not in ("auto", "cpu", "cuda"):
         raise DudeError(f"--device must be auto, cpu or cuda, got {device!r}")
     if device == "cuda" and not torch.cuda.is_available():
@@ -80,7 +80,7 @@ def check(part: str, device: str) -> list[str]:
 
 
 def measured(todo: list[Case], out: Console) -> Iterator[Result]:
-    """Yield the results of all cases; print a line for each, and on a terminal a bar with the time left."""
+    """Yield the results of all cases; print a line for each, on a terminal with a bar and the time left."""
     total, done, begin = sum(case.cost for case in todo), 0.0, time.monotonic()
     with _bar(out, total) as show:
         for number, case in enumerate(todo, 1):
@@ -154,5 +154,5 @@ def _sum(rows: list[Result]) -> tuple[str, str]:
     left_out = sum(row.measured is None for row in rows)
     return (
         f"{verdicts.count('met')} targets met, {verdicts.count('missed')} missed, {left_out} left out.",
-        "Medians (quartiles) of n rounds in which all run once. frozen: the base alone. hand: LoRA by hand.",
+        "Medians (quartiles) of n rounds. frozen: the base layer alone. hand: hand-written LoRA.",
     )

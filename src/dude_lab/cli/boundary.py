@@ -1,6 +1,6 @@
-"""Between the commands and the user: a mistake is one line and an exit code, and any terminal shows text.
+"""Errors of the commands: a user's mistake is one line and an exit code; any terminal can show the text.
 
-`boundary` is the only place that decides which exceptions are a user's and which are ours; ours keep their traceback.
+`boundary` alone decides which exceptions are a user's; all others keep their traceback.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..training.distributed import OtherProcess, process_rank
 from . import INTERRUPTED, OUTPUT_CLOSED, USER_ERROR
 
 OTHER_FOLDER = "Choose another folder."
-SPACE = "Free some space there, or choose another folder; what was written before is kept."
+SPACE = "Free some space there, or choose another folder; what was written before is intact."
 REMEDIES = {
     errno.ENOSPC: SPACE,
     errno.EDQUOT: SPACE,
@@ -32,9 +32,9 @@ REMEDIES = {
     errno.ENAMETOOLONG: "Choose a shorter name.",
     errno.ELOOP: "Its symbolic links lead in a circle; choose another path.",
     errno.ENOTDIR: "A part of the path is a file; choose another path.",
-    errno.EISDIR: "Name a file.",
+    errno.EISDIR: "It is a folder; name a file.",
     errno.EMFILE: "Raise the limit of open files: ulimit -n 4096.",
-    errno.EIO: "The disk or the network file system fails; choose another.",
+    errno.EIO: "The disk or network file system fails; choose another.",
 }
 NO_MEMORY = (
     "out of memory: {}. Lower the batch size (train.batch_size, eval.batch_size, --batch-size) or train.max_length, or "
@@ -46,7 +46,7 @@ MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "Cannot
 
 
 def explain(error: BaseException) -> str | None:
-    """One line that says what is wrong and what to do; None for what no user can mend."""
+    """Return one line that says what is wrong and what to do; None for an error that no user can fix."""
     if isinstance(error, DudeError):
         return str(error)
     if isinstance(error, MemoryError):
@@ -103,7 +103,7 @@ def boundary() -> Iterator[None]:
 
 
 def say_error(message: str, label: str = "error: ") -> None:
-    """Red on a terminal; the message itself is never taken for markup, and never broken in the middle of a path."""
+    """Print an error, red on a terminal; the message is not parsed as markup and not wrapped."""
     if rank := process_rank():
         message = f"process {rank}: {message}"
     red = sys.stderr.isatty()
@@ -112,7 +112,7 @@ def say_error(message: str, label: str = "error: ") -> None:
 
 
 def _forget_output() -> None:
-    """Let what is still buffered go nowhere: nobody reads standard output any more."""
+    """Discard what is still buffered: standard output is closed."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
@@ -156,7 +156,7 @@ codecs.register_error("dude_ascii", _in_ascii)
 
 
 def prepare_streams() -> None:
-    """Let standard output and error show any text: what their encoding lacks is spelled in ASCII."""
+    """Let standard output and error show any text: what their encoding lacks is written in ASCII."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure: Any = getattr(stream, "reconfigure", None)
         if reconfigure is not None:

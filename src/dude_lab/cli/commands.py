@@ -68,7 +68,7 @@ Version = Annotated[
 
 @app.callback()
 def start(version: Version = False) -> None:
-    """DuDe: fine-tune language models, and compare the ways to do it, from one YAML file."""
+    """Fine-tune language models with DuDe and other methods, and compare them, from YAML files."""
 
 
 def _expanded(value: Any) -> Any:
@@ -80,7 +80,7 @@ def _expanded(value: Any) -> Any:
 
 Config = Annotated[
     Path,
-    typer.Argument(help="The run's YAML file.", metavar="CONFIG.yaml", show_default=False, callback=_expanded),
+    typer.Argument(help="YAML file of the run.", metavar="CONFIG.yaml", show_default=False, callback=_expanded),
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -98,13 +98,13 @@ def train(
     resume: Annotated[
         str | None,
         typer.Option(
-            help="Resume from a checkpoint: `auto` for the newest, or to begin where there is none; "
-            "`must` for the newest; or its path.",
+            help="Resume from a checkpoint: PATH, or the newest one. If there is none, `auto` starts from the "
+            "beginning and `must` fails.",
             metavar="auto|must|PATH",
         ),
     ] = None,
 ) -> None:
-    """Train a model as a YAML file says."""
+    """Train a model from a YAML file."""
     _prepare()
     from .train import dry_run as show_plan
     from .train import run
@@ -115,7 +115,7 @@ def train(
 
 @app.command()
 def validate(config: Config, overrides: Overrides = None) -> None:
-    """Check a config, its data, model and targets, without loading a weight."""
+    """Check a config, its data, model and targets without loading weights."""
     _prepare()
     from .train import validate as check
 
@@ -125,26 +125,32 @@ def validate(config: Config, overrides: Overrides = None) -> None:
 @app.command("eval")
 def evaluate(
     model: Annotated[
-        str, typer.Argument(help="A run's folder, a model's folder, `mini`, or a hub name.", metavar="RUN|MODEL")
+        str, typer.Argument(help="Folder of a run or of a model, `mini`, or a name on the hub.", metavar="RUN|MODEL")
     ],
     suite: Annotated[
-        str, typer.Option(help="What to evaluate on, such as gsm8k, commonsense or mini.", show_default=False)
+        str, typer.Option(help="Suite or data set, such as commonsense, gsm8k or mini.", show_default=False)
     ],
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many questions of each task.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Sequences in one forward.")] = 32,
-    shots: Annotated[int | None, typer.Option(min=0, help="Worked examples before each question.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Evaluate only the first N questions of each task.", metavar="N")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Sequences per forward pass.", metavar="N")] = 32,
+    shots: Annotated[
+        int | None, typer.Option(min=0, help="Number of worked examples before each question.", metavar="N")
+    ] = None,
     root: Annotated[
-        str | None, typer.Option(help="Folder with the raw data files (else DUDE_DATA_DIR, else the hub).")
+        str | None, typer.Option(help="Folder of the raw data files. Default: DUDE_DATA_DIR, else the hub.")
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", callback=_expanded, help="Where to write, if not in the run's folder."),
+        typer.Option(
+            "-o", "--output", callback=_expanded, help="Output folder. Default: in the run's folder, or in runs/eval."
+        ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that are there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")] = False,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
-    """Evaluate a run or a model; print a table, keep every answer."""
+    """Evaluate a run or a model: print a table and save every answer."""
     _prepare()
     from ..config.eval_settings import EvalSettings
     from ..settings import parse
@@ -157,16 +163,14 @@ def evaluate(
 
 @app.command()
 def merge(
-    run_folder: Annotated[Path, typer.Argument(help="A finished run's folder.", metavar="RUN", callback=_expanded)],
+    run_folder: Annotated[Path, typer.Argument(help="Folder of a finished run.", metavar="RUN", callback=_expanded)],
     output: Annotated[
         Path,
-        typer.Option(
-            "-o", "--output", callback=_expanded, help="A new folder for the merged model.", show_default=False
-        ),
+        typer.Option("-o", "--output", callback=_expanded, help="New folder for the merged model.", show_default=False),
     ],
-    dtype: Annotated[str, typer.Option(help="auto (that of the training), float32, bfloat16 or float16.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto (as in training), float32, bfloat16 or float16.")] = "auto",
 ) -> None:
-    """Write a run's result as a plain transformers model, and check that it is the same model."""
+    """Write the result of a run as a plain transformers model, and compare its logits with the run's."""
     _prepare()
     from .finished_runs import merge_run
 
@@ -178,19 +182,21 @@ def compare(
     what: Annotated[
         list[str],
         typer.Argument(
-            help="A comparison's YAML file and changes to it, or finished runs and comparisons (also parts/NAME).",
+            help="YAML file of a comparison and changes to it; or folders of finished runs and comparisons.",
             metavar="CONFIG.yaml [KEY=VALUE]... | FOLDER...",
             show_default=False,
         ),
     ],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List all runs and what is done; write nothing.")] = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try runs that failed again.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List all runs and which are finished; write nothing.")
+    ] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed runs again.")] = False,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", callback=_expanded, help="Where to write the table of finished runs."),
+        typer.Option("-o", "--output", callback=_expanded, help="Folder for the table of finished runs."),
     ] = None,
 ) -> None:
-    """Train and compare methods as a YAML file says, or compare finished runs."""
+    """Train and compare methods from a YAML file, or compare finished runs."""
     _prepare()
     from .compare import run
 
@@ -202,17 +208,17 @@ def report(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            help="Finished runs and comparisons (also parts/NAME of a study).",
+            help="Folders of finished runs and comparisons, also parts/NAME of a study.",
             metavar="FOLDER...",
             show_default=False,
             callback=_expanded,
         ),
     ],
     output: Annotated[
-        Path, typer.Option("-o", "--output", callback=_expanded, help="Folder of the page.", show_default=False)
+        Path, typer.Option("-o", "--output", callback=_expanded, help="Output folder.", show_default=False)
     ],
 ) -> None:
-    """Write one HTML page about finished runs: table, curves, costs, answers, configs."""
+    """Write an HTML page about finished runs: table, curves, costs, answers and configs."""
     _prepare()
     from .finished_runs import report_page
 
@@ -233,26 +239,29 @@ def reproduce(
         list[str] | None,
         typer.Argument(help="Changes to the comparisons, such as run.train.steps=20.", metavar="KEY=VALUE"),
     ] = None,
-    scale: Annotated[str, typer.Option(help="mini (a laptop, no network) or paper (its models and data).")] = "mini",
+    scale: Annotated[
+        str, typer.Option(help="mini (a laptop, no network) or paper (the paper's models and data).")
+    ] = "mini",
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Models, data, steps, memory, hours, what is done; nothing is written."),
+        typer.Option("--dry-run", help="Show models, data, steps, memory, hours and what is finished; write nothing."),
     ] = False,
     row: Annotated[
-        list[str] | None, typer.Option("--row", help="Only this row, such as dude-r16; may be repeated.")
+        list[str] | None,
+        typer.Option("--row", help="Run only this row, such as dude-r16. Can be repeated.", metavar="ROW"),
     ] = None,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try runs that failed again.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed runs again.")] = False,
     output: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--output", callback=_expanded, help="The folder of runs, tables and figures; studies/SCALE."
+            "-o", "--output", callback=_expanded, help="Folder of runs, tables and figures. Default: studies/SCALE."
         ),
     ] = None,
 ) -> None:
-    """Repeat the paper's tables and figures, at a small scale or at its own."""
+    """Reproduce the paper's tables and figures, at a small scale or at that of the paper."""
     _prepare()
     if scale not in ("mini", "paper"):
-        raise DudeError(f"--scale {scale}: write mini or paper.")
+        raise DudeError(f"--scale must be mini or paper, got {scale}")
     from .reproduce import run
 
     code = run(
@@ -268,10 +277,10 @@ def reproduce(
 
 
 Study = Annotated[
-    Path, typer.Argument(help="The folder of a comparison or a reproduction.", metavar="STUDY", show_default=False)
+    Path, typer.Argument(help="Folder of a comparison or a reproduction.", metavar="STUDY", show_default=False)
 ]
 NewStudy = Annotated[
-    Path | None, typer.Option("-o", "--output", help="A new folder for the result; STUDY then stays as it is.")
+    Path | None, typer.Option("-o", "--output", help="New folder for the result; STUDY is then not changed.")
 ]
 
 
@@ -280,10 +289,10 @@ def pack(
     study: Study,
     output: NewStudy = None,
     discard_weights: Annotated[
-        bool, typer.Option("--discard-weights", help="Remove trained weights, which a packed study does not hold.")
+        bool, typer.Option("--discard-weights", help="Delete trained weights, which a packed study does not contain.")
     ] = False,
 ) -> None:
-    """Put the finished runs of a study into three Parquet files, which every command reads like run folders."""
+    """Pack the finished runs of a study into three Parquet files, which every command reads like run folders."""
     _prepare()
     from .pack import run_pack
 
@@ -292,7 +301,7 @@ def pack(
 
 @app.command()
 def unpack(study: Study, output: NewStudy = None) -> None:
-    """Write the runs of a packed study as folders again, without prompts and weights."""
+    """Restore the run folders of a packed study, without prompts and weights."""
     _prepare()
     from .pack import run_unpack
 
@@ -309,18 +318,24 @@ def bench(
     ] = "all",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[
-        int | None, typer.Option(min=1, max=4096, help="CPU threads; with 1 its CPU time is measured, else wall time.")
+        int | None,
+        typer.Option(
+            min=1, max=4096, help="CPU threads. With 1, CPU time is measured instead of wall time.", metavar="N"
+        ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer sizes and rounds.")] = False,
     output: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--output", callback=_expanded, help="Folder of bench.json and bench.png; results/bench/PART."
+            "-o",
+            "--output",
+            callback=_expanded,
+            help="Folder for bench.json and bench.png. Default: results/bench/PART.",
         ),
     ] = None,
     tiny: Annotated[bool, typer.Option("--tiny", hidden=True)] = False,
 ) -> None:
-    """Measure what DuDe costs on this machine, beside PEFT's LoRA and DoRA."""
+    """Measure the cost of DuDe on this machine against PEFT's LoRA and DoRA."""
     _prepare()
     from .bench import run
 
@@ -329,7 +344,7 @@ def bench(
 
 @app.command()
 def env() -> None:
-    """Show versions and hardware, for a bug report."""
+    """Show versions and hardware for a bug report."""
     _prepare()
     from ..training.provenance import git_state, hardware, versions
     from .console import console, facts, size
@@ -351,7 +366,7 @@ def env() -> None:
 
 @app.command()
 def methods() -> None:
-    """List the fine-tuning methods and the keys of each."""
+    """List the fine-tuning methods and their keys."""
     from ..methods import METHODS, MethodSettings, TargetSettings
     from .console import console, table
 
@@ -366,7 +381,7 @@ def methods() -> None:
     out = console()
     out.print(rows)
     keys = [key for key in TargetSettings.model_fields if key not in MethodSettings.model_fields]
-    out.print("and, for all but full: " + ", ".join(keys))
+    out.print("All except full also have: " + ", ".join(keys))
 
 
 def _load(config: Path, overrides: list[str] | None) -> Any:

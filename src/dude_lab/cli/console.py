@@ -1,4 +1,4 @@
-"""What the commands print with: one console, and the few shapes of output that they share."""
+"""The console of the commands, and the forms of output that they share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ NOTE = "[yellow]![/]"
 
 
 def console() -> Console:
-    """Standard output; plain, and as wide as a table needs, where it is no terminal. Of several processes the first."""
+    """Return the console of standard output: 120 columns without colours if it is not a terminal, silent in all
+    processes but the first.
+    """
     if process_rank():
         return Console(quiet=True)
     made = Console(highlight=False)
@@ -23,7 +25,7 @@ def console() -> Console:
 
 
 def table(*columns: str, title: str | None = None, right: tuple[str, ...] = ()) -> Table:
-    """A table without a frame; the columns in `right` hold numbers."""
+    """Return a table without a frame; the columns in `right` are aligned to the right."""
     made = Table(
         box=SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False, collapse_padding=True
     )
@@ -33,7 +35,7 @@ def table(*columns: str, title: str | None = None, right: tuple[str, ...] = ()) 
 
 
 def facts(rows: list[tuple[str, str]]) -> Table:
-    """Names and values in two columns."""
+    """Return a table of names and values."""
     made = Table.grid(padding=(0, 2))
     made.add_column(style="dim", no_wrap=True)
     made.add_column(overflow="fold")
@@ -43,7 +45,7 @@ def facts(rows: list[tuple[str, str]]) -> Table:
 
 
 def size(count: float) -> str:
-    """Bytes in a unit that suits them."""
+    """Format a number of bytes."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -52,7 +54,7 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
+    """Format a number of seconds."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -35,7 +35,7 @@ def evaluate_model(
     choose_dtype(dtype, choose_device(device))
     check_folder(folder, "-o", own=FILES)
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-        raise DudeError(f"{folder} holds results already. Write --overwrite to replace them, or -o DIR.")
+        raise DudeError(f"{folder} already has results. Pass --overwrite to replace them, or -o for another folder.")
     quiet()
     out = console()
     reporter = make_reporter(out)
@@ -91,6 +91,7 @@ def report_page(paths: list[Path], output: Path) -> int:
 
     file = write_page(paths, output)
     console().print(
-        f"{CHECKED} {escape(str(file))} ({size(file.stat().st_size)}): one file, opens in any browser", soft_wrap=True
+        f"{CHECKED} {escape(str(file))} ({size(file.stat().st_size)}): one file that opens in any browser",
+        soft_wrap=True,
     )
     return 0

@@ -1,4 +1,4 @@
-"""Progress as it is seen: a live bar on a terminal, plain lines elsewhere."""
+"""Progress output: a live bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from ..training.reporter import Reporter
 from .console import CHECKED, FAILED, NOTE, duration
 
 SLOW = 0.5  # seconds: a stage that took longer leaves a line behind
-NEWS = 4.0  # seconds before plain output tells how far a start is; each later line waits three times as long
+NEWS = 4.0  # seconds before plain output reports an initialisation; each later line waits three times as long
 
 
 def make_reporter(console: Console) -> Reporter:
-    """The one that suits where the output goes."""
+    """Return the reporter for a terminal or for plain output."""
     return LiveReporter(console) if console.is_terminal else PlainReporter(console)
 
 
@@ -44,15 +44,15 @@ class PlainReporter(Reporter):
         self.console = console
         self._steps = self._every = 1
         self._began = (0, 0.0)
-        self._told = (0.0, NEWS)  # when, and how long to wait now
+        self._reported = (0.0, NEWS)  # when, and how long to wait
 
     def check(self, name: str, found: str, error: DudeError | None) -> None:
-        """One line a check."""
+        """Print a line for each check."""
         if error is None:
             self.console.print(f"{CHECKED} {name:<10} [dim]{escape(found)}[/]", soft_wrap=True)
 
     def note(self, text: str) -> None:
-        """One line."""
+        """Print a line."""
         self.console.print(f"{NOTE} {escape(text)}", soft_wrap=True)
 
     @contextmanager
@@ -63,27 +63,27 @@ class PlainReporter(Reporter):
             self.console.print(f"{CHECKED} {escape(text)} [dim]{duration(seconds)}[/]", soft_wrap=True)
 
     def stage(self, text: str) -> AbstractContextManager[object]:
-        """A line once it is over."""
+        """Print a line at the end of a slow stage."""
         return self._timed(text)
 
     def prepared(self, what: str, done: int, total: int, left: float | None) -> None:
-        """A line now and then, in half an hour six."""
+        """Print a line at growing intervals: six in half an hour."""
         now = time.perf_counter()
-        since, wait = self._told
+        since, wait = self._reported
         if done == 0:
-            self._told = (now, NEWS)
+            self._reported = (now, NEWS)
         elif left is not None and now - since >= wait:
-            self._told = (now, 3 * wait)
+            self._reported = (now, 3 * wait)
             self.console.print(f"{what}: layer {done} of {total}, {duration(left)} left")
 
     def begin(self, step: int, steps: int) -> None:
-        """Remember how far there is to go."""
+        """Store the number of steps."""
         self._steps, self._every, self._began = steps, max(1, steps // 20), (step, time.perf_counter())
         start = f"from step {step} " if step else ""
         self.console.print(f"training {start}to step {steps}")
 
     def progress(self, step: int, loss: float, tokens_per_second: float) -> None:
-        """A line now and then."""
+        """Print about twenty lines a run."""
         if step % self._every and step != self._steps:
             return
         first, since = self._began
@@ -93,15 +93,15 @@ class PlainReporter(Reporter):
         )
 
     def evaluated(self, step: int, what: str, value: float) -> None:
-        """One line an evaluation."""
+        """Print a line for each evaluation."""
         self.console.print(f"step {step}: {escape(what)} {value:.1%}")
 
 
 class Count(MofNCompleteColumn):
-    """Done and total, where a total is known."""
+    """Done and total, if a total is known."""
 
     def render(self, task: Task) -> Text:
-        """Nothing without a total."""
+        """Return an empty text without a total."""
         return Text("") if task.total is None else super().render(task)
 
 
@@ -146,11 +146,11 @@ class LiveReporter(PlainReporter):
                     self._stage = None
 
     def prepared(self, what: str, done: int, total: int, left: float | None) -> None:
-        """Layers of the adapter's start."""
+        """Show the layers that are initialised."""
         self.asked(done, total, what)
 
     def asked(self, done: int, total: int, what: str) -> None:
-        """Requests of an evaluation."""
+        """Show the requests of an evaluation."""
         if self._stage is not None:
             self._stage[0].update(self._stage[1], completed=done, total=total)
 
@@ -158,7 +158,7 @@ class LiveReporter(PlainReporter):
         """Show the bar."""
         super_steps = f"from step {step}" if step else ""
         if super_steps:
-            self.console.print(f"{CHECKED} going on {super_steps}")
+            self.console.print(f"{CHECKED} resuming {super_steps}")
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -178,7 +178,7 @@ class LiveReporter(PlainReporter):
             self._bar.update(self._training, completed=step, **fields)
 
     def evaluated(self, step: int, what: str, value: float) -> None:
-        """A line above the bar."""
+        """Print a line above the bar."""
         self.console.print(f"{CHECKED} {escape(what)} [bold]{value:.1%}[/] [dim]at step {step}[/]")
 
     def end(self) -> None:
@@ -189,5 +189,5 @@ class LiveReporter(PlainReporter):
 
 
 def show_failure(console: Console, name: str, error: DudeError) -> None:
-    """A check that failed."""
+    """Print a check that failed."""
     console.print(f"{FAILED} {name:<10} {escape(str(error))}", soft_wrap=True)

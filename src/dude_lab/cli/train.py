@@ -36,14 +36,16 @@ def run(settings: RunSettings, config: Path, overrides: list[str], resume: str |
         count = process_count()
         together = ["torchrun", "--nproc_per_node", str(count), "--no-python"] if count > 1 else []
         again = shlex.join([*together, "dude", "train", str(config), *overrides, "--resume", "auto"])
-        kept = (
-            f"the checkpoint of step {stopped.step} is kept. Resume" if stopped.step else "no step is kept. Begin again"
+        then = (
+            f"the checkpoint of step {stopped.step} is saved. Resume"
+            if stopped.step
+            else "no checkpoint is saved. Restart"
         )
-        out.print(f"{NOTE} {escape(str(stopped))}; {kept} with")
+        out.print(f"{NOTE} {escape(str(stopped))}; {then} with")
         out.print(Text(f"  {again}"), soft_wrap=True)
         return INTERRUPTED
     if result.already:
-        out.print(f"{NOTE} {escape(str(result.folder.path))} is finished already; nothing was done.")
+        out.print(f"{NOTE} {escape(str(result.folder.path))} is already finished; nothing was done.")
     show_summary(result)
     return 0
 
@@ -65,10 +67,10 @@ def dry_run(settings: RunSettings, resume: str | None = None) -> int:
     out.print(Text(to_yaml(settings).rstrip()), soft_wrap=True)
     _show_targets(plan)
     _show_memory(plan)
-    prompt, learnt = shown(plan.train, plan.base.tokenizer)
-    out.print("\n[bold]The first example[/] [dim](without loss: dim; learnt: green)[/]")
+    prompt, completion = shown(plan.train, plan.base.tokenizer)
+    out.print("\n[bold]First example[/] [dim](green: trained on)[/]")
     out.print(
-        Text.assemble((prompt, "dim"), (learnt, "green")) if out.is_terminal else f"{prompt}>>>{learnt}<<<",
+        Text.assemble((prompt, "dim"), (completion, "green")) if out.is_terminal else f"{prompt}>>>{completion}<<<",
         markup=False,
     )
     if begin:
@@ -83,10 +85,10 @@ def _beginning(folder: RunFolder, settings: RunSettings, resume: str | None, not
     if resume is None:
         return ""
     if folder.record.is_file():
-        return f"--resume: {folder.path} is finished already; nothing would be done."
+        return f"--resume: {folder.path} is already finished; nothing would be done."
     checkpoint = folder.find_checkpoint(resume, note)
     if checkpoint is None:
-        return f"--resume: there is no checkpoint in {folder.path}; the run would begin."
+        return f"--resume: there is no checkpoint in {folder.path}; the run would start from the beginning."
     return f"--resume: the run would resume after step {step_of(checkpoint)}, from {checkpoint}."
 
 
@@ -109,7 +111,7 @@ def _show_targets(plan: Plan) -> None:
         out.print(rows)
     share = plan.part.trainable / plan.part.total
     out.print(f"trainable: {plan.part.trainable:,} of {plan.part.total:,} parameters ({share:.3%})")
-    out.print(f"steps: {plan.steps:,}, which are {plan.epochs:.2f} epochs of {len(plan.train.data):,} examples")
+    out.print(f"steps: {plan.steps:,} ({plan.epochs:.2f} epochs of {len(plan.train.data):,} examples)")
 
 
 def _show_memory(plan: Plan) -> None:
@@ -131,10 +133,10 @@ def show_summary(result: RunResult) -> None:
         ("method", f"{record['title']}{rank}"),
         ("trained", f"{cost['trainable_parameters']:,} of {cost['total_parameters']:,} parameters ({share:.2%})"),
         ("steps", f"{training['steps']:,} ({training['epochs']:.2f} epochs)"),
-        ("loss", f"{training['first_loss']:.4f} at the start, {training['last_tenth_loss']:.4f} over the last tenth"),
+        ("loss", f"{training['first_loss']:.4f} at first, {training['last_tenth_loss']:.4f} over the last tenth"),
         *_metrics(record),
         ("time", f"{duration(cost['train_seconds'])} training, {duration(cost['eval_seconds'])} evaluation, "
-                 f"{duration(cost['init_seconds'])} start of the adapter"),
+                 f"{duration(cost['init_seconds'])} initialisation"),
         ("speed", f"{cost['tokens_per_second'] or 0:,.0f} tokens/s"),
         ("peak memory", f"{size(memory['bytes'])} ({memory['kind'].replace('_', ' ')})"),
         ("result", f"{folder.model if folder.model.is_dir() else folder.adapter} ({size(cost['adapter_bytes'])})"),
@@ -185,7 +187,7 @@ def validate(settings: RunSettings, config: Path) -> int:
     for text in plan.notes:
         reporter.note(text)
     if skipped := [name for name in CHECKS if name not in done]:
-        out.print(f"[dim]not checked, because a check before them failed: {', '.join(skipped)}[/]")
+        out.print(f"[dim]not checked because an earlier check failed: {', '.join(skipped)}[/]")
     if failed:
         out.print(f"\n[bold red]{len(failed)} of {len(done) + 1} checks failed[/]: {', '.join(failed)}")
         return USER_ERROR

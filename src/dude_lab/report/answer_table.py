@@ -1,4 +1,4 @@
-"""Which questions one row has right and another has not, from the answers that every run keeps."""
+"""The questions that one row answers correctly and another does not, from the stored answers of the runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..compare.results import Results
 from ..compare.run_store import Run
 
 SHOWN = 20  # questions in each direction of a pair
-NOT_AT_HAND = "(The prompt is not stored with the run, and its data set is not at hand.)"
+NO_PROMPT = "(The prompt is not stored with the run, and its data set is not available.)"
 LONGEST_QUESTION, LONGEST_ANSWER = 1200, 500  # characters
 
 Key = tuple[str, str]  # task and id of a question
@@ -122,7 +122,7 @@ def _question(run: Run, task: str, sample: Mapping[str, Any]) -> Mapping[str, An
     asked = run.record["config"].get("eval")
     found = _stored_prompts(json.dumps(asked)).get((task, str(sample["id"]))) if asked else None
     if found is None or found["gold"] != sample.get("gold"):  # another version of the set
-        return {"prompt": NOT_AT_HAND}
+        return {"prompt": NO_PROMPT}
     return found
 
 

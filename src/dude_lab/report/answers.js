@@ -1,4 +1,4 @@
-// The questions that one row has right and another has not; then everything starts.
+// The questions that one row answers correctly and another does not; then everything starts.
 
 function pairOf(first, second) {
   for (const pair of DATA.answers.pairs) {
@@ -13,22 +13,22 @@ function showAnswers() {
   const found = pairOf(first, second);
   const [counts, lists] = ["counts", "lists"].map((id) => document.getElementById(id));
   if (!found) {
-    counts.textContent = first === second ? "Choose two different ones."
-      : "These two are not compared: they are of different ranks, or were asked different questions.";
+    counts.textContent = first === second ? "Choose two different methods."
+      : "These two are not compared: their ranks or their questions differ.";
     lists.replaceChildren();
     return;
   }
   const { pair, turned } = found;
   const [more, less] = turned ? [pair.more[1], pair.more[0]] : pair.more;
   const several = pair.seeds.length > 1;
-  const over = several ? ` with ${pair.seeds.length} seeds` : "";
-  const how = several ? "right with more seeds" : "alone right";
-  counts.textContent = `Of ${pair.n} questions${over}, ${first} is ${how} in ${more}, ${second} in ${less}; in ${pair.n - more - less} there is no difference.${difference(first, second)}`;
+  const over = several ? ` (${pair.seeds.length} seeds)` : "";
+  const how = several ? "correct with more seeds" : "alone correct";
+  counts.textContent = `Of ${pair.n} questions${over}, ${first} is ${how} on ${more}, ${second} on ${less}; no difference on ${pair.n - more - less}.${difference(first, second)}`;
   lists.replaceChildren(...[0, 1].map((side) => {
     const entries = pair.lists[turned ? 1 - side : side];
     const [winner, loser, count] = side ? [second, first, less] : [first, second, more];
-    const part = entries.length < count ? `, the first ${entries.length} shown` : "";
-    return make("div", {}, make("h3", {}, `${winner} right${several ? " more often" : ""}, ${loser} not: ${count} ${count === 1 ? "question" : "questions"}${part}`),
+    const part = entries.length < count ? ` (first ${entries.length})` : "";
+    return make("div", {}, make("h3", {}, `${winner} correct${several ? " more often" : ""}, ${loser} not: ${count} ${count === 1 ? "question" : "questions"}${part}`),
       ...entries.map((entry) => card(entry, pair, turned, side, several)));
   }));
 }
@@ -37,19 +37,19 @@ function difference(first, second) {
   const found = DATA.differences.find((one) => one.row === first && one.minus === second);
   if (!found) return "";
   const points = (share) => `${share < 0 ? "" : "+"}${(100 * share).toFixed(1)}`;
-  return ` Difference in accuracy: ${points(found.value)} points, 95% interval ${points(found.low)} to ${points(found.high)}: ${found.word} (Holm over the table).`;
+  return ` Difference in accuracy: ${points(found.value)} points, 95% interval ${points(found.low)} to ${points(found.high)}: ${found.word} (Holm's correction over the table).`;
 }
 
 function card(entry, pair, turned, side, several) {
   const [place, seed, ...rest] = entry;
   const asked = DATA.answers.questions[place];
   const order = turned ? [1, 0] : [0, 1];
-  const list = make("dl", {}, make("dt", {}, "gold"), make("dd", {}, asked.gold));
+  const list = make("dl", {}, make("dt", {}, "reference"), make("dd", {}, asked.gold));
   order.forEach((which, k) => {
     const name = which ? pair.other : pair.one;
     const often = several ? ` (${rest[which]} of ${pair.seeds.length})` : "";
     list.append(make("dt", {}, `${name}${often}`),
-      make("dd", { class: k === side ? "right" : "wrong" }, make("span", { class: "hidden" }, k === side ? "right: " : "wrong: "), DATA.answers.texts[rest[2 + which]]));
+      make("dd", { class: k === side ? "right" : "wrong" }, make("span", { class: "hidden" }, k === side ? "correct: " : "wrong: "), DATA.answers.texts[rest[2 + which]]));
   });
   const where = several ? `${asked.task}, ${asked.id}; answers with seed ${seed}` : `${asked.task}, ${asked.id}`;
   return make("div", { class: "item" }, make("p", {}, asked.prompt), list, make("div", { class: "where" }, where));

@@ -1,5 +1,5 @@
 "use strict";
-// Curves against steps: one chart a quantity, one cursor for all of them, one table of the values under the cursor.
+// Curves against steps: a chart for each quantity, one cursor for all, one table of the values at the cursor.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const SVG = "http://www.w3.org/2000/svg";
@@ -81,7 +81,7 @@ function values(curve, line) {
 }
 
 function valueAt(curve, line, step) {
-  // The value of the nearest step that is drawn; none where the line does not reach.
+  // The value at the nearest drawn step; null beyond the ends of the line.
   const all = values(curve, line);
   let best = null;
   line.steps.forEach((one, k) => {
@@ -91,7 +91,7 @@ function valueAt(curve, line, step) {
   return best === null || Math.abs(line.steps[best] - step) > gap ? null : all[best];
 }
 
-function told(curve, line) {
+function valueText(curve, line) {
   const value = line && valueAt(curve, line, curves.step);
   return value === null || value === undefined ? "-" : curve.share ? value.toFixed(1) : value.toPrecision(4);
 }
@@ -108,8 +108,8 @@ function drawChart(chart) {
   const inside = lines.flatMap(({ line }) => values(curve, line).filter((one, k) =>
     one !== null && (whole || line.steps.length < 10 || line.steps[k] >= last / 5)));
   let [low, high] = inside.length ? [Math.min(...inside), Math.max(...inside)] : [1, 10];
-  const room = 0.06 * (high - low || Math.abs(high) || 1);
-  [low, high] = curve.log ? [low / 1.1, high * 1.1] : [low - room, high + room];
+  const padding = 0.06 * (high - low || Math.abs(high) || 1);
+  [low, high] = curve.log ? [low / 1.1, high * 1.1] : [low - padding, high + padding];
   const x = linear(0, last, box.left, box.right);
   const y = (curve.log ? logarithmic : linear)(low, high, box.bottom, box.top);
   const clip = `clip-${chart.id}`;
@@ -134,11 +134,11 @@ function drawChart(chart) {
   }
   svg.append(marks);
   if (curves.step !== null) svg.append(draw("line", { class: "cursor", x1: x(curves.step), x2: x(curves.step), y1: box.top, y2: box.bottom }));
-  const kept = document.activeElement === chart.svg;
+  const focused = document.activeElement === chart.svg;
   chart.svg = svg;
   chart.toStep = (px) => Math.round(((px / svg.clientWidth) * width - box.left) / (box.right - box.left) * last);
   chart.toPixel = (step) => x(step);
   chart.last = last;
   chart.plot.replaceChildren(svg);
-  if (kept) svg.focus({ preventScroll: true });
+  if (focused) svg.focus({ preventScroll: true });
 }

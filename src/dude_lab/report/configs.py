@@ -1,4 +1,4 @@
-"""The config and provenance of each run, and what failed, as the page shows them."""
+"""The config and provenance of each run, failures and searches, as the page shows them."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from ..folders import without_paths
 
 
 def run_cards(results: Results) -> list[dict[str, Any]]:
-    """One entry a run: a title, facts about it, and its config as YAML; the base first."""
+    """Return an entry for each run, the base first: a title, facts, and the config as YAML."""
     runs = [("base (untrained)", results.base)] if _is_own(results.base) else []
     runs += [(f"{row.name}, seed {run.seed}", run) for row in results.rows for run in row.runs]
     return [_card(title, run) for title, run in runs if run is not None]
 
 
 def _is_own(base: Run | None) -> bool:
-    """Whether the base is a run of its own; else it is the start of a training run, which has its own card."""
+    """Return whether the base is a run of its own, not the beginning of a training run, which has a card."""
     return base is not None and base.record.get("kind") == "base"
 
 
 def _card(title: str, run: Run) -> dict[str, Any]:
     record = without_paths(run.record)
     source, cost = record["provenance"], record["cost"]
-    # Where the folder lay on the machine that trained is nobody's business, and it may have been moved since.
+    # The path on the machine that trained is private, and the folder may have been moved.
     config = {key: value for key, value in record["config"].items() if key != "output"}
     git, machine = source.get("git"), source["hardware"]
     device = ", ".join(machine.get("gpus") or []) if machine.get("device") == "cuda" else machine.get("cpu")
@@ -53,7 +53,7 @@ def _card(title: str, run: Run) -> dict[str, Any]:
 
 
 def failures(folder: ComparisonFolder | None) -> list[dict[str, str]]:
-    """Runs of a comparison that failed and were not repaired since, with the reason."""
+    """Return the failed runs of a comparison that did not finish later, with the reason."""
     if folder is None:
         return []
     grid = folder.grid()
@@ -67,7 +67,7 @@ def failures(folder: ComparisonFolder | None) -> list[dict[str, str]]:
 
 
 def searches(folder: ComparisonFolder | None) -> list[dict[str, Any]]:
-    """The learning rates that were tried for each row, and what they gave on validation."""
+    """Return the learning rates that were tried for each row, and their validation results."""
     from ..compare.search import choose
 
     if folder is None:

@@ -1,16 +1,16 @@
-// What moves the cursor of the curves, and what is told there.
+// The cursor of the curves, and the values shown at it.
 
-function tell(chart) {
+function showTip(chart) {
   const curve = chart.curve();
   const rows = shownRows().filter(({ row, index }) => curve.lines[index] && !curves.hidden.has(row.name));
   chart.tip.replaceChildren(make("strong", {}, `step ${curves.step}`), ...rows.map(({ row, index }) =>
-    make("div", {}, make("span", {}, swatch(row), row.name), make("span", {}, told(curve, curve.lines[index])))));
+    make("div", {}, make("span", {}, swatch(row), row.name), make("span", {}, valueText(curve, curve.lines[index])))));
   chart.tip.hidden = false;
   const place = chart.toPixel(curves.step) + 14;
   const fits = place + chart.tip.offsetWidth < chart.plot.clientWidth;
   chart.tip.style.left = `${fits ? place : Math.max(0, place - 28 - chart.tip.offsetWidth)}px`;
   chart.tip.style.top = `${chart.plot.offsetTop + 8}px`;
-  return `Step ${curves.step}: ${rows.map(({ row, index }) => `${row.name} ${told(curve, curve.lines[index])}`).join(", ")}`;
+  return `Step ${curves.step}: ${rows.map(({ row, index }) => `${row.name} ${valueText(curve, curve.lines[index])}`).join(", ")}`;
 }
 
 function moveTo(step, chart) {
@@ -18,7 +18,7 @@ function moveTo(step, chart) {
   curves.charts.forEach(drawChart);
   for (const other of curves.charts) other.tip.hidden = true;
   fillValues();
-  return tell(chart);
+  return showTip(chart);
 }
 
 function fillValues() {
@@ -30,7 +30,7 @@ function fillValues() {
   for (const line of table.tBodies[0].rows) {
     const index = Number(line.dataset.row);
     line.hidden = !shownRows().some((one) => one.index === index);
-    line.replaceChildren(line.cells[0], ...shown.map((curve) => make("td", {}, told(curve, curve.lines[index]))));
+    line.replaceChildren(line.cells[0], ...shown.map((curve) => make("td", {}, valueText(curve, curve.lines[index]))));
   }
 }
 

@@ -27,21 +27,21 @@ SCRIPTS = ("charts.js", "curves.js", "plots.js", "answers.js")
 
 
 def write_page(paths: Sequence[Path], output: Path) -> Path:
-    """Write the page about comparisons and finished runs; returns its file.
+    """Write the page about comparisons and finished runs, and return its file.
 
-    The page depends on the runs alone: written again it is the same bytes.
+    The page depends on the runs alone: written again, it has the same bytes.
 
     Args:
         paths: folders of comparisons, also those in `parts/` of a study, and of runs.
-        output: folder of the page, made where it is not there.
+        output: folder of the page, created if missing.
 
     Raises:
-        DudeError: no finished run, runs that cannot be compared, or an `index.html` that is none of ours.
+        DudeError: no finished run, runs that cannot be compared, or an `index.html` of something else.
     """
     file = _check(output)
     results, folder = collect_paths(paths)
     if not any(row.runs for row in results.rows):
-        raise DudeError(f"{paths[0]}: no run is finished here. Go on with `dude compare` and its YAML file first.")
+        raise DudeError(f"{paths[0]}: there is no finished run. Run `dude compare` with its YAML file first.")
     text = render(results, folder)
     output.mkdir(parents=True, exist_ok=True)
     write_text(file, text)
@@ -49,7 +49,7 @@ def write_page(paths: Sequence[Path], output: Path) -> Path:
 
 
 def render(results: Results, folder: ComparisonFolder | None = None) -> str:
-    """The page as text.
+    """Return the page as text.
 
     Args:
         results: at least one finished run.
@@ -89,7 +89,7 @@ def _check(output: Path) -> Path:
     check_folder(output, "-o")
     file = output / "index.html"
     if file.is_file() and MARK not in file.read_text(encoding="utf-8", errors="replace")[:2000]:
-        raise DudeError(f"-o: {file} is not a page of `dude report`, and would be overwritten. Choose another folder.")
+        raise DudeError(f"-o: {file} is not a page of `dude report` and would be overwritten. Choose another folder.")
     return file
 
 
@@ -101,14 +101,14 @@ def _title(results: Results) -> str:
 
 
 def _emphasis(cell: str) -> tuple[str, str, str]:
-    """Before, inside and after Markdown's bold."""
+    """Return the text before, inside and after Markdown's bold."""
     before, mark, rest = cell.partition("**")
     inside, _, after = rest.partition("**")
     return (before, inside, after) if mark else (cell, "", "")
 
 
 def _inert(value: Any) -> str:
-    """JSON that can stand inside a script element: nothing in it ends the element or begins another."""
+    """Return JSON for a script element: nothing in it ends the element or begins another."""
     text = json.dumps(json_values(value), separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 

@@ -1,4 +1,4 @@
-"""The numbers that the page draws: looks, accuracies, costs and curves of each row."""
+"""The data that the page draws: styles, accuracies, costs and curves of each row."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..compare.results import Results, RowResult, seed_series
 from ..plot_style import METHOD_STYLES, marker_path
 from ..stats.smoothing import Series
 
-POINTS = 400  # of a curve; a longer one is thinned, evenly
+POINTS = 400  # of a curve; a longer one is thinned evenly
 CURVES = (
     ("loss", "Training loss (nats per token)", False),
     ("grad_norm", "Gradient norm before clipping", True),
@@ -22,7 +22,7 @@ CURVES = (
 
 
 def make_payload(results: Results, table: dict[str, Any]) -> dict[str, Any]:
-    """What the page's drawings need, in plain JSON values.
+    """Return what the drawings need, as JSON values.
 
     Args:
         results: the runs.
@@ -74,7 +74,7 @@ def _losses(rows: list[RowResult]) -> list[dict[str, Any]]:
 
 
 def _accuracies(rows: list[RowResult], headline: str | None, start: float | None) -> list[dict[str, Any]]:
-    """Accuracy against the step, where it was measured on the way and not at the end alone."""
+    """Return accuracy against the step, if it was measured during training and not only at the end."""
     lines = []
     for row in rows:
         series = seed_series(row, "accuracy")
@@ -89,7 +89,7 @@ def _accuracies(rows: list[RowResult], headline: str | None, start: float | None
 
 
 def _line(series: Series | None, *, smooth: bool = True) -> dict[str, Any] | None:
-    """Mean over the seeds, raw and smoothed (null where the window does not fit), and the range of the seeds."""
+    """Return the mean over the seeds, raw and smoothed (None where the window does not fit), and their range."""
     if series is None:
         return None
     steps = np.array(series.steps)

@@ -11,13 +11,13 @@ function drawAccuracy() {
   const all = rows.flatMap((row) => [row.accuracy.low, row.accuracy.high, ...row.accuracies.filter((one) => one !== null)]);
   if (DATA.base) all.push(DATA.base.value);
   const ends = [Math.max(0, Math.min(...all)), Math.min(1, Math.max(...all))];
-  const room = 0.05 * (ends[1] - ends[0] || 0.1);
-  const x = linear(100 * (ends[0] - room), 100 * (ends[1] + room), names, width - 50);
+  const padding = 0.05 * (ends[1] - ends[0] || 0.1);
+  const x = linear(100 * (ends[0] - padding), 100 * (ends[1] + padding), names, width - 50);
   const per = (share) => x(100 * Math.max(0, Math.min(1, share)));
   const title = `Accuracy on ${DATA.headline} with 95% intervals`;
   const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "img", "aria-label": title }, draw("title", {}, title),
     draw("desc", {}, rows.map((row) => `${row.name} ${interval(row.accuracy)}`).join("; ")));
-  for (const tick of ticks(100 * (ends[0] - room), 100 * (ends[1] + room), (width - names) / 90)) {
+  for (const tick of ticks(100 * (ends[0] - padding), 100 * (ends[1] + padding), (width - names) / 90)) {
     svg.append(draw("line", { class: "grid", x1: x(tick), x2: x(tick), y1: 22, y2: height - 24 }),
       draw("text", { x: x(tick), y: height - 8, "text-anchor": "middle" }, short(tick)));
   }
@@ -69,8 +69,8 @@ function drawCost() {
   const [least, most] = [Math.min(...points.map((p) => p.x)), Math.max(...points.map((p) => p.x))];
   const log = most / least > 15;
   const ys = points.flatMap(({ row }) => [100 * Math.max(0, row.accuracy.low), 100 * Math.min(1, row.accuracy.high)]);
-  const room = 0.05 * (Math.max(...ys) - Math.min(...ys) || 10);
-  const [low, high] = [Math.min(...ys) - room, Math.max(...ys) + room];
+  const padding = 0.05 * (Math.max(...ys) - Math.min(...ys) || 10);
+  const [low, high] = [Math.min(...ys) - padding, Math.max(...ys) + padding];
   const margin = log ? [least / 1.4, most * 1.4] : [least - 0.08 * (most - least || most), most + 0.08 * (most - least || most)];
   const x = (log ? logarithmic : linear)(...margin, 44, width - 16);
   const y = linear(low, high, height - 40, 12);
