@@ -1,7 +1,7 @@
-"""`mini`: a small pretrained base model inside the package, and data sets after the paper's benchmarks for it.
+"""`mini`: a small pretrained base model that ships with the package, and data sets for it.
 
-All of it was generated from seeds by the project (`mini/` in the repository). `model_dir()` is the folder of the model,
-for `AutoModelForCausalLM.from_pretrained`; `records(name, split)` returns the records of a data set.
+Text and data sets were generated from seeds (`mini/` in the repository). `model_dir()` is the folder of the model for
+`AutoModelForCausalLM.from_pretrained`; `records(name, split)` returns the records of a data set.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ Records = list[dict[str, Any]]
 
 
 def model_dir() -> Path:
-    """The folder with `config.json`, `model.safetensors` (bfloat16) and the tokenizer of the embedded model.
+    """Return the folder of the embedded model: config, weights (`model.safetensors`, bfloat16) and tokenizer.
 
     Raises:
-        DudeError: the package was installed without its weights.
+        DudeError: the weights are missing from the installation.
     """
     folder = ASSETS / "model"
     if not (folder / "model.safetensors").is_file():
-        raise DudeError(f"the weights of `mini` are missing from {folder}: reinstall dude-peft")
+        raise DudeError(f"the weights of `mini` are missing from {folder}. Reinstall dude-peft.")
     return folder
 
 
 @cache
 def names() -> tuple[str, ...]:
-    """Names of the data sets, such as `mini_gsm`."""
+    """Return the names of the data sets, such as `mini_gsm`."""
     return tuple(sorted({path.name.split(".")[0] for path in (ASSETS / "data").glob("*.jsonl.gz")}))
 
 
@@ -45,27 +45,27 @@ def _lines(name: str, split: str) -> list[str]:
 
 
 def records(name: str, split: str, limit: int | None = None) -> Records:
-    """The records of one split of a data set. No two splits of a set share a problem.
+    """Return the records of one split of a data set. No two splits of a set share a problem.
 
     Args:
         name: one of `names()`.
         split: `train`, `validation` or `test`.
-        limit: only the first so many records.
+        limit: return only the first `limit` records.
 
     Returns:
-        New dictionaries in the schema of the real set (`mini_gsm`: `question`, `answer` ending in `#### n`).
+        New dictionaries in the schema of the published set (`mini_gsm`: `question`, `answer` ending in `#### n`).
 
     Raises:
-        DudeError: no set or split of that name, or a limit below 1.
+        DudeError: unknown name or split, or a limit below 1.
     """
     if name not in names():
         raise DudeError(
-            f"no mini data set named {name!r}; there are {', '.join(names())}.{did_you_mean(name, names())}"
+            f"no data set of mini is called {name!r}.{did_you_mean(name, names())} Known: {', '.join(names())}."
         )
     if split not in SPLITS:
         raise DudeError(
-            f"{name} has no split {split!r}; its splits are {', '.join(SPLITS)}.{did_you_mean(split, SPLITS)}"
+            f"{name} has no split {split!r}. Its splits are {', '.join(SPLITS)}.{did_you_mean(split, SPLITS)}"
         )
     if limit is not None and limit < 1:
-        raise DudeError(f"limit is {limit}; it must be at least 1, or left out for all records")
+        raise DudeError(f"limit: {limit} is below 1; leave it out for all records.")
     return [json.loads(line) for line in _lines(name, split)[:limit]]

@@ -17,11 +17,11 @@ from .folders import user_path
 MAX_TEXT = 10_000  # characters of a value
 MAX_MISTAKES = 20  # reported at once
 UserPath = Annotated[Path, AfterValidator(user_path)]
-"""A path in a config: `~` is the user's home folder."""
+"""A path in a config: `~` is the home folder."""
 
 
 class Settings(BaseModel):
-    """A section of a config: unknown keys are refused, values are not coerced across types, instances are immutable.
+    """A section of a config: rejects unknown keys, does not coerce values to other types, and is immutable.
 
     Numbers are finite. Text is not empty, at most `MAX_TEXT` characters long, and can be written as UTF-8.
     """
@@ -31,7 +31,7 @@ class Settings(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _of_its_type(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse what pydantic would coerce: true as the number 1, "5" as 5, 1 as true."""
+        """Reject what pydantic would coerce: true as the number 1, "5" as 5, 1 as true."""
         _check(value, _leaves(cls.model_fields[info.field_name or ""].annotation))
         return value
 
@@ -53,7 +53,7 @@ def meanings(cls: type) -> dict[str, str]:
 
 
 def _leaves(annotation: Any) -> set[Any]:
-    """The types of values that an annotation allows, those inside lists and mappings too."""
+    """Return the types of values that an annotation allows, those inside lists and mappings too."""
     parts = get_args(annotation)[1 if get_origin(annotation) is dict else 0 :]
     if not parts:
         return {annotation if isinstance(annotation, type) or annotation is Any else type(annotation)}
@@ -72,13 +72,13 @@ def _check(value: Any, kinds: set[Any]) -> None:
             _check(item, kinds)
     elif isinstance(value, str):
         if not kinds & {str, Path}:
-            raise ValueError(f"{_expected(kinds)} is expected, not text")
+            raise ValueError(f"{_expected(kinds)} expected, not text")
         _check_text(value)
     elif isinstance(value, bool):
         if bool not in kinds:
-            raise ValueError(f"{_expected(kinds)} is expected, not true or false")
+            raise ValueError(f"{_expected(kinds)} expected, not true or false")
     elif isinstance(value, (int, float)) and not kinds & {int, float}:
-        raise ValueError(f"{_expected(kinds)} is expected, not a number")
+        raise ValueError(f"{_expected(kinds)} expected, not a number")
 
 
 def _expected(kinds: set[Any]) -> str:
@@ -88,26 +88,26 @@ def _expected(kinds: set[Any]) -> str:
 
 def _check_text(text: str) -> None:
     if not text.strip():
-        raise ValueError("the text is empty: leave the key out, or give it a value")
+        raise ValueError("empty text: remove the key, or set a value")
     if len(text) > MAX_TEXT:
-        raise ValueError(f"{len(text):,} characters, and at most {MAX_TEXT:,} are allowed")
+        raise ValueError(f"{len(text):,} characters; the limit is {MAX_TEXT:,}")
     if "\0" in text or any("\ud800" <= sign <= "\udfff" for sign in text):
-        raise ValueError("the text holds a NUL character or half of a surrogate pair, and cannot be written to a file")
+        raise ValueError("a NUL character or half of a surrogate pair, which no file can hold")
 
 
 S = TypeVar("S", bound=Settings)
 
 
 def parse(model: type[S], raw: Mapping[str, Any], source: str = "config") -> S:
-    """Validate `raw` as `model`; every mistake in it is told at once.
+    """Validate `raw` as `model` and report every mistake at once.
 
     Args:
         model: the section's class.
-        raw: what the YAML file held.
+        raw: the values of the YAML file.
         source: file name for the message.
 
     Raises:
-        DudeError: one line for each mistake, with the dotted key, the value received and the remedy.
+        DudeError: lists every mistake with the dotted key, the value and the remedy.
     """
     try:
         return model.model_validate(raw)
@@ -133,7 +133,7 @@ def _line(model: type[BaseModel], issue: Any) -> str:
 
 
 def _fields(model: type[BaseModel], path: list[str]) -> list[str]:
-    """Names of the keys allowed at `path` below `model`; unions are searched for the first model they hold."""
+    """Return the keys allowed at `path` below `model`; of a union, those of its first model."""
     here: Any = model
     for part in path:
         field = getattr(here, "model_fields", {}).get(part)

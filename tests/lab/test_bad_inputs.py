@@ -50,16 +50,16 @@ def test_bad_input(case: bad_inputs.Case, tmp_path: Path, shared: Path, monkeypa
         ("a: " + "[" * 50 + "]" * 50, [f"more than {MAX_DEPTH} levels"]),
         ("a: [" + "1," * 21_000 + "]", [f"more than {MAX_VALUES:,} values"]),
         ("a: &a x\nb: [" + "*a," * 1_500 + "]", [f"more than {MAX_ALIASES:,} aliases"]),
-        ("#" * (MAX_BYTES + 1), [f"at most {MAX_BYTES:,}"]),
+        ("#" * (MAX_BYTES + 1), [f"limit is {MAX_BYTES:,}"]),
         ("a: 1e999", ["t.yaml:1:4", "'1e999' is not a number", "finite"]),
         ("b: 1\na: .nan", ["t.yaml:2:4", "finite"]),
         ("a: " + "9" * 5000, ["64 bits"]),
         ("a: 9223372036854775808", ["64 bits"]),
         ("? [a]\n: b", ["a key must be text, got a list or mapping"]),
         ("1: b", ["a key must be text, got '1'; quote it"]),
-        ("a: !!timestamp 2024-01-01", ["'!!timestamp' is not read"]),
-        ("a: !!python/name:os.system", ["is not read"]),
-        ("a: &a [*a]", ["stands inside its own value"]),
+        ("a: !!timestamp 2024-01-01", ["unsupported tag '!!timestamp'"]),
+        ("a: !!python/name:os.system", ["unsupported tag"]),
+        ("a: &a [*a]", ["is inside its own value"]),
         ("a: 1\n---\nb: 1", ["t.yaml:2:1"]),
     ],
 )
@@ -74,7 +74,7 @@ def test_yaml_out_of_bounds_is_refused_with_the_limit(text: str, words: list[str
 def test_an_alias_that_grows_is_counted_as_written_out() -> None:
     text = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1]\n"
     text += "".join(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]\n" for k in range(1, 9))
-    with pytest.raises(DudeError, match=r"t\.yaml:5:\d+: .*aliases written out"):
+    with pytest.raises(DudeError, match=r"t\.yaml:5:\d+: .*expanding the aliases"):
         load_yaml(text, "t.yaml")
 
 

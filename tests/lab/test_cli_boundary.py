@@ -117,7 +117,7 @@ def test_a_folder_that_cannot_be_made(two: Two, tmp_path: Path, name: str) -> No
         (["eval", "RUN", "--suite", "mini_csqa", "--dtype", "float31"], ["'float31'", "float32"]),
         (["eval", "RUN", "--suite", "mini_csqa", "--device", "mps"], ["'mps'", "auto, cpu, cuda"]),
         (["eval", "RUN", "--suite", "mini_csqa", "--device", "cuda:1"], ["'cuda:1'", "CUDA_VISIBLE_DEVICES"]),
-        (["eval", "RUN", "--suite", "mini_csqa", "--shots", "1000000"], ["1000000 worked examples"]),
+        (["eval", "RUN", "--suite", "mini_csqa", "--shots", "1000000"], ["eval.num_fewshot is 1000000"]),
         (["eval", "RUN", "--suite", "mini_csqa", "--limit", "9" * 30], ["'limit'", "less than or equal"]),
         (["eval", "RUN", "--suite", "mini_csqa", "--batch-size", "9" * 30], ["'batch_size'", "less than or equal"]),
         (["eval", "RUN", "--suite", "mini_csqa", "--limit", "-1"], ["--limit"]),

@@ -66,14 +66,14 @@ def test_broken_line_is_named(tmp_path):
         ('{"prompt": "x", "completion": " \\n "}', "line 3: the completion is white space only"),
         ('{"prompt": null, "completion": "x"}', "line 3: column 'prompt' is null"),
         ('{"prompt": "", "completion": "x"}', "line 3: the prompt is empty"),
-        ('{"prompt": "x", "completion": 42}', "line 3: column 'completion' holds int 42, not text"),
-        ('{"prompt": "x", "completion": ["y"]}', "line 3: column 'completion' holds list ['y'], not text"),
+        ('{"prompt": "x", "completion": 42}', "line 3: column 'completion' has int 42, not text"),
+        ('{"prompt": "x", "completion": ["y"]}', "line 3: column 'completion' has list ['y'], not text"),
         ('{"prompt": "x", "answer": "y"}', "line 3: no column 'completion' in this record; it has: prompt, answer"),
-        ('{"prompt": "x", "completion": "a \\ud83d"}', "line 3: the completion holds '\\ud83d', half of a surrogate"),
+        ('{"prompt": "x", "completion": "a \\ud83d"}', "line 3: the completion has '\\ud83d', half of a surrogate"),
         ('{"prompt": ' + "9" * 5000 + "}", "line 3: cannot be read"),
         ("[" * 100000, "line 3: "),
-        ('["x", "y"]', "line 3: a JSON object is expected, got an array"),
-        ("12", "line 3: a JSON object is expected, got a number"),
+        ('["x", "y"]', "line 3: expected a JSON object, got an array"),
+        ("12", "line 3: expected a JSON object, got a number"),
     ],
 )
 def test_bad_record_is_named(tmp_path, line, said):
@@ -101,7 +101,7 @@ def test_missing_column_names_those_there_are(tmp_path):
 @pytest.mark.parametrize(
     ("template", "said"),
     [
-        ("Q: {prompt", "cannot be read"),
+        ("Q: {prompt", "is malformed"),
         ("Q: {{prompt}}", "names no column"),
         ("Q: {prompt:>9}", "plain {column} fields only"),
         ("Q: {prompt!r}", "plain {column} fields only"),
@@ -124,19 +124,19 @@ def test_missing_file_names_the_nearest(tmp_path):
 
 def test_files_that_cannot_be_read(tmp_path):
     for name, content, said in [
-        ("a.txt", b"x", "not a kind of file that is read"),
-        ("a", b"x", "not a kind of file that is read"),
-        ("a.jsonl", b"", "holds no record"),
-        ("b.jsonl", b"\n\n", "holds no record"),
-        ("a.json", b"", "holds no record"),
-        ("b.json", b"[]", "holds no record"),
-        ("c.json", b'{"prompt": "x"}', "an array of objects is expected, got one object"),
+        ("a.txt", b"x", "unknown type of file"),
+        ("a", b"x", "unknown type of file"),
+        ("a.jsonl", b"", "has no records"),
+        ("b.jsonl", b"\n\n", "has no records"),
+        ("a.json", b"", "has no records"),
+        ("b.json", b"[]", "has no records"),
+        ("c.json", b'{"prompt": "x"}', "expected an array of objects, got one object"),
         ("d.json", b'[{"prompt": "x"},\n {"prompt": }]', "line 2: broken JSON"),
-        ("e.json", b'{"prompt": "x"}\n{"prompt": "y"}', "one object a line is named .jsonl"),
-        ("f.json", b'[{"prompt": "x"}, 3]', "record 2: a JSON object is expected"),
-        ("a.csv", b"prompt,completion\n", "holds no record"),
+        ("e.json", b'{"prompt": "x"}\n{"prompt": "y"}', "one object per line .jsonl"),
+        ("f.json", b'[{"prompt": "x"}, 3]', "record 2: expected a JSON object"),
+        ("a.csv", b"prompt,completion\n", "has no records"),
         ("b.csv", b'prompt,completion\n"x\ny",z\nw\n', "line 4: 1 cells, but the header has 2"),
-        ("c.csv", b"prompt,prompt\nx,y\n", "stands twice"),
+        ("c.csv", b"prompt,prompt\nx,y\n", "duplicate column"),
         ("d.csv", b'prompt,completion\nx,"y\n', "broken CSV"),
         ("e.csv", b"prompt,completion\nx,\n", "line 2: the completion is empty"),
         (
@@ -144,8 +144,8 @@ def test_files_that_cannot_be_read(tmp_path):
             '{"prompt": "x", "completion": "y"}\n{"prompt": "é"}'.encode("latin-1"),
             "line 2: not UTF-8 (byte 0xe9",
         ),
-        ("d.jsonl.gz", gzip.compress(lines(GOOD * 99).encode())[:-20], "Is the file whole?"),
-        ("e.jsonl.gz", lines(GOOD).encode(), "Is the file whole?"),
+        ("d.jsonl.gz", gzip.compress(lines(GOOD * 99).encode())[:-20], "Is the file complete?"),
+        ("e.jsonl.gz", lines(GOOD).encode(), "Is the file complete?"),
         ("a.parquet", b"nonsense", "not a parquet file"),
     ]:
         file = tmp_path / name

@@ -134,7 +134,7 @@ def test_what_the_window_cuts_off_is_counted(real_data):
     cut = short.metrics["commonsense_qa"]["truncated"]
     assert cut == sum(length > 110 for length in lengths) and 0 < cut < 25
     assert short.metrics["gsm8k"]["truncated"] == 5
-    assert re.search(r"\d+ requests were longer than the model's window", short.markdown())
+    assert re.search(r"\d+ requests were longer than the model's context", short.markdown())
 
 
 def test_table_and_files(model, real_data, tmp_path):

@@ -232,12 +232,12 @@ class TestSettingsAreHonoured:
     def test_shots_that_are_not_there(self, real_data):
         with pytest.raises(DudeError, match=r"has no piqa/train.jsonl"):
             build_units(EvalSettings(suite="piqa", root=str(real_data), num_fewshot=1))
-        with pytest.raises(DudeError, match=r"6 worked examples are asked for, but its split 'dev' has 5"):
+        with pytest.raises(DudeError, match=r"eval.num_fewshot is 6, but its split 'dev' has 5 examples"):
             build_units(EvalSettings(suite="mmlu", root=str(real_data), num_fewshot=6))
 
     def test_answer_longer_than_the_window(self, real_data):
         model, tokenizer = tiny_llama(window=64), byte_tokenizer()
-        with pytest.raises(DudeError, match=r"max_new_tokens is 256, but the model's window is 64"):
+        with pytest.raises(DudeError, match=r"max_new_tokens is 256, but the model's context is 64"):
             evaluate(model, tokenizer, EvalSettings(suite="gsm8k", root=str(real_data), limit=1))
 
     def test_tokenizer_without_an_end(self, real_data):

@@ -101,7 +101,7 @@ def test_broken_yaml_names_file_and_line(tmp_path: Path) -> None:
 
 
 def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DudeError, match=r"twice\.yaml:3:1: .*'model' stands here twice"):
+    with pytest.raises(DudeError, match=r"twice\.yaml:3:1: .*duplicate key 'model'"):
         read_yaml(write(tmp_path / "twice.yaml", "model: mini\noutput: x\nmodel: other\n"))
 
 

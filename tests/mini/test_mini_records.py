@@ -218,7 +218,7 @@ def test_limit_and_fresh_copies() -> None:
     [
         ("mini_gsn", "train", None, "mini_gsm"),
         ("mini_gsm", "tests", None, "test"),
-        ("mini_gsm", "test", 0, "at least 1"),
+        ("mini_gsm", "test", 0, "below 1"),
     ],
 )
 def test_mistakes_are_named(name: str, split: str, limit: int | None, said: str) -> None:

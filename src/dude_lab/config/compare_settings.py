@@ -1,4 +1,4 @@
-"""The YAML of a comparison: what is varied (methods, ranks, seeds, learning rates) around one run config."""
+"""The YAML of a comparison: a run config, and the methods, ranks, seeds and learning rates to run it with."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class SearchSettings(Settings):
         if value.get("split") == "test":
             raise ValueError("a learning rate is never chosen on the test split; name another split")
         value = {"split": "validation", **value}
-        # Over run.eval it need not say what is asked.
+        # Merged over run.eval, it needs no suite of its own.
         parse(EvalSettings, value if {"suite", "tasks"} & set(value) else {"suite": "mini", **value}, "search.eval")
         return value
 
@@ -84,48 +84,48 @@ class ComparisonSettings(Settings):
     @classmethod
     def _each_once(cls, value: list[Any] | None) -> list[Any] | None:
         if value is not None and len(set(value)) != len(value):
-            raise ValueError("each value once")
+            raise ValueError("a value is listed twice; list each value once")
         return value
 
     @field_validator("learning_rates")
     @classmethod
     def _positive(cls, value: list[float]) -> list[float]:
         if any(rate <= 0 for rate in value):
-            raise ValueError("learning rates are above 0")
+            raise ValueError("a learning rate must be above 0")
         return value
 
     @model_validator(mode="after")
-    def _nothing_twice(self) -> ComparisonSettings:
+    def _nothing_set_twice(self) -> ComparisonSettings:
         for dotted, remedy in SET_BY_THE_COMPARISON.items():
             section, _, key = dotted.rpartition(".")
-            held = self.run.get(section) if section else self.run
-            if isinstance(held, Mapping) and key in held:
-                raise ValueError(f"'run.{dotted}' is what the comparison varies or sets: {remedy} and remove it here")
+            values = self.run.get(section) if section else self.run
+            if isinstance(values, Mapping) and key in values:
+                raise ValueError(f"'run.{dotted}' is set by the comparison: {remedy}, and remove it here")
         return self
 
     def resolved(self) -> dict[str, Any]:
-        """Plain values for YAML and JSON, every default written out."""
+        """Return plain values for YAML and JSON, with every default."""
         return self.model_dump(mode="json")
 
     @property
     def torch_threads(self) -> int:
-        """Threads of each run."""
+        """Torch threads of each run."""
         import os
 
         return self.threads or max(1, (os.cpu_count() or 1) // self.jobs)
 
 
 def parse_comparison(raw: Mapping[str, Any], source: str = "config") -> ComparisonSettings:
-    """Validate the comparison's own keys; `grid.Grid` validates the runs that they stand for.
+    """Validate the keys of a comparison; `grid.Grid` validates its runs.
 
     Raises:
-        DudeError: every mistake that can be told at once, each with its key and remedy.
+        DudeError: lists every mistake, each with its key and remedy.
     """
     return parse(ComparisonSettings, raw, source)
 
 
 def load_comparison(path: str | Path, overrides: Iterable[str] = ()) -> ComparisonSettings:
-    """Read the YAML at `path`, put the `key=value` overrides in, and validate it."""
+    """Read the YAML at `path`, apply the `key=value` overrides, and validate it."""
     raw = json_copy(read_yaml(path))
     if "methods" not in raw:
         more = " (a config of a single run: use `dude train`)" if "method" in raw else ""

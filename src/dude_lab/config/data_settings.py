@@ -53,8 +53,8 @@ class DataSettings(Settings):
     seed: int = Field(default=42, ge=0)
 
     @model_serializer(mode="wrap")
-    def _without_no_sample(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Runs are keyed by their resolved config: one without a sample keeps the key it had before there were any."""
+    def _omit_null_sample(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `sample: null` out: runs are identified by a hash of their config, and older runs have no such key."""
         values: dict[str, Any] = handler(self)
         if values.get("sample") is None:
             values.pop("sample", None)
@@ -65,7 +65,7 @@ class DataSettings(Settings):
     def _known_name(cls, name: str | None) -> str | None:
         if name is not None and name not in SETS:
             hint = did_you_mean(name, SETS) or f" Known: {', '.join(SETS)}."
-            raise ValueError(f"no data set has this name.{hint} Your own file goes under 'train'")
+            raise ValueError(f"no data set has this name.{hint} Put your own file under 'train'")
         return name
 
     @field_validator("train", mode="before")
@@ -81,8 +81,8 @@ class DataSettings(Settings):
     def _fraction_or_name(cls, value: object) -> object:
         if isinstance(value, bool):
             raise ValueError("give a fraction such as 0.05, a file, or the name of a split")
-        if isinstance(value, (int, float)) and not 0 < value < 1:  # NaN is not, either
-            raise ValueError("a fraction lies between 0 and 1, both excluded")
+        if isinstance(value, (int, float)) and not 0 < value < 1:  # also false for NaN
+            raise ValueError("a fraction must be above 0 and below 1")
         if isinstance(value, str) and not value.strip():
             raise ValueError("give a fraction such as 0.05, a file, or the name of a split")
         return value
@@ -91,8 +91,8 @@ class DataSettings(Settings):
     def _one_source(self) -> DataSettings:
         sources = [key for key in ("name", "train", "hub") if getattr(self, key) is not None]
         if len(sources) != 1:
-            given = " and ".join(f"'{key}'" for key in sources) or "none of them"
-            raise ValueError(f"give exactly one of 'name', 'train' and 'hub'; given: {given}")
+            found = " and ".join(f"'{key}'" for key in sources) or "none"
+            raise ValueError(f"set exactly one of 'name', 'train' and 'hub'; got {found}")
         allowed = _ALLOWED[sources[0]]
         for key, remedy in _ONLY_WITH.items():
             if getattr(self, key) is not None and key not in allowed:
@@ -104,7 +104,7 @@ class DataSettings(Settings):
             if self.protocol is not None and named.free_text:
                 raise ValueError(f"'protocol' is for multiple choice; '{self.name}' is answered with free text")
             if self.calculator_marks is not None and not named.has_calculator_marks:
-                raise ValueError(f"'calculator_marks' belongs to gsm8k; '{self.name}' has none")
+                raise ValueError(f"'calculator_marks' is for gsm8k; '{self.name}' has none")
         return self
 
 
@@ -114,11 +114,11 @@ _ALLOWED = {
     "hub": {"subset", "split", "prompt", "completion"},
 }
 _ONLY_WITH = {
-    "root": "It is the folder with the raw files of a named set.",
+    "root": "It is the folder with the raw files of a named data set.",
     "subset": "It is a configuration of a hub data set.",
-    "split": "A file is used whole; name another file.",
-    "protocol": "It is how a named multiple-choice set is asked.",
-    "calculator_marks": "It belongs to the named set gsm8k.",
-    "prompt": "A named set has its own prompts; to use others, give the file under 'train'.",
-    "completion": "A named set has its own prompts; to use others, give the file under 'train'.",
+    "split": "A file has no splits; name another file.",
+    "protocol": "It is for named multiple-choice data sets.",
+    "calculator_marks": "It is for the named data set gsm8k.",
+    "prompt": "A named data set has its own prompts; to use others, put its file under 'train'.",
+    "completion": "A named data set has its own prompts; to use others, put its file under 'train'.",
 }

@@ -13,7 +13,7 @@ from ..settings import Settings
 BUILT_IN = "lm_eval:"
 """Prefix of a task of lm-evaluation-harness itself, such as `lm_eval:lambada_openai`."""
 
-LARGEST = 2**31 - 1  # of a count
+LARGEST = 2**31 - 1  # value of a count
 
 
 class EvalSettings(Settings):
@@ -25,12 +25,12 @@ class EvalSettings(Settings):
         every: evaluate every `every` optimizer steps and at the end. Only at the end if null.
         limit: use only the first `limit` questions of each task (of each subject of MMLU). All if null.
         batch_size: sequences in one forward.
-        num_fewshot: worked examples before each question. 0 if null.
+        num_fewshot: few-shot examples before each question. 0 if null.
         max_new_tokens: longest generated answer in tokens.
         protocol: `cloze` scores the text of each choice, `letter` its letter. The data set's default if null.
         root: folder with the raw files. If null, the environment variable DUDE_DATA_DIR, then the hub.
         split: split to evaluate on. The data set's evaluation split if null.
-        seed: seed of the draw of worked examples.
+        seed: seed of the draw of few-shot examples.
     """
 
     suite: str | None = None
@@ -59,15 +59,14 @@ class EvalSettings(Settings):
             if name not in known:
                 hint = did_you_mean(name, known) or f" Known: {', '.join(known)}."
                 raise ValueError(
-                    f"no suite is called {quote(name)}.{hint} A task of lm-evaluation-harness is written "
-                    f"'{BUILT_IN}NAME'"
+                    f"no suite is called {quote(name)}.{hint} Write a task of lm-evaluation-harness as '{BUILT_IN}NAME'"
                 )
         return value
 
     @model_validator(mode="after")
-    def _one_choice(self) -> EvalSettings:
+    def _one_of_suite_and_tasks(self) -> EvalSettings:
         if (self.suite is None) == (self.tasks is None):
-            raise ValueError("give exactly one of 'suite' and 'tasks'")
+            raise ValueError("set exactly one of 'suite' and 'tasks'")
         if self.root is not None and not any(name in SETS and not SETS[name].embedded for name in self.names):
             raise ValueError(
                 f"'root' has no meaning with {', '.join(self.names)}: the questions ship with the package, or "
@@ -77,7 +76,7 @@ class EvalSettings(Settings):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The data sets and tasks of lm-evaluation-harness to evaluate, each once, in the order given."""
+        """The data sets and lm-evaluation-harness tasks to evaluate, each once, in the order given."""
         chosen = [self.suite] if self.suite is not None else self.tasks or []
         known = suites()
         return tuple(dict.fromkeys(one for name in chosen for one in known.get(name, (name,))))

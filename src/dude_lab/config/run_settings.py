@@ -1,4 +1,4 @@
-"""The whole config of a run: what each section of the YAML allows, and its defaults."""
+"""The config of a run: the keys of each section of the YAML, and their defaults."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class TrainSettings(Settings):
         gradient_accumulation: batches per optimizer step.
         learning_rate: peak learning rate of AdamW.
         schedule: shape of the learning rate after the warm-up.
-        warmup: below 1 a fraction of all steps, from 1 on a number of steps.
+        warmup: a fraction of all steps if below 1, else a number of steps.
         weight_decay: AdamW's weight decay.
         adam_beta1: decay rate of AdamW's first moment.
         adam_beta2: decay rate of AdamW's second moment.
@@ -56,7 +56,7 @@ class TrainSettings(Settings):
         seed: seed of the adapter's initialisation, dropout and the order of the examples.
         data_seed: order of the examples. Equal to `seed` if null.
         save_every: steps between checkpoints.
-        keep_checkpoints: number of checkpoints kept.
+        keep_checkpoints: number of checkpoints to keep.
         log_every: steps between logged values.
         device: `auto` is the GPU if there is one, else the CPU.
     """
@@ -89,11 +89,11 @@ class TrainSettings(Settings):
     def _one_length(self) -> TrainSettings:
         if self.steps is not None and self.epochs is not None:
             raise ValueError(
-                f"give steps or epochs, not both (got steps: {self.steps}, epochs: {self.epochs}); to replace one on "
+                f"set steps or epochs, not both (got steps: {self.steps}, epochs: {self.epochs}); to replace one on "
                 "the command line, set the other to null, as in train.epochs=null"
             )
         if self.warmup >= 1 and self.warmup != int(self.warmup):
-            raise ValueError(f"warmup is a share below 1 or a whole number of steps, got {self.warmup}")
+            raise ValueError(f"warmup must be a fraction below 1 or an integer number of steps, got {self.warmup}")
         return self
 
 
@@ -117,5 +117,5 @@ class RunSettings(Settings):
     output: UserPath
 
     def resolved(self) -> dict[str, Any]:
-        """Plain values for YAML and JSON, every default written out."""
+        """Return plain values for YAML and JSON, with every default."""
         return self.model_dump(mode="json")

@@ -1,4 +1,4 @@
-"""From a YAML file and `key=value` overrides to `RunSettings`, and back to YAML."""
+"""Read `RunSettings` from a YAML file and `key=value` overrides, and write them as YAML."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ..settings import parse
 from .run_settings import RunSettings
 from .yaml_reader import MAX_DEPTH, dump_yaml, load_yaml, read_yaml
 
-SHORT_FORMS = ("model", "method")  # sections that may be a name alone
+SHORT_FORMS = ("model", "method")  # sections that may be written as a name
 
 
 def override(raw: Mapping[str, Any], pairs: Iterable[str]) -> dict[str, Any]:
-    """`raw` with each `dotted.key=value` put in, values typed as YAML types them.
+    """Return `raw` with each `dotted.key=value` applied; a value has the type that YAML gives it.
 
     Raises:
-        DudeError: no `=`, a value that is broken YAML, or a path through something that is not a section.
+        DudeError: no `=`, a value that is not YAML, or a key below something that is not a section.
     """
     result = {key: _long(key, value) for key, value in raw.items()}
     for pair in pairs:
@@ -29,13 +29,13 @@ def override(raw: Mapping[str, Any], pairs: Iterable[str]) -> dict[str, Any]:
         said, key = shorten(pair), shorten(dotted)
         *path, last = dotted.strip().split(".")
         if not equals or not all([*path, last]) or len(path) >= MAX_DEPTH:
-            raise DudeError(f"'{said}' is not an override: write key=value, for instance train.learning_rate=1e-4.")
+            raise DudeError(f"'{said}' is not an override: write key=value, such as train.learning_rate=1e-4.")
         try:
             value = load_yaml(text, key)
         except DudeError as error:
             raise DudeError(f"override '{said}': the value is not YAML; quote it: {key}='\"...\"'. ({error})") from None
         if value is None and text.strip().lower() not in ("null", "~"):  # as of an unset variable of the shell
-            raise DudeError(f"override '{said}': no value. Write {key}=null to go back to the default.")
+            raise DudeError(f"override '{said}': no value. Write {key}=null to use the default.")
         here = result
         for depth, part in enumerate(path):
             if here.get(part) is None:
@@ -48,24 +48,24 @@ def override(raw: Mapping[str, Any], pairs: Iterable[str]) -> dict[str, Any]:
 
 
 def _long(key: str, value: Any) -> Any:
-    """Sections get a fresh dict, so that an override never reaches the caller's mapping."""
+    """Return the long form of a section, as a copy: an override must not change the caller's mapping."""
     if key in SHORT_FORMS and isinstance(value, str):
         return {"name": value}
     return json_copy(value) if isinstance(value, Mapping) else value
 
 
 def json_copy(value: Any) -> Any:
-    """Nested mappings and lists copied; leaves shared."""
+    """Copy nested mappings and lists; leaves are shared."""
     if isinstance(value, Mapping):
         return {key: json_copy(item) for key, item in value.items()}
     return [json_copy(item) for item in value] if isinstance(value, list) else value
 
 
 def parse_run(raw: Mapping[str, Any], source: str = "config") -> RunSettings:
-    """Validate a whole config; the method's section decides which keys it may hold, so it is read first.
+    """Validate a config. The `method:` section is parsed first: its keys depend on the method.
 
     Raises:
-        DudeError: every mistake that can be told at once, each with its key and remedy.
+        DudeError: lists every mistake, each with its key and remedy.
     """
     values = override(raw, ())
     problems: list[str] = []
@@ -90,17 +90,17 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunSettings:
 
 
 def to_yaml(settings: RunSettings) -> str:
-    """The resolved config as YAML that `load_config` reads back to equal settings."""
+    """Return the resolved config as YAML, which `load_config` reads back to equal settings."""
     return dump_yaml(settings.resolved())
 
 
-# Settings that came after runs had been kept, each with the value that says what was done before there was a choice:
-# at that value it is no part of a fingerprint, or every finished run would be taken for another one.
+# Keys that older runs do not have, with the value that those runs used. At that value a key is no part of the
+# fingerprint, so that it is still the one of the older runs.
 ADDED = {("train", "group_by_length"): False}
 
 
 def fingerprint(settings: RunSettings) -> str:
-    """SHA-256 of everything in the config but where it is written: two runs with the same one give the same result."""
+    """Return the SHA-256 of a config without `output`: runs with the same fingerprint have the same result."""
     values = settings.resolved()
     del values["output"]
     for (section, key), former in ADDED.items():
@@ -110,7 +110,7 @@ def fingerprint(settings: RunSettings) -> str:
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Dotted keys at which two resolved configs differ, with both values."""
+    """Return the dotted keys at which two resolved configs differ, with both values."""
     lines = []
     for key in dict.fromkeys([*one, *other]):
         left, right = one.get(key), other.get(key)

@@ -1,7 +1,7 @@
-"""Read and write YAML: plain values only, of bounded size, nesting and aliases, each mistake with its line.
+"""Read and write YAML: plain values of bounded size, nesting and aliases; errors name the line.
 
 Scalars are those of YAML 1.2's core schema, read by PyYAML: `2e-4` is a number, `2024-01-01` and `1:30` are text, and
-`010` is ten. A number must be finite and an integer must fit into 64 bits. Keys are text, and none stands twice.
+`010` is ten. Numbers must be finite, integers must fit into 64 bits, and keys are text without duplicates.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
 MAX_ALIASES = 1_000
 MAX_VALUES = 20_000
-"""Scalars, lists and mappings of a document, with every alias written out."""
+"""Limit for the scalars, lists and mappings of a document, with every alias expanded."""
 
 _TAG = "tag:yaml.org,2002:"
 _INTEGER = re.compile(r"^(?:[-+]?[0-9]+|0x[0-9a-fA-F]+)$")
@@ -46,10 +46,10 @@ class _Loader(yaml.SafeLoader):
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self._depth = self._aliases = self._values = 0
-        self._sizes: dict[int, int] = {}  # of composed nodes, with every alias below them written out
+        self._sizes: dict[int, int] = {}  # of composed nodes, with every alias below them expanded
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Compose a node and count what it stands for, before anything is built of it."""
+        """Compose a node and check its size before anything is constructed from it."""
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent):
             self._aliases += 1
@@ -57,7 +57,7 @@ class _Loader(yaml.SafeLoader):
                 raise _mistake(f"more than {MAX_ALIASES:,} aliases", event.start_mark)
             node = super().compose_node(parent, index)
             if id(node) not in self._sizes:
-                raise _mistake(f"the alias '*{shorten(event.anchor)}' stands inside its own value", event.start_mark)
+                raise _mistake(f"the alias '*{shorten(event.anchor)}' is inside its own value", event.start_mark)
             return node
         self._depth += 1
         self._values += 1
@@ -71,12 +71,12 @@ class _Loader(yaml.SafeLoader):
         flat = [one for pair in children for one in pair] if isinstance(node, yaml.MappingNode) else children
         size = 1 + sum(self._sizes[id(one)] for one in flat)
         if size > MAX_VALUES:
-            raise _mistake(f"more than {MAX_VALUES:,} values, with its aliases written out", event.start_mark)
+            raise _mistake(f"more than {MAX_VALUES:,} values after expanding the aliases", event.start_mark)
         self._sizes[id(node)] = size
         return node
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """Build a node; a value that its tag does not allow is a mistake at its place."""
+        """Construct a node; report a value that its tag does not allow with its line."""
         try:
             return super().construct_object(node, deep)
         except (ValueError, KeyError) as error:  # of int(), float() and the table of booleans
@@ -100,7 +100,7 @@ class _Loader(yaml.SafeLoader):
 
     def _mapping(self, node: yaml.MappingNode) -> dict[str, Any]:
         if not isinstance(node, yaml.MappingNode):
-            raise _mistake("a mapping is expected here", node.start_mark)
+            raise _mistake("expected a mapping", node.start_mark)
         seen: set[str] = set()
         for key_node, _ in node.value:
             if key_node.tag == f"{_TAG}merge":  # `<<: *other`
@@ -110,7 +110,7 @@ class _Loader(yaml.SafeLoader):
                 said = quote(key_node.value) if isinstance(key_node, yaml.ScalarNode) else "a list or mapping"
                 raise _mistake(f"a key must be text, got {said}; quote it", key_node.start_mark)
             if key in seen:
-                raise _mistake(f"the key {quote(key)} stands here twice", key_node.start_mark)
+                raise _mistake(f"duplicate key {quote(key)}", key_node.start_mark)
             seen.add(key)
         self.flatten_mapping(node)
         return {self.construct_object(k, deep=True): self.construct_object(v, deep=True) for k, v in node.value}
@@ -118,13 +118,13 @@ class _Loader(yaml.SafeLoader):
     def _undefined(self, node: yaml.Node) -> Any:
         tag = quote(node.tag.replace(_TAG, "!!"))
         raise _mistake(
-            f"the tag {tag} is not read: values are text, numbers, true, false, null, lists and mappings",
+            f"unsupported tag {tag}: values are text, numbers, true, false, null, lists and mappings",
             node.start_mark,
         )
 
 
 class _UnusableError(ValueError):
-    """A scalar of the right form that cannot be used."""
+    """A scalar of the right syntax whose value is out of range."""
 
 
 def _mistake(problem: str, mark: Any) -> yaml.MarkedYAMLError:
@@ -132,7 +132,7 @@ def _mistake(problem: str, mark: Any) -> yaml.MarkedYAMLError:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes what `load_yaml` reads back to equal values: text that would be taken for a number is quoted."""
+    """Dumper for `load_yaml`: quotes text that would be read as a number."""
 
     def _text(self, value: str) -> yaml.ScalarNode:
         # PyYAML takes these for line breaks when it reads, but not everywhere when it writes.
@@ -151,17 +151,17 @@ _Loader.add_constructor(None, _Loader._undefined)  # type: ignore[type-var]  # a
 
 
 def load_yaml(text: str, source: str) -> Any:
-    """The one document in a text: dicts with text as keys, lists, str, int, float, bool and None.
+    """Return the document in a text as dicts with text as keys, lists, str, int, float, bool and None.
 
     Args:
         text: YAML.
-        source: file name or the like; begins the message, before line and column.
+        source: file name for the error message, before line and column.
 
     Raises:
         DudeError: broken YAML, a tag, a value outside the bounds of this module, or several documents.
     """
     if len(text) > MAX_BYTES:
-        raise DudeError(f"{source}: {len(text):,} characters of YAML; at most {MAX_BYTES:,} are read.")
+        raise DudeError(f"{source}: {len(text):,} characters of YAML; the limit is {MAX_BYTES:,}.")
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
@@ -174,7 +174,7 @@ def load_yaml(text: str, source: str) -> Any:
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
+    """Return the mapping in a YAML file.
 
     Args:
         path: the file; at most `MAX_BYTES` long.
@@ -197,12 +197,12 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         if len(content) > MAX_BYTES:
-            raise DudeError(f"{name}: a config has at most {MAX_BYTES:,} bytes.") from None
+            raise DudeError(f"{name}: larger than {MAX_BYTES:,} bytes, the limit for a config.") from None
         raise DudeError(f"{name}: not a YAML text file: {error}. Save it as UTF-8.") from None
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, up to Python 3.12
         raise DudeError(f"{name}: cannot be read ({shorten(error)}).") from None
     if len(content) > MAX_BYTES:
-        raise DudeError(f"{name}: a config has at most {MAX_BYTES:,} bytes.")
+        raise DudeError(f"{name}: larger than {MAX_BYTES:,} bytes, the limit for a config.")
     raw = load_yaml(text, name)
     if not isinstance(raw, dict):
         raise DudeError(f"{name}: a config is a mapping of keys to values, got {quote(raw)}")
@@ -210,5 +210,5 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def dump_yaml(values: Any) -> str:
-    """Plain values as YAML that `load_yaml` reads back to equal ones."""
+    """Return plain values as YAML, which `load_yaml` reads back to equal ones."""
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)

@@ -1,4 +1,4 @@
-"""A user's record files: .jsonl, .json, .csv and .parquet, read so that every fault is told with its line."""
+"""Read a user's files: .jsonl, .json, .csv and .parquet. Every error names the file and the line."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from dude_peft.errors import DudeError, did_you_mean, quote, shorten, some
 from ..folders import user_path
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
-MAX_LINE = 64 << 20  # bytes, unpacked: a file without line breaks would fill the memory
+MAX_LINE = 64 << 20  # bytes, decompressed: a file without line breaks would fill the memory
 MAX_CELL = 64 << 20  # characters of a CSV cell; Python's own limit is 131,072
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Records of one source, with where each of them stands.
+    """Records of one source, with the line of each.
 
     Attributes:
         source: the file, or the name of the set and split.
         rows: the records.
-        numbers: for each record its line (or its number, see `unit`), counted from 1.
+        numbers: line or record number of each record (see `unit`), from 1.
         unit: `line` or `record`.
     """
 
@@ -40,16 +40,16 @@ class Rows:
     unit: str = "record"
 
     def place(self, index: int) -> str:
-        """`"problems.jsonl, line 12"` for the record at `index` (counted from 0)."""
+        """Return where the record at `index` (from 0) is, such as `problems.jsonl, line 12`."""
         number = self.numbers[index] if self.numbers else index + 1
         return f"{self.source}, {self.unit} {number}"
 
 
 def existing(path: str | Path) -> Path:
-    """`path` as an existing file.
+    """Return `path` if it is an existing file.
 
     Raises:
-        DudeError: there is none; with the nearest names in that folder.
+        DudeError: it does not exist, or is not a file; names similar files.
     """
     try:
         file = user_path(path)
@@ -68,30 +68,28 @@ def existing(path: str | Path) -> Path:
 
 
 def read_rows(path: str | Path) -> Rows:
-    """Every record of one file.
+    """Return the records of one file.
 
     Raises:
-        DudeError: missing, empty, not UTF-8, truncated or broken, with the line; or of a kind that is not read.
+        DudeError: the file is missing, empty, not UTF-8, truncated or malformed, or of an unknown type.
     """
     file = existing(path)
     suffixes = [one.lower() for one in file.suffixes]
-    packed = bool(suffixes) and suffixes[-1] == ".gz"
-    kind = (suffixes[:-1] if packed else suffixes)[-1:]
-    if not kind or kind[0] not in SUFFIXES or (packed and kind[0] == ".parquet"):
-        raise DudeError(
-            f"{file}: not a kind of file that is read. Known: {', '.join(SUFFIXES)} (the text ones also .gz)."
-        )
+    compressed = bool(suffixes) and suffixes[-1] == ".gz"
+    kind = (suffixes[:-1] if compressed else suffixes)[-1:]
+    if not kind or kind[0] not in SUFFIXES or (compressed and kind[0] == ".parquet"):
+        raise DudeError(f"{file}: unknown type of file. Known: {', '.join(SUFFIXES)} (text files also as .gz).")
     if kind[0] == ".parquet":
         rows = _parquet(file)
     else:
         rows = {".jsonl": read_jsonl, ".json": _json, ".csv": _csv}[kind[0]](file)
     if not rows.rows:
-        raise DudeError(f"{file} holds no record.")
+        raise DudeError(f"{file} has no records.")
     return rows
 
 
 def lines_of(file: Path) -> Iterator[tuple[int, str]]:
-    """Line number (from 1) and text of each line of a UTF-8 file, unpacked where its name ends in .gz or .bz2."""
+    """Yield number (from 1) and text of each line of a UTF-8 file; .gz and .bz2 are decompressed."""
     opener: Any = {".gz": gzip.open, ".bz2": bz2.open}.get(file.suffix.lower(), open)
     number = 0
     try:
@@ -106,11 +104,11 @@ def lines_of(file: Path) -> Iterator[tuple[int, str]]:
             "Save the file as UTF-8."
         ) from None
     except (EOFError, gzip.BadGzipFile, zlib.error, OSError) as error:
-        raise DudeError(f"{file}, after line {number}: cannot be read ({error}). Is the file whole?") from None
+        raise DudeError(f"{file}, after line {number}: cannot be read ({error}). Is the file complete?") from None
 
 
 def read_jsonl(file: Path) -> Rows:
-    """One JSON object a line; empty lines are passed over."""
+    """Read one JSON object per line; empty lines are skipped."""
     rows, numbers = [], []
     for number, line in lines_of(file):
         if not line.strip():
@@ -122,31 +120,31 @@ def read_jsonl(file: Path) -> Rows:
         except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
             raise DudeError(f"{file}, line {number}: cannot be read ({shorten(error)}).") from None
         if not isinstance(row, dict):
-            raise DudeError(f"{file}, line {number}: a JSON object is expected, got {_kind(row)}.")
+            raise DudeError(f"{file}, line {number}: expected a JSON object, got {_kind(row)}.")
         rows.append(row)
         numbers.append(number)
     return Rows(str(file), rows, numbers, "line")
 
 
 def _strict(text: str) -> Any:
-    """JSON as its standard has it: no NaN, no infinity, and no key twice in an object.
+    """Parse standard JSON: no NaN, no infinity, no duplicate key in an object.
 
     Raises:
-        ValueError: it is not.
+        ValueError: not standard JSON.
         RecursionError: nested too deeply.
     """
     return json.loads(text, parse_constant=_no_number, object_pairs_hook=_object)
 
 
 def _no_number(text: str) -> Any:
-    raise ValueError(f"{text} is no number in JSON; write null, or leave the record out")
+    raise ValueError(f"{text} is not valid JSON; write null, or remove the record")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) < len(pairs):
         twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
-        raise ValueError(f"the key {quote(twice)} stands twice in one object")
+        raise ValueError(f"duplicate key {quote(twice)} in one object")
     return made
 
 
@@ -157,17 +155,17 @@ def _json(file: Path) -> Rows:
     try:
         rows = _strict(text)
     except json.JSONDecodeError as error:
-        hint = " A file with one object a line is named .jsonl." if error.msg == "Extra data" else ""
+        hint = " Name a file with one object per line .jsonl." if error.msg == "Extra data" else ""
         raise DudeError(
             f"{file}, line {error.lineno}: broken JSON ({error.msg} at column {error.colno}).{hint}"
         ) from None
     except (ValueError, RecursionError) as error:
         raise DudeError(f"{file}: cannot be read ({shorten(error)}).") from None
     if not isinstance(rows, list):
-        raise DudeError(f"{file}: an array of objects is expected, got {_kind(rows)}.")
+        raise DudeError(f"{file}: expected an array of objects, got {_kind(rows)}.")
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
-            raise DudeError(f"{file}, record {number}: a JSON object is expected, got {_kind(row)}.")
+            raise DudeError(f"{file}, record {number}: expected a JSON object, got {_kind(row)}.")
     return Rows(str(file), rows)
 
 
@@ -181,7 +179,7 @@ def _csv(file: Path) -> Rows:
             if not head:
                 head = cells
                 if len(set(head)) < len(head):
-                    raise DudeError(f"{file}, line 1: a column name stands twice in {some(head)}.")
+                    raise DudeError(f"{file}, line 1: duplicate column name in {some(head)}.")
             elif cells:
                 if len(cells) != len(head):
                     raise DudeError(f"{file}, line {start}: {len(cells)} cells, but the header has {len(head)}.")
@@ -206,7 +204,7 @@ def _parquet(file: Path) -> Rows:
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         raise DudeError(f"{file}: not a parquet file that can be read ({shorten(error)}).") from None
     if len(set(table.column_names)) < len(table.column_names):
-        raise DudeError(f"{file}: a column name stands twice in {some(table.column_names)}.")
+        raise DudeError(f"{file}: duplicate column name in {some(table.column_names)}.")
     return Rows(str(file), rows)
 
 

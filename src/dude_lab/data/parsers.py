@@ -1,7 +1,7 @@
 """Parsers: functions from a raw record to a `Problem` or a `Question`, one for each record schema.
 
-A record may be as the authors of the set publish it or as the Hugging Face hub holds it. Prompts are those of
-lm-evaluation-harness's own tasks, character for character, where it has them.
+A record has the schema of the authors' files or of the Hugging Face hub. Prompts are those of lm-evaluation-harness,
+character for character, if it has the task.
 """
 
 from __future__ import annotations
@@ -20,17 +20,21 @@ CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")
 
 
 def gsm8k(record: Record, number: int) -> Problem:
-    """GSM8K: a worked solution that ends in `#### <number>`."""
-    return Problem(_id(record, number), f"Question: {_filled(record, 'question')}\nAnswer:", _filled(record, "answer"))
+    """Parse GSM8K: a solution that ends in `#### <number>`."""
+    return Problem(
+        _id(record, number), f"Question: {_nonempty(record, 'question')}\nAnswer:", _nonempty(record, "answer")
+    )
 
 
 def metamathqa(record: Record, number: int) -> Problem:
-    """MetaMathQA, asked as GSM8K is, so that what is learnt from it can be scored there."""
-    return Problem(_id(record, number), f"Question: {_filled(record, 'query')}\nAnswer:", _filled(record, "response"))
+    """Parse MetaMathQA, with the prompt of GSM8K, on which models trained on it are evaluated."""
+    return Problem(
+        _id(record, number), f"Question: {_nonempty(record, 'query')}\nAnswer:", _nonempty(record, "response")
+    )
 
 
 def commonsense_qa(record: Record, number: int) -> Question:
-    """CommonsenseQA. lm-evaluation-harness asks it by letter only; the cloze form is ARC's."""
+    """Parse CommonsenseQA. lm-evaluation-harness has the letter form only; the cloze form is ARC's."""
     stem, choices, gold = _stem_choices(record)
     return Question(
         _id(record, number), f"Question: {stem.strip()}\nAnswer:", f"Question: {stem.strip()}", choices, gold
@@ -38,19 +42,19 @@ def commonsense_qa(record: Record, number: int) -> Question:
 
 
 def arc(record: Record, number: int) -> Question:
-    """ARC: three to five choices, labelled with letters or with digits."""
+    """Parse ARC: three to five choices, labelled with letters or digits."""
     stem, choices, gold = _stem_choices(record)
     return Question(_id(record, number), f"Question: {stem}\nAnswer:", f"Question: {stem}", choices, gold)
 
 
 def openbookqa(record: Record, number: int) -> Question:
-    """OpenBookQA: the choice completes the question's own sentence."""
+    """Parse OpenBookQA: the choice completes the sentence of the question."""
     stem, choices, gold = _stem_choices(record)
     return Question(_id(record, number), stem, f"Question: {stem}", choices, gold)
 
 
 def boolq(record: Record, number: int) -> Question:
-    """BoolQ: `label` is 0/1, true/false or those words; the hub calls it `answer`."""
+    """Parse BoolQ: `label` (on the hub `answer`) is 0/1, true/false or these words."""
     label = str(record["label"] if "label" in record else record["answer"]).lower()
     gold = {"false": 0, "0": 0, "true": 1, "1": 1}.get(label)
     if gold is None:
@@ -60,33 +64,33 @@ def boolq(record: Record, number: int) -> Question:
 
 
 def piqa(record: Record, number: int) -> Question:
-    """PIQA: two ways to reach a goal."""
+    """Parse PIQA: two ways to reach a goal."""
     asked = f"Question: {_text(record, 'goal')}"
     choices = (_text(record, "sol1"), _text(record, "sol2"))
-    return Question(_id(record, number), f"{asked}\nAnswer:", asked, choices, _whole(record, "label"))
+    return Question(_id(record, number), f"{asked}\nAnswer:", asked, choices, _integer(record, "label"))
 
 
 def siqa(record: Record, number: int) -> Question:
-    """Social IQa: three answers, the label counts from 1."""
+    """Parse Social IQa: three answers; labels count from 1."""
     text = f"{_text(record, 'context')} {_text(record, 'question')}"
     choices = tuple(_text(record, f"answer{letter}") for letter in "ABC")
-    return Question(_id(record, number), f"Q: {text}\nA:", f"Question: {text}", choices, _whole(record, "label") - 1)
+    return Question(_id(record, number), f"Q: {text}\nA:", f"Question: {text}", choices, _integer(record, "label") - 1)
 
 
 def hellaswag(record: Record, number: int) -> Question:
-    """HellaSwag: four endings. Tags of its WikiHow part are cleaned as lm-evaluation-harness does.
+    """Parse HellaSwag: four endings, without the tags of WikiHow, as in lm-evaluation-harness.
 
-    The plain-text extraction of the set keeps `ctx` alone; elsewhere the second part of the context is capitalised.
+    The plain-text version of the set has only `ctx`; otherwise the second part of the context is capitalised.
     """
-    whole = "ctx_a" in record
-    context = f"{_text(record, 'ctx_a')} {record['ctx_b'].capitalize()}" if whole else _text(record, "ctx")
+    has_parts = "ctx_a" in record
+    context = f"{_text(record, 'ctx_a')} {record['ctx_b'].capitalize()}" if has_parts else _text(record, "ctx")
     query = _without_tags(f"{_text(record, 'activity_label')}: {context}")
     choices = tuple(_without_tags(one) for one in _texts(record["endings"], "endings"))
-    return Question(str(record.get("ind", number)), query, query, choices, _whole(record, "label"))
+    return Question(str(record.get("ind", number)), query, query, choices, _integer(record, "label"))
 
 
 def winogrande(record: Record, number: int) -> Question:
-    """WinoGrande: each option is put into the blank, and the likelihood of the rest of the sentence is compared."""
+    """Parse WinoGrande: each option fills the blank; the likelihood of the rest of the sentence is compared."""
     sentence = _text(record, "sentence")
     blank = sentence.index("_")
     choices = (_text(record, "option1"), _text(record, "option2"))
@@ -95,14 +99,14 @@ def winogrande(record: Record, number: int) -> Question:
         cloze=sentence,
         asked=f"Question: {sentence}",
         choices=choices,
-        gold=_whole(record, "answer") - 1,
+        gold=_integer(record, "answer") - 1,
         prefixes=tuple(sentence[:blank] + one for one in choices),
         suffix=sentence[blank + 1 :].strip(),
     )
 
 
 def mmlu(record: Record, number: int) -> Question:
-    """MMLU: four choices; the answer is a letter, or on the hub its position. `group` is needed for new subjects."""
+    """Parse MMLU: four choices; the answer is a letter, on the hub its index. New subjects need a `group`."""
     answer = record["answer"]
     gold = answer if isinstance(answer, int) else "ABCD".index(answer.strip())
     stem = _text(record, "question").strip()
@@ -118,7 +122,7 @@ def mmlu(record: Record, number: int) -> Question:
 
 
 def gpqa(record: Record, number: int) -> Question:
-    """GPQA. `order` is the stored permutation of [incorrect 1, incorrect 2, incorrect 3, correct]."""
+    """Parse GPQA. `order` is the permutation of [incorrect 1, incorrect 2, incorrect 3, correct]."""
     answers = [record[f"Incorrect Answer {k}"] for k in (1, 2, 3)] + [record["Correct Answer"]]
     cleaned = [_gpqa_text(one) for one in answers]
     order = record["order"]
@@ -136,7 +140,7 @@ Parser = Callable[[Record, int], "Problem | Question"]
 
 
 def _stem_choices(record: Record) -> tuple[str, tuple[str, ...], int]:
-    """Stem, choices and position of the answer, in the authors' layout or in the hub's (choices as two lists)."""
+    """Return stem, choices and index of the answer, of the authors' schema or the hub's (choices as two lists)."""
     question = record.get("question")
     if isinstance(question, dict):
         stem, listed = question["stem"], question["choices"]
@@ -150,18 +154,18 @@ def _stem_choices(record: Record) -> tuple[str, tuple[str, ...], int]:
     if not isinstance(labels, list):
         raise ValueError(f"the labels are {quote(labels)}, not a list")
     if key not in labels:
-        raise ValueError(f"the answer {quote(key)} is none of the labels {some(map(str, labels))}")
+        raise ValueError(f"the answer {quote(key)} is not one of the labels {some(map(str, labels))}")
     return stem, _texts(texts, "choices"), list(labels).index(key)
 
 
 def _text(record: Record, key: str) -> str:
-    """A field that must be text. It may be empty: published sets have choices that are."""
+    """Return a field that must be text. It may be empty, as some choices of published sets are."""
     if not isinstance(value := record[key], str):
-        raise ValueError(f"field '{key}' holds {quote(value)}, not text")
+        raise ValueError(f"field '{key}' is {quote(value)}, not text")
     return value
 
 
-def _filled(record: Record, key: str) -> str:
+def _nonempty(record: Record, key: str) -> str:
     if not (text := _text(record, key)).strip():
         raise ValueError(f"field '{key}' is empty")
     return text
@@ -169,15 +173,15 @@ def _filled(record: Record, key: str) -> str:
 
 def _texts(values: Any, key: str) -> tuple[str, ...]:
     if not isinstance(values, (list, tuple)) or not all(isinstance(one, str) for one in values):
-        raise ValueError(f"field '{key}' holds {quote(values)}, not a list of texts")
+        raise ValueError(f"field '{key}' is {quote(values)}, not a list of texts")
     return tuple(values)
 
 
-def _whole(record: Record, key: str) -> int:
-    """A label: an integer, or its digits."""
+def _integer(record: Record, key: str) -> int:
+    """Return a label: an integer, or its digits as text."""
     value = record[key]
     if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise ValueError(f"field '{key}' holds {quote(value)}, not an integer")
+        raise ValueError(f"field '{key}' is {quote(value)}, not an integer")
     return int(value)
 
 

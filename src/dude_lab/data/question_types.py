@@ -1,4 +1,4 @@
-"""The two kinds of question, and the text put before a model for each: one definition for training and evaluation."""
+"""The two types of question and their prompts, which training and evaluation share."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ Protocol = Literal["cloze", "letter"]
 
 
 def _check(*texts: str) -> None:
-    """Refuse what no file of text can hold."""
+    """Reject text that cannot be written to a file."""
     for text in texts:
         if fault := unusable(text):
-            raise ValueError(f"{quote(text)} holds {fault}")
+            raise ValueError(f"{quote(text)} has {fault}")
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A question that is answered with free text.
+    """A question with a free-text answer.
 
     Attributes:
-        id: the set's own identifier, or the record's number.
-        prompt: the text before the answer, without a space at its end.
-        answer: the whole worked answer, without a space at its start.
+        id: identifier of the record in its data set, or its number.
+        prompt: the text before the answer, without trailing space.
+        answer: the solution, without leading space.
     """
 
     id: str
@@ -41,25 +41,25 @@ class Problem:
 
     @property
     def pair(self) -> tuple[str, str]:
-        """Prompt and completion to learn from."""
+        """Prompt and completion for training."""
         return self.prompt, " " + self.answer
 
 
 @dataclass(frozen=True)
 class Question:
-    """A multiple-choice question, before it is decided how it is asked.
+    """A multiple-choice question, independent of the protocol.
 
     Attributes:
-        id: the set's own identifier, or the record's number.
-        cloze: the text which each choice completes.
-        asked: the text above the list of choices, where the model answers with a letter.
-        choices: the text of each choice, in the order of the record.
-        gold: position of the right one in `choices`.
-        subject: MMLU's subject.
+        id: identifier of the record in its data set, or its number.
+        cloze: the text that each choice completes.
+        asked: the text above the list of choices under the letter protocol.
+        choices: the text of each choice.
+        gold: index of the correct one in `choices`.
+        subject: subject of MMLU.
         group: the subject's group.
-        prefixes: for a blank within a sentence, the text up to and including each choice; `suffix` follows all.
-        suffix: what follows the blank.
-        labels: the answers that the letter protocol scores, when they are not plain letters.
+        prefixes: for a blank in a sentence, the text up to and including each choice, followed by `suffix`.
+        suffix: the text after the blank.
+        labels: answers of the letter protocol. A, B, C, ... if empty.
     """
 
     id: str
@@ -79,7 +79,7 @@ class Question:
         _check(self.asked, *self.choices)
 
     def ask(self, protocol: Protocol) -> Asked:
-        """The question as it is put: which contexts, which continuations."""
+        """Return the contexts and continuations under a protocol."""
         if protocol == "letter":
             labels = self.labels or tuple(LETTERS[: len(self.choices)])
             mark = "{} {}" if self.labels else "{}. {}"
@@ -91,7 +91,7 @@ class Question:
 
 
 def subject_heading(question: Question, protocol: Protocol) -> str:
-    """What stands once above all the questions of an MMLU subject, when letters are asked for; empty otherwise."""
+    """Return the text above the questions of an MMLU subject under the letter protocol; empty otherwise."""
     if not question.subject or protocol != "letter":
         return ""
     return f"The following are multiple choice questions (with answers) about {question.subject.replace('_', ' ')}.\n\n"
@@ -99,12 +99,12 @@ def subject_heading(question: Question, protocol: Protocol) -> str:
 
 @dataclass(frozen=True)
 class Asked:
-    """A question as it is put to a model: the likelihood of `" " + continuation` after its context is compared.
+    """A question under a protocol: the likelihoods of `" " + continuation` after its context are compared.
 
     Attributes:
-        question: what is asked.
-        contexts: one for all choices, or, for a blank within a sentence, one for each.
-        continuations: one for each choice, or, for a blank within a sentence, one for all.
+        question: the question.
+        contexts: one for all choices; for a blank in a sentence, one for each.
+        continuations: one for each choice; for a blank in a sentence, one for all.
     """
 
     question: Question
@@ -113,7 +113,7 @@ class Asked:
 
     @property
     def pair(self) -> tuple[str, str]:
-        """Prompt and completion to learn from: the same text with the right answer."""
+        """Prompt and completion for training: the same text with the correct answer."""
         gold = self.question.gold
         context = self.contexts[gold if len(self.contexts) > 1 else 0]
         return context, " " + self.continuations[gold if len(self.continuations) > 1 else 0]

@@ -1,4 +1,4 @@
-"""Readers of the raw files as the authors of each set publish them; any text file may be packed as .gz or .bz2."""
+"""Readers of data sets as their authors publish them; text files may be compressed as .gz or .bz2."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from .data_files import Rows, lines_of, read_jsonl, read_rows
 PACKED = ("", ".gz", ".bz2")
 
 GPQA_SEED = 0
-"""Fixes the order of GPQA's answers for everybody: it must not change with a run's seed."""
+"""Seed of the order of GPQA's answers, which must not depend on the seed of a run."""
 
 Reader = Callable[[Path], Rows]
 
 
 def find(folder: Path, name: str) -> Path | None:
-    """`name` in `folder`, plain or packed."""
+    """Return the file `name` in `folder`, plain or compressed; None if there is none."""
     return next((file for pack in PACKED if (file := folder / (name + pack)).is_file()), None)
 
 
 def plain_name(file: Path) -> str:
-    """The file's name without the suffix of its packing."""
+    """Return the file name without the suffix of the compression."""
     return file.stem if file.suffix in PACKED[1:] else file.name
 
 
 def with_labels(key: str) -> Reader:
-    """A reader of .jsonl records whose label stands on the same line of `<name>-labels.lst`; it goes under `key`."""
+    """Return a reader of .jsonl files with labels in `<name>-labels.lst`, which go under `key`."""
 
     def read(file: Path) -> Rows:
         rows = read_jsonl(file)
@@ -42,35 +42,35 @@ def with_labels(key: str) -> Reader:
         if labels_file is None:
             if all(key in row for row in rows.rows):
                 return rows
-            raise DudeError(f"{file} needs its labels: there is no {name} beside it.")
+            raise DudeError(f"{file} needs its labels: {file.parent} has no {name}.")
         labels = [line.strip() for _, line in lines_of(labels_file)]
         if len(labels) != len(rows.rows):
-            raise DudeError(f"{labels_file} holds {len(labels)} labels for the {len(rows.rows)} records of {file}.")
+            raise DudeError(f"{labels_file} has {len(labels)} labels for the {len(rows.rows)} records of {file}.")
         return replace(rows, rows=[{**row, key: label} for row, label in zip(rows.rows, labels, strict=True)])
 
     return read
 
 
 def hellaswag(file: Path) -> Rows:
-    """HellaSwag as .jsonl, or as plain text of six lines a record: context, label, four endings."""
+    """Read HellaSwag: .jsonl, or plain text with six lines per record (context, label, four endings)."""
     if not plain_name(file).endswith(".txt"):
         return read_jsonl(file)
     lines = [line.rstrip("\r\n") for _, line in lines_of(file)]
     if len(lines) % 6:
-        raise DudeError(f"{file}: {len(lines)} lines, which is not six for each record. Is the file whole?")
+        raise DudeError(f"{file}: {len(lines)} lines, not six for each record. Is the file complete?")
     rows, numbers = [], []
     for start in range(0, len(lines), 6):
         head, label, *endings = lines[start : start + 6]
         activity, colon, context = head.partition(": ")
         if not colon or label not in ("0", "1", "2", "3"):
-            raise DudeError(f"{file}, line {start + 1}: 'activity: context' and then a label 0 to 3 are expected.")
+            raise DudeError(f"{file}, line {start + 1}: expected 'activity: context' and then a label 0 to 3.")
         rows.append({"activity_label": activity, "ctx": context, "label": int(label), "endings": endings})
         numbers.append(start + 1)
     return Rows(str(file), rows, numbers, "line")
 
 
 def mmlu(folder: Path) -> Rows:
-    """MMLU: a folder with one headless CSV file per subject (question, four choices, letter), in order of name."""
+    """Read MMLU: one CSV file without header per subject (question, four choices, letter), sorted by name."""
     rows: list[dict[str, Any]] = []
     for file in sorted(one for one in folder.iterdir() if plain_name(one).endswith(".csv")):
         subject = plain_name(file).removesuffix(".csv").removesuffix(f"_{folder.name}")
@@ -81,7 +81,7 @@ def mmlu(folder: Path) -> Rows:
             for number, cells in enumerate(reader):
                 if len(cells) != 6 or cells[5].strip() not in ("A", "B", "C", "D"):
                     raise DudeError(
-                        f"{file}, line {start}: six cells are expected, question, four choices and a letter A to D."
+                        f"{file}, line {start}: expected six cells: question, four choices and a letter A to D."
                     )
                 rows.append(
                     {
@@ -99,19 +99,19 @@ def mmlu(folder: Path) -> Rows:
 
 
 def gpqa(file: Path) -> Rows:
-    """GPQA's CSV, with the order of the answers stored in each record."""
+    """Read GPQA's CSV and add the order of the answers to each record."""
     return ordered(read_rows(file))
 
 
 def gpqa_both(folder: Path) -> Rows:
-    """The records of `gpqa_main.csv`, then those of `gpqa_extended.csv`."""
+    """Read `gpqa_main.csv`, then `gpqa_extended.csv`."""
     files = [find(folder, f"gpqa_{part}.csv") or folder / f"gpqa_{part}.csv" for part in ("main", "extended")]
     parts = [read_rows(file) for file in files]
     return ordered(Rows(" and ".join(str(file) for file in files), [row for part in parts for row in part.rows]))
 
 
 def ordered(rows: Rows) -> Rows:
-    """`rows` of GPQA with a seeded permutation of the four answers each, under `order`.
+    """Return records of GPQA with a seeded permutation of the four answers under `order`.
 
     The permutations are those of shuffling [incorrect 1, incorrect 2, incorrect 3, correct] row by row after one
     `random.seed(GPQA_SEED)`, and depend on nothing else.

@@ -38,7 +38,7 @@ def read_hub(path: str, subset: str | None, split: str, *, what: str, remedy: st
         parts = [datasets.load_dataset(path, one, split=split) for one in (subset.split("+") if subset else [None])]
     except Exception as error:  # every network, cache and permission fault of the hub ends here
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise DudeError(f"{what}: {where} could not be read from the hub ({reason}). {remedy}") from None
+        raise DudeError(f"{what}: {where} cannot be read from the hub ({reason}). {remedy}") from None
     rows = [dict(row) for part in parts for row in part]
     if not rows:
         raise DudeError(f"{what}: {where} has no records on the hub. {remedy}")
@@ -186,21 +186,20 @@ class NamedSet:
 
     def _download(self, split: str, looked: Path | None) -> Rows:
         if self.hub is None or split not in self.hub.splits:
-            raise DudeError(f"{self.name}, split {split}: it is not on the hub; {self._ways(split)}")
-        seen = f"{looked} has no file of it. " if looked else ""
+            raise DudeError(f"{self.name}, split {split}: not on the hub. {self._remedy(split)}")
+        seen = f"{looked} does not have it. " if looked else ""
         rows = read_hub(
             self.hub.path,
             self.hub.subset,
             self.hub.splits[split],
             what=f"{self.name}, split {split}",
-            remedy=seen + self._ways(split),
+            remedy=seen + self._remedy(split),
         )
         return readers.ordered(rows) if self.parser is parsers.gpqa else rows
 
-    def _ways(self, split: str) -> str:
+    def _remedy(self, split: str) -> str:
         names = " or ".join(f"{self.folder or self.name}/{one}" for one in self.files.get(split, ()))
         return (
-            "There are three ways: set 'root' to a folder that holds "
-            f"{names or 'its files'}; set the environment variable {ROOT_VARIABLE} to such a folder; "
-            "or connect to the Hugging Face hub."
+            f"Set 'root' or the environment variable {ROOT_VARIABLE} to a folder with {names or 'its files'}, or "
+            "connect to the Hugging Face hub."
         )

@@ -1,4 +1,4 @@
-"""From a user's columns to prompt and completion: by name or by template, checked record by record."""
+"""Make prompt and completion from the columns of a user's file, by name or by template."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .data_files import Rows
 
 
 def join_pair(prompt: str, completion: str) -> tuple[str, str]:
-    """Prompt and completion so that their plain concatenation reads well and splits at a token.
+    """Return prompt and completion with one space between them, which belongs to the completion.
 
-    A space between them belongs to the completion: tokenizers join it with the word that follows. So spaces at the
-    end of the prompt are taken off and the completion begins with one, unless either side has a line break there.
+    Tokenizers join a space with the word that follows it. So trailing spaces of the prompt are removed and the
+    completion begins with one, unless either side has a line break there.
 
     >>> join_pair("Answer: ", "42")
     ('Answer:', ' 42')
@@ -27,7 +27,7 @@ def join_pair(prompt: str, completion: str) -> tuple[str, str]:
 
 
 def unusable(text: str) -> str:
-    """What in a text can be no part of training data, in words; empty where nothing is."""
+    """Return what makes a text unusable as training data, in words; empty if nothing does."""
     if "\0" in text:
         return "a NUL character"
     try:
@@ -39,13 +39,13 @@ def unusable(text: str) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """How one text is made of a record: the text of a column, or a template filled in.
+    """How a text is made from a record: a column, or a template.
 
     Attributes:
         key: `prompt` or `completion`, for messages.
         spec: the column's name, or the template.
-        fields: the columns it needs.
-        template: the template's pieces, literal and column in turn; empty for a plain column.
+        fields: the columns that it needs.
+        template: pairs of literal text and column; empty for a plain column.
     """
 
     key: str
@@ -58,7 +58,7 @@ class Column:
         """Read `spec` against the columns that exist in `source`.
 
         Raises:
-            DudeError: a column that is not there, or a template that cannot be read.
+            DudeError: an unknown column, or a malformed template.
         """
         if spec in columns or "{" not in spec:
             column = cls(key, spec, (spec,))
@@ -66,13 +66,13 @@ class Column:
             try:
                 parsed = list(string.Formatter().parse(spec))
             except ValueError as error:
-                raise DudeError(f"data.{key}: template {quote(spec)} cannot be read ({error}).") from None
+                raise DudeError(f"data.{key}: template {quote(spec)} is malformed ({error}).") from None
             pieces = tuple((literal, name) for literal, name, _, _ in parsed)
             if any(form or conversion for _, _, form, conversion in parsed):
-                raise DudeError(f"data.{key}: template {quote(spec)} may hold plain {{column}} fields only.")
+                raise DudeError(f"data.{key}: template {quote(spec)} may have plain {{column}} fields only.")
             column = cls(key, spec, tuple(name for _, name in pieces if name is not None), pieces)
             if not column.fields:
-                raise DudeError(f"data.{key}: template {quote(spec)} names no column; write one as {{column}}.")
+                raise DudeError(f"data.{key}: template {quote(spec)} names no column; write a column as {{column}}.")
         for name in column.fields:
             if name not in columns:
                 raise DudeError(
@@ -82,17 +82,17 @@ class Column:
         return column
 
     def text(self, row: dict[str, Any], place: str) -> str:
-        """The text for one record; `place` is where it stands.
+        """Return the text for one record; `place` is its file and line.
 
         Raises:
-            DudeError: null, missing or empty, or not text.
+            DudeError: the text is null, missing or empty, or not text.
         """
         if not self.template:
             value = self._value(row, self.spec, place)
             if not isinstance(value, str):
                 raise DudeError(
-                    f"{place}: column {quote(self.spec)} holds {type(value).__name__} {quote(value)}, not text. "
-                    f"To have it written as text, set data.{self.key} to the template '{{{shorten(self.spec)}}}'."
+                    f"{place}: column {quote(self.spec)} has {type(value).__name__} {quote(value)}, not text. "
+                    f"To convert it to text, set data.{self.key} to the template '{{{shorten(self.spec)}}}'."
                 )
             text = value
         else:
@@ -100,7 +100,7 @@ class Column:
                 literal if name is None else literal + self._field(row, name, place) for literal, name in self.template
             )
         if fault := unusable(text):
-            raise DudeError(f"{place}: the {self.key} holds {fault}, not text.")
+            raise DudeError(f"{place}: the {self.key} has {fault}.")
         if not text.strip():
             raise DudeError(f"{place}: the {self.key} is {'empty' if not text else 'white space only'}.")
         return text
@@ -109,9 +109,9 @@ class Column:
         value = self._value(row, name, place)
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
             raise DudeError(
-                f"{place}: column {quote(name)} holds {type(value).__name__} {quote(value)}, not text or a number."
+                f"{place}: column {quote(name)} has {type(value).__name__} {quote(value)}, not text or a number."
             )
-        # An empty field in a prompt is usual (Alpaca's `input`); in a completion it leaves nothing to learn.
+        # Empty fields are common in prompts (Alpaca's `input`); an empty completion has nothing to learn.
         if self.key == "completion" and isinstance(value, str) and not value.strip():
             raise DudeError(f"{place}: column {quote(name)} is {'empty' if not value else 'white space only'}.")
         return str(value)
@@ -120,12 +120,12 @@ class Column:
         if name not in row:
             raise DudeError(f"{place}: no column {quote(name)} in this record; it has: {some(row)}.")
         if row[name] is None:
-            raise DudeError(f"{place}: column {quote(name)} is null, so there is no {self.key}.")
+            raise DudeError(f"{place}: column {quote(name)} is null: the {self.key} is missing.")
         return row[name]
 
 
 def pairs(rows: Rows, prompt: str, completion: str) -> list[tuple[str, str]]:
-    """Prompt and completion of every record of `rows`.
+    """Return prompt and completion of every record of `rows`.
 
     Args:
         rows: the records.
@@ -133,7 +133,7 @@ def pairs(rows: Rows, prompt: str, completion: str) -> list[tuple[str, str]]:
         completion: column or template.
 
     Raises:
-        DudeError: the first record that cannot be used, with its place.
+        DudeError: names the first record that cannot be used.
     """
     columns = list(rows.rows[0])
     ask = Column.parse("prompt", prompt, columns, rows.source)

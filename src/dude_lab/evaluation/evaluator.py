@@ -1,4 +1,4 @@
-"""`evaluate`: named sets in, metrics and samples out."""
+"""`evaluate`: run lm-evaluation-harness on a model."""
 
 from __future__ import annotations
 
@@ -21,31 +21,32 @@ from .tasks import Unit, build_units, final_number
 def evaluate(model: Any, tokenizer: Any, settings: EvalSettings, *, progress: Progress | None = None) -> EvalResult:
     """Evaluate a model by lm-evaluation-harness.
 
-    The model may be in the middle of its training: it is put into evaluation mode and no gradient is kept, and
-    afterwards the training flag of every module and Python's, numpy's and torch's random states are what they were.
+    The model may be in training: it is set to evaluation mode without gradients, and afterwards the training flag of
+    every module and the random states of Python, numpy and torch are restored.
 
     Args:
         model: a causal language model of transformers, or a `PeftModel` of one, on its device.
         tokenizer: its tokenizer.
-        settings: what is asked.
+        settings: the tasks and options.
         progress: called as `progress(done, total, what)` after each request.
 
     Raises:
-        DudeError: a set that cannot be read, a tokenizer without an end-of-text token, answers longer than the window.
+        DudeError: a data set that cannot be read, a tokenizer without an end-of-text token, or `max_new_tokens`
+            above the model's context length.
     """
     if tokenizer.eos_token_id is None:
-        raise DudeError("The tokenizer has no end-of-text token (eos_token), so an answer would never end; set one.")
+        raise DudeError("The tokenizer has no end-of-text token (eos_token), so that no answer would end; set one.")
     start = time.perf_counter()
     with untouched(model, tokenizer), quiet(), torch.no_grad():
         units = build_units(settings)
         lm = ModelUnderTest(model, tokenizer, settings.batch_size, progress)
         if settings.max_new_tokens >= lm.max_length and any(unit.protocol == "generate" for unit in units):
             raise DudeError(
-                f"eval.max_new_tokens is {settings.max_new_tokens}, but the model's window is {lm.max_length} tokens, "
-                "question included; make it smaller."
+                f"eval.max_new_tokens is {settings.max_new_tokens}, but the model's context is {lm.max_length} tokens, "
+                "question included; lower it."
             )
         raw: Any = lm_eval.evaluate(lm, {unit.name: unit.task for unit in units}, limit=settings.limit)
-        # Still inside: asking a task for its name draws from Python's random numbers.
+        # Inside `untouched`, because reading a task's name draws random numbers.
         rows = [_metric(unit, raw["results"][unit.name], lm.truncated[unit.task.task_name]) for unit in units]
         samples = {unit.name: _samples(unit, raw["samples"][unit.name]) for unit in units}
     table, headline = with_averages(rows, units, settings.suite or "average")
@@ -53,7 +54,7 @@ def evaluate(model: Any, tokenizer: Any, settings: EvalSettings, *, progress: Pr
 
 
 def _metric(unit: Unit, results: Mapping[str, Any], truncated: int) -> Metric:
-    """The row of one task: its own metric first, the others beside it."""
+    """Return the metrics of one task: its main metric, and the others."""
     found: dict[str, tuple[float, float]] = {}
     for key, value in results.items():
         name, comma, kind = key.partition(",")
@@ -79,7 +80,7 @@ def _metric(unit: Unit, results: Mapping[str, Any], truncated: int) -> Metric:
 
 
 def _samples(unit: Unit, logged: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What was asked and answered, question by question, in the order of the set."""
+    """Return the questions of a task and the answers to them, in the order of the data set."""
     out = []
     for item in sorted(logged, key=lambda one: one["doc_id"]):
         number = item["doc_id"]

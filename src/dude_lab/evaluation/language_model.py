@@ -1,4 +1,4 @@
-"""A transformers or PEFT model for lm-evaluation-harness, left exactly as it was found."""
+"""A transformers or PEFT model for lm-evaluation-harness; its state is restored after an evaluation."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from lm_eval.models.huggingface import HFLM
 from tqdm import tqdm
 
 Progress = Callable[[int, int, str], None]
-"""Called with the requests done, the requests in all, and what is being done."""
+"""Called with the number of finished requests, of all requests, and the current activity."""
 
 
 class ModelUnderTest(HFLM):
-    """lm-evaluation-harness's model, quiet, telling its progress and counting what its window cuts off.
+    """A silent `HFLM` that reports its progress and counts the requests that exceed the context.
 
     Args:
         model: a causal language model, or a PEFT model of one.
@@ -32,9 +32,9 @@ class ModelUnderTest(HFLM):
     """
 
     def __init__(self, model: Any, tokenizer: Any, batch_size: int, progress: Progress | None) -> None:
-        # The harness ties weights on loading; on a model in training that could undo what a method untied.
+        # The harness ties weights on loading, which could undo what a method untied.
         with replaced(model, "tie_weights", lambda *_, **__: None):
-            # Log-probabilities in float32: in a bfloat16 model, different choices would round to one value.
+            # Log-probabilities in float32: in bfloat16, different choices would round to the same value.
             super().__init__(
                 pretrained=model,
                 tokenizer=tokenizer,
@@ -55,7 +55,7 @@ class ModelUnderTest(HFLM):
     def _loglikelihood_tokens(self, requests: Any, *args: Any, **kwargs: Any) -> list[tuple[float, bool]]:
         if len(self._asked) == len(requests):
             for instance, (_, context, continuation) in zip(self._asked, requests, strict=True):
-                # The last token is only predicted, so it needs no place in the window.
+                # The last token is only predicted, and takes no place in the context.
                 if len(context) + len(continuation) - 1 > self.max_length:
                     self.truncated[instance.task_name] += 1
         return super()._loglikelihood_tokens(requests, *args, **kwargs)
@@ -64,8 +64,8 @@ class ModelUnderTest(HFLM):
         """Generate an answer to each prompt."""
         self._follow(len(requests), "generating answers")
         for instance in requests:
-            room = self.max_length - instance.args[1].get("max_gen_toks", self.max_gen_toks)
-            if len(self.tok_encode(instance.args[0])) > room:
+            limit = self.max_length - instance.args[1].get("max_gen_toks", self.max_gen_toks)
+            if len(self.tok_encode(instance.args[0])) > limit:
                 self.truncated[instance.task_name] += 1
         return super().generate_until(requests, disable_tqdm=True)
 
@@ -74,7 +74,7 @@ class ModelUnderTest(HFLM):
 
 
 class _ProgressHook(CacheHook):
-    """The harness tells its cache of every single answer; here the progress bar listens instead."""
+    """A cache hook, called by the harness after every answer, that reports the progress."""
 
     def __init__(self, progress: Progress | None, total: int, what: str) -> None:
         super().__init__(None)
@@ -88,7 +88,7 @@ class _ProgressHook(CacheHook):
 
 @contextlib.contextmanager
 def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """For a while, `owner.name` is `value`, set on the very object."""
+    """Set the attribute `name` of the instance `owner` to `value` inside the block."""
     own = vars(owner)
     before = {name: own[name]} if name in own else {}
     own[name] = value
@@ -101,7 +101,7 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def untouched(model: torch.nn.Module, tokenizer: Any) -> Iterator[None]:
-    """On leaving, every module's training flag, the tokenizer's padding and all random states are as on entering."""
+    """Restore every module's training flag, the tokenizer's padding and all random states after the block."""
     flags = [(module, module.training) for module in model.modules()]
     padding = tokenizer.padding_side, tokenizer.pad_token
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
@@ -121,7 +121,7 @@ def untouched(model: torch.nn.Module, tokenizer: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the harness and transformers from printing; their errors still come through."""
+    """Silence the harness and transformers inside the block, except for errors."""
     loggers = [logging.getLogger(name) for name in ("lm_eval", "transformers", "transformers.generation")]
     levels = [one.level for one in loggers]
     verbosity = transformers.logging.get_verbosity()

@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Metric:
-    """One number with what is needed to read it.
+    """One metric of a task, and how it was measured.
 
     Attributes:
         task: the set, one of its subjects (`mmlu/anatomy`) or an average (`commonsense`).
         metric: `exact_match`, `acc`, `acc_norm` ...
-        value: a share between 0 and 1 for accuracies.
+        value: the value; accuracies are between 0 and 1.
         stderr: its standard error over the questions; NaN where there is one question only.
         n: questions.
-        shots: worked examples before each question.
+        shots: few-shot examples before each question.
         protocol: `generate`, `cloze`, `letter` or `lm_eval`.
         split: the split of the set.
-        truncated: requests that were longer than the model's window and lost their beginning.
+        truncated: requests longer than the model's context, whose beginning was cut off.
         other: the remaining metrics of the task: name -> {"value", "stderr"}.
     """
 
@@ -52,9 +52,9 @@ class EvalResult:
 
     Attributes:
         table: every metric, in the order of the table; averages come after what they average.
-        samples: task -> one dict a question, with `id`, `prompt`, `gold`, `prediction`, `correct` and the scores.
+        samples: task -> one dict per question, with `id`, `prompt`, `gold`, `prediction`, `correct` and the scores.
         seconds: wall-clock time of the evaluation.
-        headline: the task of `table` that stands for the whole: the only set, or the average over them.
+        headline: the task of `table` for the overall result: the only data set, or the average.
     """
 
     table: tuple[Metric, ...]
@@ -64,19 +64,19 @@ class EvalResult:
 
     @property
     def metrics(self) -> dict[str, dict[str, Any]]:
-        """Task -> `Metric` as a dict, ready for JSON."""
+        """Task -> `Metric` as a dict for JSON."""
         return {row.task: json_values(asdict(row)) for row in self.table}
 
     @property
     def accuracy(self) -> float:
-        """The headline's value."""
+        """Value of the headline."""
         return next(row.value for row in self.table if row.task == self.headline)
 
     def markdown(self, *, subjects: bool = False) -> str:
-        """A table after lm-evaluation-harness's.
+        """Return the table, in the format of lm-evaluation-harness.
 
         Args:
-            subjects: also the rows of single MMLU subjects.
+            subjects: include the rows of single MMLU subjects.
         """
         rows = [["Task", "Protocol", "Shots", "n", "Metric", "Value", "", "Stderr"]]
         for row in self.table:
@@ -89,7 +89,7 @@ class EvalResult:
                 error = "-" if math.isnan(stderr) else f"{stderr:.4f}"
                 rows.append([*head, metric, f"{value:.4f}", "±", error])
         cut = sum(row.truncated for row in self.table if "/" not in row.task)
-        note = f"\n\n{cut} requests were longer than the model's window and lost their beginning." if cut else ""
+        note = f"\n\n{cut} requests were longer than the model's context and lost their beginning." if cut else ""
         return aligned_table(rows, left=(0, 1, 4)) + note
 
     def write(self, folder: str | Path) -> list[Path]:
@@ -109,14 +109,14 @@ class EvalResult:
 
 
 def with_averages(rows: Sequence[Metric], units: Sequence[Unit], suite: str) -> tuple[list[Metric], str]:
-    """The rows of single tasks with their averages, and the name of the row that stands for all.
+    """Return the metrics of the tasks with their averages, and the name of the headline.
 
-    A set with subjects gets, before them, the mean over its subjects (what the DuDe paper calls average), the mean
-    weighted by questions (lm-evaluation-harness's `mmlu`), and for each group the mean over its subjects. Several
-    sets get their plain mean, called `suite`, at the end.
+    Before the subjects of a set come the mean over its subjects (the average of the DuDe paper), the mean weighted by
+    questions (lm-evaluation-harness's `mmlu`), and the mean over the subjects of each group. The unweighted mean of
+    several sets, called `suite`, comes last.
 
     Args:
-        rows: one for each unit.
+        rows: one metric for each unit.
         units: the tasks.
         suite: name of the mean over the sets.
     """
@@ -141,7 +141,7 @@ def with_averages(rows: Sequence[Metric], units: Sequence[Unit], suite: str) -> 
 
 
 def _mean(name: str, rows: Sequence[Metric], weight: Callable[[Metric], float]) -> Metric:
-    """Weighted mean of `rows`; its standard error takes them as independent."""
+    """Return the weighted mean of `rows`, with the standard error for independent rows."""
     weights = [weight(row) for row in rows]
     total = sum(weights)
 

@@ -20,23 +20,23 @@ if TYPE_CHECKING:
     from lm_eval.api.task import Task
 
 STOP = ("Question:",)
-"""Where a generated answer ends, besides the end-of-text token. An empty line would not do: GSM8K's own answers hold
-some, two of them in its test split."""
+"""Strings that end a generated answer, beside the end-of-text token. An empty line does not: some answers of GSM8K have
+one, two of them in its test split."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """One task of lm-evaluation-harness: a named set, a subject of one, or a built-in task.
+    """One task of lm-evaluation-harness: a data set, a subject of one, or a built-in task.
 
     Attributes:
         name: the task's name, `<set>` or `<set>/<subject>`.
-        set_name: the named set, or the name as the user gave it.
+        set_name: the data set, or the built-in task as written in the config.
         task: lm-evaluation-harness's object.
-        questions: what is asked, in order; empty for a built-in task.
+        questions: the questions, in order; empty for a built-in task.
         protocol: `generate`, `cloze`, `letter` or `lm_eval`.
-        metric: the one that stands for it; empty for a built-in task.
-        split: the split asked.
-        shots: worked examples before each question.
+        metric: the main metric; empty for a built-in task.
+        split: the split that is evaluated.
+        shots: few-shot examples before each question.
         group: the group of an MMLU subject.
     """
 
@@ -52,10 +52,10 @@ class Unit:
 
 
 def build_units(settings: EvalSettings) -> list[Unit]:
-    """The tasks that `settings` asks for, their records read and checked.
+    """Return the tasks of `settings`, with their records read and checked.
 
     Raises:
-        DudeError: a set that cannot be read, a split it does not have, worked examples that it lacks.
+        DudeError: a data set that cannot be read, an unknown split, or too few few-shot examples.
     """
     from .language_model import quiet
 
@@ -73,10 +73,10 @@ def _named(named: NamedSet, settings: EvalSettings) -> list[Unit]:
     worked: list[Any] = []
     if shots:
         if named.fewshot_split is None:
-            raise DudeError(f"{named.name} has no split to draw worked examples from; set eval.num_fewshot to 0.")
+            raise DudeError(f"{named.name} has no split for few-shot examples; set eval.num_fewshot to 0.")
         worked = list(named.examples(named.fewshot_split, settings.root))
     if not examples:
-        raise DudeError(f"{named.name}, split {split}, holds no question.")
+        raise DudeError(f"{named.name}, split {split}, has no questions.")
     if isinstance(examples[0], Problem):
         task = _generate_task(named.name, examples, worked, shots, settings)
         return [Unit(named.name, named.name, task, examples, "generate", named.metric, split, shots)]
@@ -89,12 +89,12 @@ def _named(named: NamedSet, settings: EvalSettings) -> list[Unit]:
         name = named.name if subject is None else f"{named.name}/{subject}"
         if len(pool) < shots:
             raise DudeError(
-                f"{name}: {shots} worked examples are asked for, but its split {named.fewshot_split!r} has {len(pool)}."
+                f"{name}: eval.num_fewshot is {shots}, but its split {named.fewshot_split!r} has {len(pool)} examples."
             )
         task = _choice_task(name, asked, pool, shots, settings, protocol, subject)
         group = part[0].group if subject is not None else None
         if subject is not None and group is None:
-            raise DudeError(f"{name}: subject {quote(subject)} belongs to no known group; give its records a 'group'.")
+            raise DudeError(f"{name}: subject {quote(subject)} has no known group; add a 'group' to its records.")
         units.append(Unit(name, named.name, task, asked, protocol, metric, split, shots, group))
     return units
 
@@ -194,11 +194,11 @@ def _built_in(name: str, settings: EvalSettings) -> list[Unit]:
     wanted = name.removeprefix(BUILT_IN)
     manager = TaskManager()
     if wanted not in manager.all_tasks:
-        raise DudeError(f"lm-evaluation-harness has no task {quote(wanted)}; `lm-eval ls tasks` lists those it has.")
+        raise DudeError(f"lm-evaluation-harness has no task {quote(wanted)}; `lm-eval ls tasks` lists them.")
     try:
         tasks = _flat(get_task_dict([wanted], manager))
     except Exception as error:  # its data sets come from the hub: every network fault ends here
-        raise DudeError(f"{name} could not be prepared ({type(error).__name__}: {error}).") from None
+        raise DudeError(f"{name} cannot be loaded ({type(error).__name__}: {error}).") from None
     units = []
     for one, task in tasks.items():
         if settings.num_fewshot is not None:
@@ -217,9 +217,9 @@ def _flat(tasks: dict[Any, Any]) -> dict[str, Any]:
 
 
 def stored_prompts(settings: EvalSettings) -> dict[tuple[str, str], dict[str, Any]]:
-    """Prompts and choices by task and question, of the sets that are at hand: generated, or in a local folder.
+    """Return prompts and choices by task and question, of data sets that need no download.
 
-    Nothing is downloaded. Worked examples before a question are left out.
+    For answers that are stored without their prompts. Few-shot examples are left out.
 
     Returns:
         (task, id) -> `prompt`, `gold`, and for multiple choice `choices`.
@@ -230,7 +230,7 @@ def stored_prompts(settings: EvalSettings) -> dict[tuple[str, str], dict[str, An
             try:
                 found |= _prompts_of(name, settings)
             except DudeError:
-                continue  # not at hand
+                continue  # not on this machine
     return found
 
 
@@ -260,9 +260,9 @@ _ANY = re.compile(_NUMBER)
 
 
 def final_number(text: str) -> Decimal | None:
-    """The number after the first `####`; where there is none, after `The answer is` (MetaMathQA's ending).
+    """Return the number after the first `####`, else after `The answer is` (MetaMathQA's ending).
 
-    Thousands commas, a dollar sign, a trailing dot and trailing zeros make no difference.
+    Thousands separators, a dollar sign, a trailing dot and trailing zeros make no difference.
 
     >>> final_number("so 2 * 600 = 1200.\\n#### $1,200.")
     Decimal('1200')
@@ -272,7 +272,7 @@ def final_number(text: str) -> Decimal | None:
 
 
 def last_number(text: str) -> Decimal | None:
-    """The last number anywhere in `text`: lm-evaluation-harness's `flexible-extract`."""
+    """Return the last number in `text`: lm-evaluation-harness's `flexible-extract`."""
     found = _ANY.findall(text)
     return _decimal(found[-1]) if found else None
 

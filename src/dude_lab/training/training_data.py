@@ -1,4 +1,4 @@
-"""From the `data:` section to prompt/completion data sets, every record checked before any model is loaded."""
+"""Load the data sets of a `data:` section and check every record before a model is loaded."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What is trained on.
+    """Training and validation data.
 
     Attributes:
-        train: columns `prompt` and `completion`. Their plain concatenation is the text; a space between the two
-            belongs to the completion; no end-of-text token is added.
+        train: columns `prompt` and `completion`. The text is their concatenation; a space between the two belongs to
+            the completion. No end-of-text token is added.
         validation: the same columns, or None.
-        source: what was read, for a person.
-        sha256: of all the training pairs in their order, in hexadecimal.
+        source: description of the source for the run's record.
+        sha256: SHA-256 of the training pairs in their order, hexadecimal.
     """
 
     train: datasets.Dataset
@@ -43,15 +43,15 @@ class TrainingData:
 
 
 def load_training(settings: DataSettings) -> TrainingData:
-    """Read and check what `settings` names.
+    """Load and check the training data of `settings`.
 
     Raises:
-        DudeError: whatever is wrong with it, with file and line, set and record, or key.
+        DudeError: a file, data set, record or key that cannot be used.
     """
     pairs, source = _training_pairs(settings)
     validation: list[Pair] | None = None
     if isinstance(settings.validation, float):
-        pairs, validation = _set_aside(pairs, settings.validation, settings.seed)
+        pairs, validation = _split(pairs, settings.validation, settings.seed)
     elif settings.validation is not None:
         validation = _validation_pairs(settings, settings.validation)
     if settings.sample is not None:
@@ -65,7 +65,7 @@ def load_training(settings: DataSettings) -> TrainingData:
 def _training_pairs(settings: DataSettings) -> tuple[list[Pair], str]:
     if settings.name is not None:
         split = settings.split or named_set(settings.name).train_split
-        # A fraction to set aside and a sample are taken from the whole split, so only then must all of it be read.
+        # A validation fraction and a sample are drawn from the whole split; otherwise the limit suffices.
         limit = None if isinstance(settings.validation, float) or settings.sample else settings.limit
         return _named_pairs(settings, split, limit), f"{settings.name}, split {split}"
     if settings.hub is not None:
@@ -105,19 +105,19 @@ def _hub_rows(settings: DataSettings, split: str) -> Rows:
     return read_hub(settings.hub or "", settings.subset, split, what=f"data.hub, split {split}", remedy=remedy)
 
 
-def _set_aside(pairs: list[Pair], fraction: float, seed: int) -> tuple[list[Pair], list[Pair]]:
-    """`pairs` without a random `fraction` of them, and that fraction; both in the order of the file."""
+def _split(pairs: list[Pair], fraction: float, seed: int) -> tuple[list[Pair], list[Pair]]:
+    """Split `pairs` at random into training pairs and a `fraction` for validation; both keep their order."""
     count = round(fraction * len(pairs))
     if not 0 < count < len(pairs):
-        raise DudeError(f"data.validation: {fraction} of {len(pairs)} records is {count}; give another fraction.")
+        raise DudeError(f"data.validation: {fraction} of {len(pairs)} records is {count}; set another fraction.")
     chosen = set(random.Random(seed).sample(range(len(pairs)), count))
     return [one for k, one in enumerate(pairs) if k not in chosen], [pairs[k] for k in sorted(chosen)]
 
 
 def _sample(pairs: list[Pair], count: int, seed: int) -> list[Pair]:
-    """`count` of `pairs` drawn at random, in the order of the file."""
+    """Return `count` random pairs in their original order."""
     if count > len(pairs):
-        raise DudeError(f"data.sample: {count:,} of {len(pairs):,} records. Lower it, or leave it out to use them all.")
+        raise DudeError(f"data.sample: {count:,} of {len(pairs):,} records. Lower it, or remove it to use all of them.")
     return [pairs[k] for k in sorted(random.Random(seed).sample(range(len(pairs)), count))]
 
 
