@@ -1,4 +1,4 @@
-"""DuDe's lead in every experiment, in one table and one picture."""
+"""DuDe's margin in every experiment, in one table and one picture."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from test_paper_report import PLAIN, RATES, fill, started
 
 from dude_lab.paper import margins
 from dude_lab.paper.experiments import chosen
-from dude_lab.paper.recipe import parts_of
+from dude_lab.paper.recipe import comparisons_of
 from dude_lab.paper.study_report import write_report
 
 
@@ -38,9 +38,9 @@ def test_the_table_has_a_row_for_each_rank_or_part_and_bold_where_decided() -> N
             *(compared("LoRA", 0.01, "significantly higher", part=f"variants-{part}") for part in ("gsm", "mmlu"))
         ),
     }
-    found = margins.leads(written)
+    found = margins.margins_of(written)
     assert margins.markdown(found).splitlines() == [
-        "| DuDe's lead, points | over LoRA | over PiSSA |",
+        "| DuDe's margin, points | over LoRA | over PiSSA |",
         "|---|---:|---:|",
         "| Table 2 | **+3.1 [+2.1, +4.1]** | +0.0 [-1.0, +1.0] |",
         "| Table 3, r=2; Table 3, r=32 | **-2.0 [-3.0, -1.0]** | - |",
@@ -53,21 +53,21 @@ def test_models_are_named_as_the_paper_names_them(tmp_path: Path) -> None:
     """At the scale of the paper an experiment has several models, whose paths end in 7B, v0.1, 4 and hf."""
     places = {}
     for name in ("table1", "table2"):
-        parts = parts_of(chosen(name, "paper"), "paper", tmp_path)
+        comparisons = comparisons_of(chosen(name, "paper"), "paper", tmp_path)
         tables = [
-            {"part": part.name, "model": part.model.name, "paper_model": part.model.paper, "trained_on": "gpqa"}
-            for part in parts
+            {"part": one.name, "model": one.model.name, "paper_model": one.model.paper, "trained_on": "gpqa"}
+            for one in comparisons
         ]
-        claims = [{"compared": [compared("LoRA", k / 100, "-", part=part.name) for k, part in enumerate(parts)]}]
-        places |= {name: [lead.where for lead in margins.leads({name: {"claims": claims, "tables": tables}})]}
+        claims = [{"compared": [compared("LoRA", k / 100, "-", part=one.name) for k, one in enumerate(comparisons)]}]
+        places |= {name: [lead.where for lead in margins.margins_of({name: {"claims": claims, "tables": tables}})]}
     assert places["table1"] == ["Table 1 (Qwen1.5-7B)", "Table 1 (Qwen2.5-32B)", "Table 1 (LLaMA2-13B)"]
     assert places["table2"][2:] == ["Table 2 (Mistral-7B v0.1)", "Table 2 (Phi4 small)"]
     other = made(compared("LoRA", 0.1, "-"), compared("LoRA", 0.2, "-", part="x"), x=("hub/Llama-2-7b-hf", None))
-    assert [lead.where for lead in margins.leads({"table2": other})][1].startswith("Table 2 (Llama-2-7b-hf")
+    assert [lead.where for lead in margins.margins_of({"table2": other})][1].startswith("Table 2 (Llama-2-7b-hf")
 
 
 def test_what_is_missing_is_left_out() -> None:
-    assert margins.leads({"table2": made(compared("LoRA", None, "-"))}) == []
+    assert margins.margins_of({"table2": made(compared("LoRA", None, "-"))}) == []
 
 
 def test_the_readme_begins_with_it_and_the_claims_say_how_many_won(tmp_path: Path) -> None:

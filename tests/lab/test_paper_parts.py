@@ -1,4 +1,4 @@
-"""A part of a reproduction is a comparison: `dude compare` shows it and `dude report` makes a page of it."""
+"""A comparison of a reproduction is a comparison: `dude compare` shows it and `dude report` makes a page of it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def reproduction(tmp_path: Path) -> Path:
 
 
 def test_a_part_is_shown_and_makes_a_page(reproduction: Path) -> None:
-    part, page = reproduction / "parts" / "gpqa", reproduction.parent / "page"
-    shown = dude("compare", part)
+    comparison, page = reproduction / "parts" / "gpqa", reproduction.parent / "page"
+    shown = dude("compare", comparison)
     assert shown.exit_code == 0 and "DuDe" in shown.stdout and "PiSSA" in shown.stdout
-    assert (part / "table.md").is_file() and (part / "curves.png").is_file()
+    assert (comparison / "table.md").is_file() and (comparison / "curves.png").is_file()
     assert not list(reproduction.glob("table.*")) and not list(reproduction.glob("curves.*"))
-    made = dude("report", part, "-o", page)
+    made = dude("report", comparison, "-o", page)
     assert made.exit_code == 0 and "mini_gpqa" in (page / "index.html").read_text(encoding="utf-8")
 
 
@@ -49,11 +49,11 @@ def test_comparisons_and_runs_stand_in_one_table(reproduction: Path, tmp_path: P
     for name in ("compare.yaml", "base.json"):
         (alone / name).write_bytes((other.path / name).read_bytes())
     other.runs.rename(alone / "runs")
-    part = reproduction / "parts" / "gpqa"
+    comparison = reproduction / "parts" / "gpqa"
     run = next((reproduction / "runs").glob("dora*"))
     if packed:
         assert dude("pack", reproduction).exit_code == 0 and dude("pack", alone).exit_code == 0
-    shown = dude("compare", part, alone, part, "-o", tmp_path / "table")
+    shown = dude("compare", comparison, alone, comparison, "-o", tmp_path / "table")
     assert shown.exit_code == 0, shown.output
     rows = json.loads((tmp_path / "table" / "table.json").read_text())["rows"]
     assert [row["label"] for row in rows] == [
@@ -63,7 +63,7 @@ def test_comparisons_and_runs_stand_in_one_table(reproduction: Path, tmp_path: P
     shown = dude("compare", alone, run, "-o", tmp_path / "table")
     rows = json.loads((tmp_path / "table" / "table.json").read_text())["rows"]
     assert [(row["label"], len(row["seeds"])) for row in rows] == [("LoRA", 5), ("DuDe", 5), ("DoRA", 1)]
-    made = dude("report", alone, part, "-o", tmp_path / "page")
+    made = dude("report", alone, comparison, "-o", tmp_path / "page")
     assert made.exit_code == 0 and "LoRA (gpqa)" in (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
 
 

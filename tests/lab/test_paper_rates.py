@@ -42,8 +42,8 @@ def test_the_searches_are_a_table_a_picture_and_a_claim(tmp_path: Path) -> None:
     made = write_report(tmp_path)["rates"]
     forgiving = [one for one in made["claims"][0]["compared"] if one["part"] == "gpqa"]
     assert [one["word"] for one in forgiving] == ["holds", "does not hold"]
-    assert "DuDe against PiSSA" in forgiving[0]["what"] and "ahead in 2 of 2" in forgiving[0]["what"]
-    assert "DoRA against LoRA" in forgiving[1]["what"] and "ahead in 0 of 1" in forgiving[1]["what"]
+    assert "DuDe against PiSSA" in forgiving[0]["what"] and "higher in 2 of 2" in forgiving[0]["what"]
+    assert "DoRA against LoRA" in forgiving[1]["what"] and "higher in 0 of 1" in forgiving[1]["what"]
     assert "gpqa" not in {one["part"] for one in made["claims"][1]["compared"]}  # its runs are at the best rates
     table = next(one for one in made["tables"] if one["part"] == "gpqa")
     rates = {row["method"]: row["rates"] for row in table["rows"]}
@@ -83,7 +83,7 @@ def test_whole_runs_with_the_next_rate_are_judged_by_pairs(tmp_path: Path) -> No
         "DoRA r=16 against LoRA": "no significant difference",
     }
     assert not [one for one in made["claims"][0]["compared"] if one["part"] == "above-gpqa"]
-    assert "comparisons of accuracy" not in (tmp_path / "README.md").read_text()  # the leads are at the best rates
+    assert "comparisons of accuracy" not in (tmp_path / "README.md").read_text()  # the margins are at the best rates
     assert "Not the chosen learning rate but the next larger one: LoRA r=16, DoRA r=16" in " ".join(
         report(folder)["notes"]
     )

@@ -12,23 +12,28 @@ from test_cli_train import dude
 from dude_lab.compare.grid import Grid
 from dude_lab.paper import published
 from dude_lab.paper.budget import cost
-from dude_lab.paper.experiments import ALL, EXPERIMENTS, SELECTIONS, Experiment, at, chosen
-from dude_lab.paper.recipe import Part, parts_of
+from dude_lab.paper.experiments import ALL, COMPARISONS, EXPERIMENTS, Experiment, at, chosen
+from dude_lab.paper.recipe import StudyComparison, comparisons_of
 from dude_lab.paper.shapes import shapes
 
 NOWHERE = Path("nowhere")
 
 
-def parts(scale: Any, *overrides: str, name: str = "all", rows: tuple[str, ...] = ()) -> dict[str, Part]:
-    return {part.name: part for part in parts_of(chosen(name, scale), scale, NOWHERE, overrides, rows)}
+def comparisons(
+    scale: Any, *overrides: str, name: str = "all", rows: tuple[str, ...] = ()
+) -> dict[str, StudyComparison]:
+    return {
+        comparison.name: comparison
+        for comparison in comparisons_of(chosen(name, scale), scale, NOWHERE, overrides, rows)
+    }
 
 
-def grid(part: Part) -> Grid:
-    return Grid(part.settings, part.model.name, NOWHERE)
+def grid(comparison: StudyComparison) -> Grid:
+    return Grid(comparison.settings, comparison.model.name, NOWHERE)
 
 
-def cells(part: Part) -> set[str]:
-    made = grid(part)
+def cells(comparison: StudyComparison) -> set[str]:
+    made = grid(comparison)
     every = [cell for row in made.rows for rate in row.learning_rates for cell in made.run_cells(row, rate)]
     return {cell.name for cell in [*every, *(cell for row in made.rows for cell in made.search_cells(row))]}
 
@@ -46,9 +51,9 @@ def test_a_dry_run_of_everything_needs_no_network_and_writes_nothing(
     said = dude("reproduce", "all", "--scale", scale, "--dry-run")
     assert said.exit_code == 0, said.output
     assert list(tmp_path.iterdir()) == []
-    for part in parts(scale).values():
-        assert part.selection.name in said.stdout and part.model.name.rsplit("/", 1)[-1] in said.stdout
-        assert all(text in said.stdout for text in part.recipe.chosen)
+    for comparison in comparisons(scale).values():
+        assert comparison.spec.name in said.stdout and comparison.model.name.rsplit("/", 1)[-1] in said.stdout
+        assert all(text in said.stdout for text in comparison.recipe.chosen)
     assert "3,086" in said.stdout if scale == "paper" else "core-hours" in said.stdout
 
 
@@ -62,12 +67,12 @@ def test_the_help_names_every_experiment() -> None:
 def test_each_experiment_has_a_dry_run_of_its_own(experiment: Experiment) -> None:
     said = dude("reproduce", experiment.name, "--scale", "paper", "--dry-run")
     assert said.exit_code == 0, said.output
-    for selection in experiment.selections:
-        assert selection in said.stdout
+    for spec in experiment.comparisons:
+        assert spec in said.stdout
 
 
 def test_the_shapes_are_those_of_the_models() -> None:
-    assert {part.model.name for part in parts("paper").values()} <= set(shapes())
+    assert {comparison.model.name for comparison in comparisons("paper").values()} <= set(shapes())
     for name, shape in shapes().items():
         assert shape.counted == shape.parameters, name
 
@@ -93,11 +98,11 @@ def test_a_shape_counts_what_the_real_architecture_counts() -> None:
         model = AutoModelForCausalLM.from_config(config)
     assert sum(p.numel() for p in model.parameters()) == shape.counted
     dude_r32 = parse_method({"name": "dude", "r": 32, "target_modules": ["q_proj", "v_proj"]})
-    assert trainable_part(model, dude_r32).trainable == cost(parts("paper", name="table3")["ranks"]).trainable
+    assert trainable_part(model, dude_r32).trainable == cost(comparisons("paper", name="table3")["ranks"]).trainable
 
 
 def test_the_paper_recipes_say_what_the_paper_says() -> None:
-    found = parts("paper")
+    found = comparisons("paper")
     batches = {  # Tables 5, 6, 7 and Section 4.2
         "commonsense": (1, 20, 1),
         "gpqa": (4, 1, 1),
@@ -105,16 +110,16 @@ def test_the_paper_recipes_say_what_the_paper_says() -> None:
         "curves": (8, 16, 3),
         "gsm": (8, 16, 1),
     }
-    for part in found.values():
-        made = grid(part)
-        assert part.settings.learning_rates == [2e-5]
+    for comparison in found.values():
+        made = grid(comparison)
+        assert comparison.settings.learning_rates == [2e-5]
         for row in made.rows:
             run = made.run_cells(row, 2e-5)[0].settings
             train = run.train
             assert (train.schedule, train.warmup) == ("cosine", 0.03)
-            assert (train.batch_size, train.gradient_accumulation, train.epochs) == batches[part.study]
+            assert (train.batch_size, train.gradient_accumulation, train.epochs) == batches[comparison.recipe_name]
             if row.method.name != "full":
-                fused = part.model.paper == "Phi4 small"
+                fused = comparison.model.paper == "Phi4 small"
                 assert row.method.target_modules == (["qkv_proj"] if fused else ["q_proj", "v_proj"])  # type: ignore[attr-defined]
     assert found["seeds-metamath"].settings.seeds == [42, 78, 512, 1234, 3407]
     assert sorted({row.r for row in grid(found["ranks"]).rows}) == [2, 4, 8, 16, 32]  # type: ignore[type-var]
@@ -127,20 +132,22 @@ def test_the_paper_recipes_say_what_the_paper_says() -> None:
 
 
 def test_every_model_of_the_paper_has_its_part_and_its_numbers() -> None:
-    for selection in SELECTIONS.values():
-        if selection.published is None:
+    for spec in COMPARISONS.values():
+        if spec.published is None:
             continue
-        mine = [part for part in parts("paper").values() if part.selection.name == selection.name]
-        assert {part.model.paper for part in mine} == set(published.models(selection.published))
-        for part in mine:
-            for row in grid(part).rows:
-                told = published.values(selection.published, row.method.name, row.r, part.model.paper)
-                assert {column.key for column in selection.columns} <= set(told[str(part.model.paper)])
+        mine = [comparison for comparison in comparisons("paper").values() if comparison.spec.name == spec.name]
+        assert {comparison.model.paper for comparison in mine} == set(published.models(spec.published))
+        for comparison in mine:
+            for row in grid(comparison).rows:
+                told = published.values(spec.published, row.method.name, row.r, comparison.model.paper)
+                assert {column.key for column in spec.columns} <= set(told[str(comparison.model.paper)])
 
 
 def test_an_override_does_not_outlive_its_call() -> None:
     def runs(*overrides: str) -> dict[str, set[str]]:
-        return {name: cells(part) for name, part in parts("mini", *overrides, name="calibration").items()}
+        return {
+            name: cells(comparison) for name, comparison in comparisons("mini", *overrides, name="calibration").items()
+        }
 
     before = runs()
     assert runs("learning_rates=[1e-3]") != before
@@ -159,40 +166,45 @@ def test_the_published_numbers_are_consistent() -> None:
 
 def test_what_two_tables_need_is_run_once() -> None:
     for scale in ("mini", "paper"):
-        found = parts(scale)
+        found = comparisons(scale)
         r32 = {name for name in cells(found["ranks"]) if "r32" in name}
         assert r32 and r32 < cells(found["variants-mmlu"])
         assert cells(found["seeds-metamath"]) & cells(found["variants-metamath"])
-    mini = parts("mini")
+    mini = comparisons("mini")
     assert cells(mini["seeds-metamath"]) < cells(mini["curves"])
     assert cells(mini["seeds-gsm"]) == cells(mini["variants-gsm"]) & cells(mini["calibration-gsm"])
 
 
 def test_a_scale_has_the_parts_that_its_recipes_make() -> None:
-    assert {name for name in parts("paper") if name.endswith("-gsm")} == set()
-    assert {one.name: one.selections for one in at("paper")}["seeds"] == ("seeds-metamath",)
-    seeds = {name: row for name, part in parts("mini", name="seeds").items() for row in grid(part).rows[:1]}
+    assert {name for name in comparisons("paper") if name.endswith("-gsm")} == set()
+    assert {one.name: one.comparisons for one in at("paper")}["seeds"] == ("seeds-metamath",)
+    seeds = {
+        name: row for name, comparison in comparisons("mini", name="seeds").items() for row in grid(comparison).rows[:1]
+    }
     assert list(seeds) == ["seeds-metamath", "seeds-gsm"]
     assert all((row.method.name, row.r) == ("lora", 16) for row in seeds.values())
 
 
 def test_all_of_mini_fits_into_about_six_hours_on_two_cores() -> None:
-    found = parts("mini").values()
-    assert all(len(part.settings.seeds) >= 5 and part.settings.jobs == 2 for part in found)
+    found = comparisons("mini").values()
+    assert all(len(comparison.settings.seeds) >= 5 and comparison.settings.jobs == 2 for comparison in found)
     hours: dict[str, float] = {}
-    for part in found:
-        hours |= cost(part).cells
+    for comparison in found:
+        hours |= cost(comparison).run_hours
     assert 0.5 < sum(hours.values()) / 2 <= 6.1
 
 
 def test_overrides_reach_every_part_and_rows_can_be_picked() -> None:
-    changed = parts("mini", "run.train.steps=2", "seeds=[7]")
-    assert all(part.settings.run["train"]["steps"] == 2 and part.settings.seeds == [7] for part in changed.values())
-    rates = parts("mini", "learning_rates=[1e-2]", name="figure2")["curves"]
+    changed = comparisons("mini", "run.train.steps=2", "seeds=[7]")
+    assert all(
+        comparison.settings.run["train"]["steps"] == 2 and comparison.settings.seeds == [7]
+        for comparison in changed.values()
+    )
+    rates = comparisons("mini", "learning_rates=[1e-2]", name="figure2")["curves"]
     assert {row.learning_rates for row in grid(rates).rows} == {(1e-2,)}
-    picked = parts("mini", name="table3", rows=("dude-r16",))["ranks"]
+    picked = comparisons("mini", name="table3", rows=("dude-r16",))["ranks"]
     assert [row.name for row in grid(picked).rows] == ["dude-r16"]
-    assert cells(picked) < cells(parts("mini", name="table3")["ranks"])
+    assert cells(picked) < cells(comparisons("mini", name="table3")["ranks"])
 
 
 @pytest.mark.parametrize(
@@ -227,9 +239,9 @@ def test_guessing_has_right_what_the_numbers_of_choices_say() -> None:
 
     asked = {"calibration-csqa": "mini_csqa", "calibration-gpqa": "mini_gpqa", "calibration-mmlu": "mini_mmlu"}
     seen = 0
-    for selection in SELECTIONS.values():
-        for column in selection.columns:
-            name = f"mini_{column.task}" if column.task else asked.get(selection.name)
+    for spec in COMPARISONS.values():
+        for column in spec.columns:
+            name = f"mini_{column.task}" if column.task else asked.get(spec.name)
             if column.chance and name:
                 questions = named_set(name).examples("test", limit=50)
                 assert {len(one.choices) for one in questions} == {round(1 / column.chance)}, name  # type: ignore[union-attr]

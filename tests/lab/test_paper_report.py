@@ -15,8 +15,8 @@ from dude_lab.compare.comparison_folder import ComparisonFolder
 from dude_lab.compare.comparison_report import report
 from dude_lab.compare.grid import Cell, Grid
 from dude_lab.paper.experiments import chosen
-from dude_lab.paper.recipe import parts_of
-from dude_lab.paper.reproduce_run import Reproduction, begin
+from dude_lab.paper.recipe import comparisons_of
+from dude_lab.paper.study import Study
 from dude_lab.paper.study_folder import StudyFolder
 from dude_lab.paper.study_report import write_report
 from dude_lab.stats.significance import holm
@@ -28,14 +28,14 @@ PLAIN = ("methods=[lora, dora, pissa, dude]", *RATES)
 def started(folder: Path, name: str, *overrides: str) -> dict[str, ComparisonFolder]:
     """A reproduction in which nothing has run yet."""
     root = StudyFolder(folder)
-    parts = parts_of(chosen(name, "mini"), "mini", folder, overrides)
+    comparisons = comparisons_of(chosen(name, "mini"), "mini", folder, overrides)
     base = {"name": "mini", "dtype": "float32", "sha256": "0" * 64}
-    kept = [root.comparison(part.name) for part in parts]
+    kept = [root.comparison(comparison.name) for comparison in comparisons]
     plans = tuple(
-        Plan(part.settings, Grid(part.settings, "0" * 64, one.runs), one, base)
-        for part, one in zip(parts, kept, strict=True)
+        Plan(comparison.settings, Grid(comparison.settings, "0" * 64, one.runs), one, base)
+        for comparison, one in zip(comparisons, kept, strict=True)
     )
-    begin(Reproduction(chosen(name, "mini"), "mini", root, parts, plans, overrides))
+    Study(root, "mini", chosen(name, "mini"), comparisons, plans, overrides).begin()
     return {one.path.name: one for one in kept}
 
 
@@ -137,7 +137,10 @@ def test_the_table_shows_ours_and_the_papers(tmp_path: Path) -> None:
     assert "'methods=[lora, dora, pissa, dude]'" in row["command"]
     text = (tmp_path / "seeds.md").read_text()
     assert f"{100 * values[0]:.1f}" in text and "62.53" in text and "seed 3407" in text
-    assert words({"seeds": made}, "seeds")["DuDe's lowest seed is above the highest of every other method"] == "holds"
+    assert (
+        words({"seeds": made}, "seeds")["DuDe's worst seed is more accurate than the best of every other method"]
+        == "holds"
+    )
 
 
 def test_figure_2_judges_losses_and_the_way_there(tmp_path: Path) -> None:
@@ -148,8 +151,8 @@ def test_figure_2_judges_losses_and_the_way_there(tmp_path: Path) -> None:
     verdicts = {one["claim"]: [two["word"] for two in one["compared"]] for one in made["figure2"]["claims"]}
     wanted = ["significantly higher", "significantly higher", "significantly lower"]
     assert verdicts["DuDe's training loss falls faster"] == wanted
-    assert verdicts["DuDe's loss runs nearer to full fine-tuning's"] == wanted
-    assert verdicts["DuDe's accuracy leads all along the training"] == wanted
+    assert verdicts["DuDe's loss is closer to full fine-tuning's"] == wanted
+    assert verdicts["DuDe's accuracy is higher throughout training"] == wanted
     gap = made["figure2"]["claims"][0]["compared"][0]
     assert gap["unit"] == "nats" and gap["value"] == pytest.approx(0.2, abs=1e-6)
     for kind in ("png", "svg"):
@@ -207,9 +210,9 @@ def test_the_readme_says_what_how_sure_what_it_cost_and_how_again(tmp_path: Path
         fill(folder, "mini_gsm", {"lora": 0.4, "dora": 0.4, "pissa": 0.4, "dude": 0.8})
     write_report(tmp_path)
     text = (tmp_path / "README.md").read_text()
-    heads = ["What was asked", "What was found", "How sure", "What it cost", "How to repeat it"]
+    heads = ["Questions", "Results", "Statistics", "Cost", "How to repeat it"]
     assert [text.index(f"## {head}\n") for head in heads] == sorted(text.index(f"## {head}\n") for head in heads)
-    assert "| DuDe has more right than LoRA, DoRA and PiSSA | **holds** |" in text
+    assert "| DuDe is more accurate than LoRA, DoRA and PiSSA | **holds** |" in text
     assert "40 runs, 0.1 hours" in text and "a processor, 1 of 2 threads" in text
     assert "dude reproduce seeds --scale mini -o again" in text
 

@@ -30,7 +30,7 @@ def test_runs_are_made_once_and_a_second_start_does_nothing(tmp_path: Path) -> N
 
     pages = {path: path.read_bytes() for path in out.glob("*.*")}
     again = dude("reproduce", "seeds", *words)
-    assert again.exit_code == 0 and "started" not in again.stdout and "3 done already" in again.stdout
+    assert again.exit_code == 0 and "started" not in again.stdout and "3 done;" in again.stdout
     assert {path: path.read_bytes() for path in out.glob("*.*")} == pages
 
     figure = dude("reproduce", "figure2", *words)  # the same run, with its curves

@@ -16,8 +16,8 @@ from dude_lab.compare.packed import NOT_STORED, PackedStudy, find_packed
 from dude_lab.config.run_settings import ModelSettings
 from dude_lab.config.yaml_file import fingerprint, parse_run
 from dude_lab.paper.experiments import EXPERIMENTS, chosen
-from dude_lab.paper.recipe import parts_of
-from dude_lab.paper.reproduce_run import stored_progress
+from dude_lab.paper.recipe import comparisons_of
+from dude_lab.paper.study import stored_progress
 from dude_lab.paper.study_folder import StudyFolder
 from dude_lab.paper.study_report import write_experiment
 from dude_lab.training.base_model import find_base, identity
@@ -51,8 +51,8 @@ def test_every_run_is_known_by_its_name(study: PackedStudy, base: str) -> None:
 
 
 def test_nothing_is_left_to_run() -> None:
-    parts = parts_of(chosen("all", "mini"), "mini", MINI, (), [])
-    done, known = stored_progress(StudyFolder(MINI), parts) or (0, 0)
+    comparisons = comparisons_of(chosen("all", "mini"), "mini", MINI, (), [])
+    done, known = stored_progress(StudyFolder(MINI), comparisons) or (0, 0)
     assert done == known == 540
 
 

@@ -1,4 +1,4 @@
-"""What a part will cost, from shapes alone: steps, memory and hours, without data, weights or network.
+"""Estimated cost of a comparison: steps, memory and hours, without data, weights or network.
 
 Hours are a model, not a measurement. On a GPU a pass over some tokens takes the longest of
 
@@ -8,7 +8,7 @@ Hours are a model, not a measurement. On a GPU a pass over some tokens takes the
 
 A training micro-batch is a forward, a backward of the inputs, one more forward with gradient checkpointing, and with
 full fine-tuning a backward of the weights. On a CPU (`mini`) it is tokens over `CPU_TOKENS`, the medians of the
-runs kept in `studies/mini`, one thread each in float32 on an AMD EPYC with AVX2.
+runs in `studies/mini`, one thread each in float32 on an AMD EPYC with AVX2.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..compare.rows import Row
 from ..config.run_settings import RunSettings
 from ..methods import METHODS, FullSettings, TargetSettings
 from ..training.estimates import ModelSize, step_count, training_bytes
-from .recipe import Estimate, Part
+from .recipe import Estimate, StudyComparison
 from .shapes import Shape, shape_of
 
 PEAK = {2: 989e12, 4: 495e12}  # FLOP/s of an H100 SXM: bfloat16 and TF32, dense (NVIDIA's data sheet)
@@ -35,17 +35,17 @@ GPUS = {"H100": 80e9, "H200": 141e9}
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a part.
+    """Estimated cost of a comparison.
 
     Attributes:
-        runs: training runs.
-        searches: shorter ones that choose a learning rate.
-        steps: of the optimizer, in one run.
-        tokens: trained on, in one run.
-        trainable: values trained, of the method with the most.
-        memory: bytes, of the method that needs most.
-        hours: of one device (GPU; on the CPU, a core), for runs and searches together.
-        names: of the cells, so that what parts share is counted once; with the hours of each.
+        runs: number of training runs.
+        searches: number of search runs for learning rates.
+        steps: optimizer steps of a run.
+        tokens: training tokens of a run.
+        trainable: trainable parameters of the method with the most.
+        memory: bytes of the method that needs most.
+        hours: hours of one device (a GPU, or a CPU core) for all runs and searches.
+        run_hours: name of each run -> its hours, so that runs that comparisons share can be counted once.
     """
 
     runs: int
@@ -55,44 +55,44 @@ class Cost:
     trainable: int
     memory: int
     hours: float
-    cells: dict[str, float]
+    run_hours: dict[str, float]
 
     @property
     def gpu(self) -> str:
-        """The smallest that holds it in one piece."""
+        """Name of the smallest GPU with enough memory."""
         return next((name for name, size in GPUS.items() if self.memory < 0.95 * size), "none alone")
 
 
-def cost(part: Part) -> Cost:
-    """What a part will cost.
+def cost(comparison: StudyComparison) -> Cost:
+    """Estimate the cost of a comparison.
 
     Raises:
-        DudeError: a model whose shape is not in the table, a target that it has not.
+        DudeError: the shape of the model is not known, or it lacks a target module.
     """
-    grid = Grid(part.settings, part.model.name, part.settings.output, part.source)
+    grid = Grid(comparison.settings, comparison.model.name, comparison.settings.output, comparison.source)
     first = grid.run_cells(grid.rows[0], grid.rows[0].learning_rates[0])[0].settings
-    shape, estimate = shape_of(first.model.name), part.recipe.estimate
-    cells: dict[str, float] = {}
+    shape, estimate = shape_of(first.model.name), comparison.recipe.estimate
+    hours: dict[str, float] = {}
     trainable, memory = 0, 0
     for row in grid.rows:
-        values, kept = _trained(row, shape)
-        trainable, memory = max(trainable, values), max(memory, _memory(row, first, shape, estimate, values, kept))
-        rate = row.learning_rates[-1 if part.settings.search.above else 0]
-        for cell in (*grid.search_cells(row), *grid.run_cells(row, rate)):
-            cells[cell.name] = _hours(cell.settings, shape, estimate, full=isinstance(row.method, FullSettings))
+        values, frozen = _trained(row, shape)
+        trainable, memory = max(trainable, values), max(memory, _memory(row, first, shape, estimate, values, frozen))
+        rate = row.learning_rates[-1 if comparison.settings.search.above else 0]
+        for run in (*grid.search_cells(row), *grid.run_cells(row, rate)):
+            hours[run.name] = _hours(run.settings, shape, estimate, full=isinstance(row.method, FullSettings))
     if grid.base_cell is not None:
-        cells[grid.base_cell.name] = _asking(first, shape, estimate, times=1) / 3600
+        hours[grid.base_cell.name] = _asking(first, shape, estimate, times=1) / 3600
     steps = _steps(first, estimate)
     train = first.train
     return Cost(
-        runs=len(grid.rows) * len(part.settings.seeds),
+        runs=len(grid.rows) * len(comparison.settings.seeds),
         searches=sum(len(grid.search_cells(row)) for row in grid.rows),
         steps=steps,
         tokens=steps * train.batch_size * train.gradient_accumulation * estimate.tokens,
         trainable=trainable,
         memory=memory,
-        hours=sum(cells.values()),
-        cells=cells,
+        hours=sum(hours.values()),
+        run_hours=hours,
     )
 
 
@@ -102,7 +102,7 @@ def _steps(settings: RunSettings, estimate: Estimate) -> int:
 
 
 def _trained(row: Row, shape: Shape) -> tuple[int, int]:
-    """Values that the method trains, and those that it keeps frozen in float32 beside the weights."""
+    """Return the trainable parameters of the method, and those that it adds frozen in float32."""
     method = METHODS[row.method.name]
     if not isinstance(row.method, TargetSettings):
         return shape.counted, 0
@@ -111,7 +111,7 @@ def _trained(row: Row, shape: Shape) -> tuple[int, int]:
 
 
 def _width(settings: RunSettings, *, full: bool) -> int:
-    """Bytes of a weight: as `model.dtype: auto` has it on the machine that the scale is for."""
+    """Return the bytes of a weight; `model.dtype: auto` is resolved for the hardware of the scale."""
     if settings.model.dtype != "auto":
         return 4 if settings.model.dtype == "float32" else 2
     return 4 if full or settings.model.name == "mini" else 2
@@ -141,14 +141,14 @@ def _hours(settings: RunSettings, shape: Shape, estimate: Estimate, *, full: boo
 
 
 def _pass(shape: Shape, tokens: float, width: int) -> float:
-    """Seconds of a forward over `tokens` on the GPU."""
+    """Return the seconds of a forward over `tokens` on the GPU."""
     products = 2 * shape.in_products * tokens / (MFU * PEAK[width])
     reading = width * shape.in_products / (BANDWIDTH_SHARE * BANDWIDTH)
     return max(products, reading, LAUNCH * shape.layers)
 
 
 def _asking(settings: RunSettings, shape: Shape, estimate: Estimate, *, times: int) -> float:
-    """Seconds of all evaluations of a run."""
+    """Return the seconds of all evaluations of a run."""
     if settings.eval is None:
         return 0.0
     questions = estimate.questions

@@ -1,4 +1,4 @@
-"""The paper's experiments by name: the runs each needs, the layout of its table, and what the paper claims of it."""
+"""The paper's experiments by name: the comparisons each needs, the columns of its tables, and its claims."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dude_peft.errors import DudeError, did_you_mean
 
 Scale = Literal["mini", "paper"]
 FOUR = ("lora", "dora", "pissa", "dude")
-RIVALS = FOUR[:3]
+BASELINES = FOUR[:3]
 COMMONSENSE = ("boolq", "piqa", "siqa", "hellaswag", "winogrande", "arc_e", "arc_c", "obqa")
 
 
@@ -18,10 +18,10 @@ class Column:
     """A column of a table.
 
     Attributes:
-        key: in `published.yaml`.
-        title: as the table writes it.
-        task: whose metric it is, without the `mini_` of the generated sets; None for the headline.
-        chance: the share that guessing has right; None where the table does not show it.
+        key: its key in `published.yaml`.
+        title: heading.
+        task: task whose metric is shown, without the `mini_` of the generated sets; None: the headline metric.
+        chance: accuracy of guessing; None: not shown.
     """
 
     key: str
@@ -31,23 +31,23 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Selection:
-    """Some runs of a study.
+class ComparisonSpec:
+    """Which runs of a recipe are compared, and the columns of their table.
 
     Attributes:
-        name: of the selection; results are kept under it.
-        studies: scale -> the YAML file in `recipes/SCALE/` without its suffix; other scales have none of it.
-        methods: which of its methods; all where empty.
-        ranks: which of its ranks; all where empty.
-        first_seed: at the paper's scale, the first seed alone.
-        published: block of `published.yaml`; None where the paper prints no numbers.
-        columns: of its table.
-        calibration: the recipe's methods `for_calibration` too.
-        above: with the next learning rate above the one that the recipe's search chooses.
+        name: name of the comparison.
+        recipes: scale -> name of the YAML file in `recipes/SCALE/`; a scale that is not listed does not have it.
+        methods: methods of the recipe to compare; empty: all.
+        columns: columns of the table.
+        published: block of `published.yaml`; None if the paper prints no numbers.
+        ranks: ranks of the recipe to compare; empty: all.
+        first_seed: at the scale of the paper, use the first seed only.
+        calibration: add the recipe's methods `for_calibration`.
+        above: use the next learning rate above the one that the recipe's search chooses.
     """
 
     name: str
-    studies: dict[str, str]
+    recipes: dict[str, str]
     methods: tuple[str, ...]
     columns: tuple[Column, ...]
     published: str | None
@@ -57,8 +57,8 @@ class Selection:
     above: bool = False
 
 
-def _same(study: str) -> dict[str, str]:
-    return {"mini": study, "paper": study}
+def _same(recipe: str) -> dict[str, str]:
+    return {"mini": recipe, "paper": recipe}
 
 
 _SETS = {"arc_e": "arc_easy", "arc_c": "arc_challenge", "obqa": "openbookqa"}
@@ -75,26 +75,26 @@ _GUESSED = {"boolq": 1 / 2, "piqa": 1 / 2, "siqa": 1 / 3, "hellaswag": 1 / 4, "w
             "arc_c": 1 / 4, "obqa": 1 / 4}  # fmt: skip
 
 
-def _calibration(study: str, *columns: Column, ranks: tuple[int, ...] = ()) -> Selection:
-    """Full fine-tuning, LoRA at rank 2, and the four at rank 16, all asked what the study asks."""
-    name = f"calibration-{study.removesuffix('_direct')}"
-    return Selection(name, {"mini": study}, ("full", *FOUR), columns, None, ranks=ranks, calibration=True)
+def _calibration(recipe: str, *columns: Column, ranks: tuple[int, ...] = ()) -> ComparisonSpec:
+    """Full fine-tuning, LoRA at rank 2, and the four methods at rank 16, on the questions of the recipe."""
+    name = f"calibration-{recipe.removesuffix('_direct')}"
+    return ComparisonSpec(name, {"mini": recipe}, ("full", *FOUR), columns, None, ranks=ranks, calibration=True)
 
 
-SELECTIONS = {
+COMPARISONS = {
     one.name: one
     for one in (
-        Selection(
+        ComparisonSpec(
             "commonsense",
             _same("commonsense"),
             FOUR,
             (*(Column(key, key, _SETS.get(key, key)) for key in COMMONSENSE), Column("avg", "Average")),
             "commonsense",
         ),
-        Selection("gpqa", _same("gpqa"), FOUR, (Column("score", "GPQA"),), "gpqa"),
-        Selection("ranks", _same("mmlu"), FOUR, _MMLU, "mmlu"),
-        Selection("variants-mmlu", _same("mmlu"), (*FOUR, "dude_a", "dude_b"), _MMLU, "mmlu", ranks=(32,)),
-        Selection(
+        ComparisonSpec("gpqa", _same("gpqa"), FOUR, (Column("score", "GPQA"),), "gpqa"),
+        ComparisonSpec("ranks", _same("mmlu"), FOUR, _MMLU, "mmlu"),
+        ComparisonSpec("variants-mmlu", _same("mmlu"), (*FOUR, "dude_a", "dude_b"), _MMLU, "mmlu", ranks=(32,)),
+        ComparisonSpec(
             "variants-metamath",
             _same("gsm"),
             (*FOUR, "dude_a", "dude_b"),
@@ -102,8 +102,8 @@ SELECTIONS = {
             "gsm",
             first_seed=True,
         ),
-        # the same questions after the set's own problems: not of the paper, so its numbers do not stand beside
-        Selection(
+        # the same questions after training on the set's own problems; not in the paper, so without its numbers
+        ComparisonSpec(
             "variants-gsm",
             {"mini": "gsm_direct"},
             (*FOUR, "dude_a", "dude_b"),
@@ -111,19 +111,21 @@ SELECTIONS = {
             None,
             ranks=(16,),
         ),
-        Selection("seeds-metamath", _same("gsm"), FOUR, (Column("mean", "GSM8K, mean over seeds"),), "seeds"),
-        Selection(
+        ComparisonSpec("seeds-metamath", _same("gsm"), FOUR, (Column("mean", "GSM8K, mean over seeds"),), "seeds"),
+        ComparisonSpec(
             "seeds-gsm", {"mini": "gsm_direct"}, FOUR, (Column("mean", "GSM8K, mean over seeds"),), None, ranks=(16,)
         ),
-        Selection(
+        ComparisonSpec(
             "curves",
             {"mini": "gsm", "paper": "curves"},
             ("full", *FOUR),
             (Column("accuracy", "GSM8K, last step"),),
             None,
         ),
-        Selection("above-gpqa", {"mini": "gpqa"}, FOUR, (Column("score", "GPQA"),), None, above=True),
-        Selection("above-mmlu", {"mini": "mmlu"}, FOUR, (Column("avg", "Average"),), None, ranks=(16,), above=True),
+        ComparisonSpec("above-gpqa", {"mini": "gpqa"}, FOUR, (Column("score", "GPQA"),), None, above=True),
+        ComparisonSpec(
+            "above-mmlu", {"mini": "mmlu"}, FOUR, (Column("avg", "Average"),), None, ranks=(16,), above=True
+        ),
         _calibration("gsm_direct", Column("accuracy", "mini_gsm", chance=0.0)),
         _calibration("csqa", Column("score", "mini_csqa", chance=1 / 5)),
         _calibration(
@@ -142,19 +144,19 @@ class Experiment:
     """A table, a figure, or the section on seeds.
 
     Attributes:
-        name: as the command takes it.
-        title: for a person.
+        name: name on the command line.
+        title: heading.
         question: what it asks.
-        selections: names of the runs that it is made of.
-        figure: which drawing, for `figures.draw`; None for a table alone.
+        comparisons: names in `COMPARISONS`.
         claims: names in `claims.CLAIMS`.
-        scales: that have it, if they have its selections.
+        figure: which figure to draw (`paper_figures.draw`); None: tables only.
+        scales: scales that may have it; a scale has it if it has one of its comparisons.
     """
 
     name: str
     title: str
     question: str
-    selections: tuple[str, ...]
+    comparisons: tuple[str, ...]
     claims: tuple[str, ...]
     figure: Literal["curves", "ranks", "seeds", "rates"] | None = None
     scales: tuple[Scale, ...] = ("mini", "paper")
@@ -176,23 +178,23 @@ EXPERIMENTS = {
         Experiment(
             "table3",
             "Table 3: ranks on MMLU",
-            "Does DuDe lead at every rank, and does its lead grow with the rank?",
+            "Is DuDe best at every rank, and does its margin grow with the rank?",
             ("ranks",),
-            ("best_at_each_rank", "lead_grows"),
+            ("best_at_each_rank", "margin_grows"),
         ),
         Experiment(
             "table4",
-            "Table 4: where the singular values start",
-            "Do the starts DuDe-A and DuDe-B (Eq. 10, 11) do better than DuDe's?",
+            "Table 4: how the singular values are initialised",
+            "Are the initialisations DuDe-A and DuDe-B (Eq. 10, 11) better than DuDe's?",
             ("variants-metamath", "variants-gsm", "variants-mmlu"),
             ("best", "variants"),
         ),
         Experiment(
             "figure2",
-            "Figure 2: along the training",
-            "Does DuDe learn faster, nearer to full fine-tuning, and lead all the way?",
+            "Figure 2: during training",
+            "Does DuDe learn faster, closer to full fine-tuning, and is it more accurate throughout?",
             ("curves",),
-            ("faster", "near_full", "ahead_throughout", "best"),
+            ("faster", "near_full", "higher_throughout", "best"),
             "curves",
         ),
         Experiment(
@@ -214,22 +216,22 @@ EXPERIMENTS = {
         Experiment(
             "seeds",
             "Section 4.5: five seeds",
-            "Does DuDe lead whatever the seed, and does it vary less?",
+            "Is DuDe best whatever the seed, and does it vary less?",
             ("seeds-metamath", "seeds-gsm"),
             ("best", "worst_above_best", "steadier"),
         ),
         Experiment(
             "calibration",
             "Calibration of the generated sets",
-            "Not of the paper: can the generated sets tell methods apart?",
+            "Not in the paper: can the generated sets distinguish methods?",
             ("calibration-csqa", "calibration-commonsense", "calibration-gpqa", "calibration-mmlu", "calibration-gsm"),
             ("ladder",),
         ),
         Experiment(
             "rates",
             "Learning rates: what a wrong one costs",
-            "Not of the paper: how much does a method lose with a rate that is not its best? By the searches (seed 0, "
-            "validation), and by whole runs with the next rate above the best (five seeds).",
+            "Not in the paper: how much does a method lose with a rate that is not its best? By the searches (seed 0, "
+            "validation), and by full runs with the next rate above the best (five seeds).",
             ("commonsense", "gpqa", "ranks", "above-gpqa", "above-mmlu"),
             ("forgiving", "keeps_more"),
             "rates",
@@ -241,20 +243,20 @@ ALL = "all"
 
 
 def at(scale: Scale) -> tuple[Experiment, ...]:
-    """Every experiment that a scale has, in the paper's order, with the selections that it has there."""
+    """Return the experiments that a scale has, in the paper's order, with the comparisons that they have there."""
     here = {
-        one: tuple(part for part in one.selections if scale in SELECTIONS[part].studies)
+        one: tuple(name for name in one.comparisons if scale in COMPARISONS[name].recipes)
         for one in EXPERIMENTS.values()
         if scale in one.scales
     }
-    return tuple(replace(one, selections=parts) for one, parts in here.items() if parts)
+    return tuple(replace(one, comparisons=comparisons) for one, comparisons in here.items() if comparisons)
 
 
 def chosen(name: str, scale: Scale) -> tuple[Experiment, ...]:
-    """The experiment called `name`, or with `all` every one that the scale has.
+    """Return the experiment called `name`, or all that the scale has.
 
     Raises:
-        DudeError: there is none.
+        DudeError: the scale has no such experiment.
     """
     known = {one.name: one for one in at(scale)}
     if name == ALL:

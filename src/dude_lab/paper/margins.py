@@ -1,4 +1,4 @@
-"""DuDe's lead over each other method in all experiments: one table, one picture, one sentence."""
+"""DuDe's margin over each baseline in all experiments: one table, one picture, one sentence."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from ..plot_style import QUIET_COLOR, method_style, picture
 from ..stats.significance import HIGHER, LOWER, SAME
 from .experiments import EXPERIMENTS
 
-DECIDED = (HIGHER, LOWER)
+SIGNIFICANT = (HIGHER, LOWER)
 
 
 @dataclass(frozen=True)
-class Lead:
-    """A comparison of accuracies, as an experiment's `.json` has it.
+class Margin:
+    """A difference in accuracy, as in an experiment's `.json`.
 
     Attributes:
         where: experiment, and model, data set or rank if it has several.
         other: the method that DuDe is compared with.
-        value: DuDe's accuracy less the other's; low and high: the ends of its 95% interval.
-        word: what it comes to (`verdict.Word`).
+        value: DuDe's accuracy minus the other's.
+        low: lower end of its 95% interval.
+        high: upper end.
+        word: its significance (`verdict.Word`).
     """
 
     where: str
@@ -35,9 +37,10 @@ class Lead:
     word: str
 
 
-def leads(written: dict[str, Any]) -> list[Lead]:
-    """Every comparison of accuracies in `written` (see `report.write_report`); one that several experiments share,
-    with the same outcome, is told once, with all their names.
+def margins_of(written: dict[str, Any]) -> list[Margin]:
+    """Return the differences in accuracy in `written` (`study_report.write_report`).
+
+    One that several experiments share is returned once, with all their names.
     """
     places: dict[tuple[tuple[Any, ...], ...], list[str]] = {}
     for name, one in written.items():
@@ -48,7 +51,7 @@ def leads(written: dict[str, Any]) -> list[Lead]:
                 rows.setdefault(_where(name, one, compared), []).append(found)
         for where, row in rows.items():
             places.setdefault(tuple(row), []).append(where)
-    return [Lead("; ".join(where), *one) for row, where in places.items() for one in row]
+    return [Margin("; ".join(where), *one) for row, where in places.items() for one in row]
 
 
 def _where(name: str, made: dict[str, Any], compared: dict[str, Any]) -> str:
@@ -70,8 +73,8 @@ def _data(table: dict[str, Any]) -> str:
     return table["trained_on"].rsplit("/", 1)[-1].removeprefix("mini_")
 
 
-def sentence(found: list[Lead]) -> str:
-    """How many comparisons came to what."""
+def sentence(found: list[Margin]) -> str:
+    """Return how many differences are significant."""
     counts = {word: sum(one.word == word for one in found) for word in (HIGHER, SAME, LOWER)}
     return (
         f"Of {len(found)} comparisons of accuracy, DuDe is significantly higher in {counts[HIGHER]} and significantly "
@@ -79,42 +82,42 @@ def sentence(found: list[Lead]) -> str:
     )
 
 
-def markdown(found: list[Lead]) -> str:
-    """A row for each place, a column for each other method; bold where decided."""
+def markdown(found: list[Margin]) -> str:
+    """Return the table: a row for each place, a column for each baseline; significant differences in bold."""
     others = list(dict.fromkeys(one.other for one in found))
-    lines = [f"| DuDe's lead, points | {' | '.join(f'over {escape_markdown(other)}' for other in others)} |"]
+    lines = [f"| DuDe's margin, points | {' | '.join(f'over {escape_markdown(other)}' for other in others)} |"]
     lines.append("|---" + "|---:" * len(others) + "|")
     for where, row in _by_place(found).items():
         lines.append(f"| {where} | {' | '.join(_cell(row.get(other)) for other in others)} |")
     return "\n".join(lines)
 
 
-def _by_place(found: Iterable[Lead]) -> dict[str, dict[str, Lead]]:
-    places: dict[str, dict[str, Lead]] = {}
+def _by_place(found: Iterable[Margin]) -> dict[str, dict[str, Margin]]:
+    places: dict[str, dict[str, Margin]] = {}
     for one in found:
         places.setdefault(one.where, {})[one.other] = one
     return places
 
 
-def _cell(one: Lead | None) -> str:
+def _cell(one: Margin | None) -> str:
     if one is None:
         return "-"
     mid, low, high = (f"{round(100 * value, 1) + 0.0:+.1f}" for value in (one.value, one.low, one.high))
-    return f"**{mid} [{low}, {high}]**" if one.word in DECIDED else f"{mid} [{low}, {high}]"
+    return f"**{mid} [{low}, {high}]**" if one.word in SIGNIFICANT else f"{mid} [{low}, {high}]"
 
 
-def _reach(found: list[Lead]) -> tuple[float, bool]:
-    """How far the picture goes to both sides, in points, and whether an interval goes on beyond it.
+def _limit(found: list[Margin]) -> tuple[float, bool]:
+    """Return the limit of the x axis in points, and whether an interval is cut off by it.
 
-    One wide interval would press all others flat; every point is in sight.
+    One wide interval must not flatten all others; every point is visible.
     """
     ends = sorted(max(abs(one.low), abs(one.high)) for one in found)
-    reach = max(1.15 * ends[int(0.85 * (len(ends) - 1))], 1.15 * max(abs(one.value) for one in found), 1e-3)
-    return 100 * reach, reach < ends[-1]
+    limit = max(1.15 * ends[int(0.85 * (len(ends) - 1))], 1.15 * max(abs(one.value) for one in found), 1e-3)
+    return 100 * limit, limit < ends[-1]
 
 
 def _folded(place: str, width: int = 36) -> str:
-    """In lines of whole names."""
+    """Break a label between names."""
     lines = [""]
     for name in place.split("; "):
         if lines[-1] and len(lines[-1]) + len(name) > width:
@@ -123,10 +126,10 @@ def _folded(place: str, width: int = 36) -> str:
     return ";\n".join(lines)
 
 
-def draw(found: list[Lead], *paths: Path) -> None:
-    """The table as a picture, into files of the kinds that their names say: filled where decided."""
+def draw(found: list[Margin], *paths: Path) -> None:
+    """Draw the table into files, whose suffixes choose the formats; markers of significant differences are filled."""
     places, others = _by_place(found), list(dict.fromkeys(one.other for one in found))
-    reach, cut = _reach(found)
+    limit, cut = _limit(found)
     names = {method.title: name for name, method in METHODS.items()}
     with picture(*paths, size=(3.2 + 2.6 * len(others), 1.2 + 0.3 * len(places))) as figure:
         panels = figure.subplots(1, len(others), sharey=True, sharex=True, squeeze=False)[0]
@@ -139,11 +142,11 @@ def draw(found: list[Lead], *paths: Path) -> None:
                 mid, low, high = (100 * value for value in (one.value, one.low, one.high))
                 axes.errorbar(
                     [mid], [y], xerr=[[mid - low], [high - mid]], color=style.color, marker=style.marker,
-                    mfc=style.color if one.word in DECIDED else "white", linestyle="", elinewidth=1.2,
+                    mfc=style.color if one.word in SIGNIFICANT else "white", linestyle="", elinewidth=1.2,
                 )  # fmt: skip
             axes.set_title(f"over {other}")
             axes.set_yticks(range(len(places)), [_folded(place) for place in places])
             axes.set_ylim(len(places) - 0.4, -0.6)
-            axes.set_xlim(-reach, reach)
-        told = "DuDe's lead in points, 95% interval of each by itself; filled: significant after Holm's correction"
-        figure.supxlabel(told + (";\nwide intervals go on beyond the edge" if cut else ""), fontsize=9.5)
+            axes.set_xlim(-limit, limit)
+        label = "DuDe's margin in points, 95% interval of each by itself; filled: significant after Holm's correction"
+        figure.supxlabel(label + (";\nwide intervals are cut off" if cut else ""), fontsize=9.5)

@@ -1,4 +1,4 @@
-"""The paper's figures, drawn from the runs: along the training, against the rank, and by seed."""
+"""The paper's figures, drawn from the runs: training curves, accuracy against rank, and accuracy by seed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..compare.results import RowResult, seed_series
 from ..plot_style import log_axis, method_style, picture
 from ..stats.smoothing import Series
 from .experiments import Column
-from .paper_tables import PartResult, interval
+from .paper_tables import ComparisonResult, interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 SIZES = {"curves": (13.0, 4.0), "ranks": (10.5, 4.0), "seeds": (8.0, 4.0)}
 
 
-def draw(kind: str, part: PartResult, *paths: Path) -> bool:
-    """Draw a part into files, whose suffixes choose the formats; return False if no run is finished."""
-    if not any(row.runs for row in part.results.rows):
+def draw(kind: str, comparison: ComparisonResult, *paths: Path) -> bool:
+    """Draw a comparison into files, whose suffixes choose the formats; return False if no run is finished."""
+    if not any(row.runs for row in comparison.results.rows):
         return False
     with picture(*paths, size=SIZES[kind]) as figure:
-        {"curves": _curves, "ranks": _ranks, "seeds": _seeds}[kind](figure, part)
+        {"curves": _curves, "ranks": _ranks, "seeds": _seeds}[kind](figure, comparison)
     return True
 
 
@@ -35,13 +35,13 @@ def _look(row: RowResult) -> dict[str, Any]:
     return {"color": style.color, "marker": style.marker}
 
 
-def _rows(part: PartResult) -> list[RowResult]:
-    return [row for row in part.results.rows if row.runs]
+def _rows(comparison: ComparisonResult) -> list[RowResult]:
+    return [row for row in comparison.results.rows if row.runs]
 
 
-def _curves(figure: Figure, part: PartResult) -> None:
+def _curves(figure: Figure, comparison: ComparisonResult) -> None:
     loss, norm, right = figure.subplots(1, 3)
-    for row in _rows(part):
+    for row in _rows(comparison):
         for axes, key in ((loss, "loss"), (norm, "grad_norm")):
             if (series := seed_series(row, key)) is not None:
                 _line(axes, row, series.smoothed())
@@ -51,13 +51,13 @@ def _curves(figure: Figure, part: PartResult) -> None:
     norm.set_title("(b) Gradient norm, smoothed")
     norm.set_yscale("log")
     log_axis(norm.yaxis, 1, 2, 5)
-    right.set_title(f"(c) Accuracy on {part.results.headline} (%)")
+    right.set_title(f"(c) Accuracy on {comparison.results.headline} (%)")
     for axes in (loss, norm, right):
         axes.set_xlabel("step")
     _settle(loss)
     if loss.get_legend_handles_labels()[0]:
         figure.legend(
-            *loss.get_legend_handles_labels(), loc="outside lower center", ncols=len(_rows(part)), frameon=False
+            *loss.get_legend_handles_labels(), loc="outside lower center", ncols=len(_rows(comparison)), frameon=False
         )
 
 
@@ -71,33 +71,35 @@ def _line(axes: Axes, row: RowResult, series: Series) -> None:
 
 
 def _settle(axes: Axes) -> None:
-    """Leave out the height of the first steps, which presses the rest flat."""
+    """Set the y limits without the first tenth of the steps, which would flatten the rest."""
     settled = [np.asarray(line.get_ydata(), dtype=float) for line in axes.get_lines()]
     settled = [values[len(values) // 10 :] for values in settled if len(values)]
     if settled:
         low, high = min(v.min() for v in settled), max(v.max() for v in settled)
-        room = 0.06 * (high - low or 1.0)
-        axes.set_ylim(low - room, high + room)
+        margin = 0.06 * (high - low or 1.0)
+        axes.set_ylim(low - margin, high + margin)
 
 
-def _ranks(figure: Figure, part: PartResult) -> None:
-    wanted = [column for column in part.selection.columns if column.key in ("avg", "weighted_avg")]
-    ranks = sorted({row.r for row in _rows(part) if row.r is not None})
+def _ranks(figure: Figure, comparison: ComparisonResult) -> None:
+    wanted = [column for column in comparison.spec.columns if column.key in ("avg", "weighted_avg")]
+    ranks = sorted({row.r for row in _rows(comparison) if row.r is not None})
     for letter, axes, column in zip("ab", figure.subplots(1, 2, squeeze=False)[0], wanted, strict=True):
-        for k, method in enumerate(dict.fromkeys(row.method for row in _rows(part))):
-            _against_rank(axes, [row for row in _rows(part) if row.method == method], column, ranks, k, part)
+        for k, method in enumerate(dict.fromkeys(row.method for row in _rows(comparison))):
+            _against_rank(
+                axes, [row for row in _rows(comparison) if row.method == method], column, ranks, k, comparison
+            )
         axes.set_title(f"({letter}) {column.title} accuracy (%), 95% interval")
         axes.set_xticks(range(len(ranks)), [str(rank) for rank in ranks])
-        axes.set_xlabel("rank r" + ("; hollow: the paper's" if part.paper else ""))
+        axes.set_xlabel("rank r" + ("; hollow: the paper's" if comparison.paper else ""))
         axes.legend(frameon=False, fontsize=8.5)
 
 
 def _against_rank(
-    axes: Axes, rows: Sequence[RowResult], column: Column, ranks: list[int], k: int, part: PartResult
+    axes: Axes, rows: Sequence[RowResult], column: Column, ranks: list[int], k: int, comparison: ComparisonResult
 ) -> None:
     from . import published
 
-    found = [(row, one) for row in rows if row.r is not None and (one := interval(row.runs, column, part.prefix))]
+    found = [(row, one) for row in rows if row.r is not None and (one := interval(row.runs, column, comparison.prefix))]
     if not found:
         return
     look = _look(rows[0])
@@ -105,16 +107,18 @@ def _against_rank(
     mid = [100 * one.estimate for _, one in found]
     ends = [[100 * (one.estimate - one.low) for _, one in found], [100 * (one.high - one.estimate) for _, one in found]]
     axes.errorbar(places, mid, ends, label=rows[0].label, linewidth=1.4, markersize=5, elinewidth=1, **look)
-    if part.paper and part.selection.published:
+    if comparison.paper and comparison.spec.published:
         for place, (row, _) in zip(places, found, strict=True):
-            told = published.values(part.selection.published, row.method, row.r, part.paper).get(part.paper, {})
-            if column.key in told:
-                axes.plot([place], [told[column.key]], mfc="none", markersize=6, linestyle="", **look)
+            paper = published.values(comparison.spec.published, row.method, row.r, comparison.paper).get(
+                comparison.paper, {}
+            )
+            if column.key in paper:
+                axes.plot([place], [paper[column.key]], mfc="none", markersize=6, linestyle="", **look)
 
 
-def _seeds(figure: Figure, part: PartResult) -> None:
+def _seeds(figure: Figure, comparison: ComparisonResult) -> None:
     axes = figure.subplots()
-    rows = _rows(part)
+    rows = _rows(comparison)
     seeds = list(dict.fromkeys(run.seed for row in rows for run in row.runs))
     for k, row in enumerate(rows):
         look, right = _look(row), {run.seed: run.accuracy for run in row.runs if run.accuracy is not None}
@@ -129,5 +133,5 @@ def _seeds(figure: Figure, part: PartResult) -> None:
         axes.axhline(mean, color=look["color"], linewidth=0.9, linestyle=(0, (4, 3)), alpha=0.8)
     axes.set_xticks(range(len(seeds)), [str(seed) for seed in seeds])
     axes.set_xlabel("seed (dashed: mean over the seeds)")
-    axes.set_title(f"Accuracy on {part.results.headline} after {part.trained_on} (%)")
+    axes.set_title(f"Accuracy on {comparison.results.headline} after {comparison.trained_on} (%)")
     axes.legend(frameon=False, fontsize=8.5, loc="center left", bbox_to_anchor=(1.01, 0.5))

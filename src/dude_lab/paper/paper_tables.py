@@ -1,4 +1,4 @@
-"""A part's table: ours with its intervals, the paper's beside it, and the command that repeats each row."""
+"""The table of a comparison: measured values with intervals, the paper's values, and the command of each row."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from ..compare.run_store import Run
 from ..markdown import escape_markdown
 from ..stats.intervals import Interval
 from . import published
-from .experiments import Column, Experiment, Selection
+from .experiments import Column, ComparisonSpec, Experiment
 from .study_folder import StudyFolder
 
 MISSING = "-"
 
 
 @dataclass(frozen=True)
-class PartResult:
-    """What a part has measured so far.
+class ComparisonResult:
+    """The results of a comparison.
 
     Attributes:
-        name: of the part.
-        selection: which runs.
-        model: the base model.
-        paper: how the paper calls it; None for a model that is not the paper's.
-        prefix: of the names of its tasks: `mini_`, or nothing.
-        overrides: what was changed of the recipe.
-        trained_on: name of the data, or the file.
+        name: name of the comparison.
+        spec: which runs.
+        model: base model.
+        paper: the paper's name of the model; None if it is not one of the paper's.
+        prefix: prefix of its tasks' names: `mini_`, or empty.
+        overrides: changes to the recipe.
+        trained_on: name of the data set, or file.
         results: rows and base.
     """
 
     name: str
-    selection: Selection
+    spec: ComparisonSpec
     model: str
     paper: str | None
     prefix: str
@@ -49,42 +49,42 @@ class PartResult:
     @property
     def searched(self) -> bool:
         """Whether the runs have the learning rates that a search found best."""
-        return not self.selection.above and any(row.candidates for row in self.results.rows)
+        return not self.spec.above and any(row.candidates for row in self.results.rows)
 
     @cached_property
     def outcome(self) -> Outcome:
-        """The comparisons of its rows."""
+        """Significance of all differences between its rows."""
         return find_outcome(self.results)
 
     def row(self, method: str, r: int | None) -> RowResult | None:
-        """The row of a method at a rank."""
+        """Return the row of a method at a rank; None if there is none."""
         return next((row for row in self.results.rows if (row.method, row.r) == (method, r)), None)
 
 
 def results_of(
-    root: StudyFolder, experiment: Experiment, read: dict[str, PartResult] | None = None
-) -> list[PartResult]:
-    """Every part of an experiment that has been begun, from the folder alone.
+    study: StudyFolder, experiment: Experiment, read: dict[str, ComparisonResult] | None = None
+) -> list[ComparisonResult]:
+    """Return the results of an experiment's comparisons, from the study's folder only.
 
     Args:
-        root: the folder.
-        experiment: which one.
-        read: parts that were read already, by name; those that are read now are entered.
+        study: the folder.
+        experiment: the experiment.
+        read: cache of comparisons that were read before, by name; updated.
     """
     read = {} if read is None else read
     found = []
-    for selection, facts, folder in root.parts(experiment):
+    for spec, facts, folder in study.comparisons(experiment):
         if folder.path.name not in read:
-            read[folder.path.name] = _result(selection, facts, folder)
+            read[folder.path.name] = _result(spec, facts, folder)
         found.append(read[folder.path.name])
     return found
 
 
-def _result(selection: Selection, facts: dict[str, Any], folder: ComparisonFolder) -> PartResult:
+def _result(spec: ComparisonSpec, facts: dict[str, Any], folder: ComparisonFolder) -> ComparisonResult:
     data = folder.grid().settings.run["data"]
-    return PartResult(
+    return ComparisonResult(
         folder.path.name,
-        selection,
+        spec,
         facts["model"],
         facts["paper"],
         facts["prefix"],
@@ -95,40 +95,40 @@ def _result(selection: Selection, facts: dict[str, Any], folder: ComparisonFolde
 
 
 def interval(runs: tuple[Run, ...] | list[Run], column: Column, prefix: str) -> Interval | None:
-    """A row's value in a column, with its interval; None where nothing was measured."""
+    """Return a row's value in a column with its interval; None if it was not measured."""
     return accuracy(list(runs), prefix + column.task if column.task else None) if runs else None
 
 
-def make_table(part: PartResult, experiment: Experiment, scale: str) -> dict[str, Any]:
-    """The table as plain JSON values: shares between 0 and 1 of ours, per cent of the paper's as it prints them."""
-    selection = part.selection
-    rows = [_row(part, row, experiment, scale) for row in part.results.rows]
-    base = part.results.base
+def make_table(comparison: ComparisonResult, experiment: Experiment, scale: str) -> dict[str, Any]:
+    """Return the table as JSON values: measured accuracies between 0 and 1, the paper's values in %, as printed."""
+    spec = comparison.spec
+    rows = [_row(comparison, row, experiment, scale) for row in comparison.results.rows]
+    base = comparison.results.base
     return {
-        "part": part.name,
-        "model": part.model,
-        "paper_model": part.paper,
-        "trained_on": part.trained_on,
+        "part": comparison.name,
+        "model": comparison.model,
+        "paper_model": comparison.paper,
+        "trained_on": comparison.trained_on,
         "columns": [
             {"key": column.key, "title": column.title} | ({} if column.chance is None else {"chance": column.chance})
-            for column in selection.columns
+            for column in spec.columns
         ],
-        "source": published.source(selection.published) if selection.published else None,
-        "paper_models": _paper_models(part),
-        "base": _values(part, [base]) if base is not None else None,
+        "source": published.source(spec.published) if spec.published else None,
+        "paper_models": _paper_models(comparison),
+        "base": _values(comparison, [base]) if base is not None else None,
         "rows": rows,
     }
 
 
-def _paper_models(part: PartResult) -> list[str]:
-    if part.selection.published is None:
+def _paper_models(comparison: ComparisonResult) -> list[str]:
+    if comparison.spec.published is None:
         return []
-    return [part.paper] if part.paper else published.models(part.selection.published)
+    return [comparison.paper] if comparison.paper else published.models(comparison.spec.published)
 
 
-def _row(part: PartResult, row: RowResult, experiment: Experiment, scale: str) -> dict[str, Any]:
+def _row(comparison: ComparisonResult, row: RowResult, experiment: Experiment, scale: str) -> dict[str, Any]:
     by_seed = {str(run.seed): run.accuracy for run in row.runs if run.accuracy is not None}
-    block = part.selection.published
+    block = comparison.spec.published
     costs = [run.record["cost"] for run in row.runs]
     return {
         "label": row.label,
@@ -139,24 +139,24 @@ def _row(part: PartResult, row: RowResult, experiment: Experiment, scale: str) -
         "seeds": by_seed,
         "std": stdev(by_seed.values()) if len(by_seed) > 1 else None,
         "n": _asked(row),
-        "values": _values(part, list(row.runs)),
-        "paper": published.values(block, row.method, row.r, part.paper) if block else {},
+        "values": _values(comparison, list(row.runs)),
+        "paper": published.values(block, row.method, row.r, comparison.paper) if block else {},
         "train_seconds": sum(one["train_seconds"] for one in costs) / len(costs) if costs else None,
         "runs": [run.name for run in row.runs],
         "failed": row.failed,
         "missing": row.missing,
-        "command": command(experiment.name, scale, part.overrides, slug(row.name.replace(" r=", "-r"))),
+        "command": command(experiment.name, scale, comparison.overrides, slug(row.name.replace(" r=", "-r"))),
     }
 
 
 def command(experiment: str, scale: str, overrides: tuple[str, ...], row: str | None = None) -> str:
-    """The command line that runs an experiment again, or one of its rows, in a folder of its own."""
+    """Return the command that repeats an experiment, or one of its rows, in a new folder."""
     words = ["dude", "reproduce", experiment, "--scale", scale, *(["--row", row] if row else []), "-o", "again"]
     return shlex.join([*words, *overrides])
 
 
-def _values(part: PartResult, runs: list[Run]) -> dict[str, dict[str, float] | None]:
-    found = {column.key: interval(runs, column, part.prefix) for column in part.selection.columns}
+def _values(comparison: ComparisonResult, runs: list[Run]) -> dict[str, dict[str, float] | None]:
+    found = {column.key: interval(runs, column, comparison.prefix) for column in comparison.spec.columns}
     return {
         key: None if one is None else {"value": one.estimate, "low": one.low, "high": one.high}
         for key, one in found.items()
@@ -170,7 +170,7 @@ def _asked(row: RowResult) -> int | None:
 
 
 def markdown(table: dict[str, Any]) -> str:
-    """Ours, the paper's headline beside it, and the whole of the paper's rows where it has more columns."""
+    """Return the table with the paper's headline value, and below it all of the paper's columns if it has several."""
     columns, papers = table["columns"], table["paper_models"]
     last = _main(columns)
     seeds = list(dict.fromkeys(seed for row in table["rows"] for seed in row["seeds"]))
@@ -200,12 +200,12 @@ def markdown(table: dict[str, Any]) -> str:
         cells += [text(row["n"], "{:,}"), str(len(row["seeds"])), left]
         lines.append("| " + " | ".join(cells) + " |")
     if any(row["at_end"] for row in table["rows"]):
-        lines += ["", "\\* the smallest or largest of those tried: a better one may lie beyond."]
+        lines += ["", "\\* the smallest or largest learning rate of the search: a better one may lie beyond."]
     return "\n".join(lines) + "\n" + _paper_rows(table)
 
 
 def _main(columns: list[dict[str, Any]]) -> dict[str, Any]:
-    """The headline's column."""
+    """Return the column of the headline metric."""
     return next((column for column in columns if column["key"] == "avg"), columns[-1])
 
 
@@ -215,7 +215,7 @@ def _paper_rows(table: dict[str, Any]) -> str:
         return ""
     lines = [
         "",
-        f"The paper's own ({table['source']}):",
+        f"The paper's values ({table['source']}):",
         "",
         "| model | method | r | " + " | ".join(column["title"] for column in columns) + " |",
         "|---|---|---:|" + "---:|" * len(columns),
@@ -231,7 +231,7 @@ def _paper_rows(table: dict[str, Any]) -> str:
 
 
 def text(value: Any, form: str = "{}") -> str:
-    """A cell; `MISSING` for None."""
+    """Format a value; `MISSING` for None."""
     return MISSING if value is None else form.format(value)
 
 
@@ -239,8 +239,10 @@ def _hundred(value: float | None) -> float | None:
     return None if value is None else 100 * value
 
 
-def _share(found: dict[str, float] | None, whole: bool) -> str:
+def _share(found: dict[str, float] | None, with_interval: bool) -> str:
     if found is None:
         return MISSING
     text = f"{100 * found['value']:.1f}"
-    return f"{text} [{100 * max(0.0, found['low']):.1f}, {100 * min(1.0, found['high']):.1f}]" if whole else text
+    return (
+        f"{text} [{100 * max(0.0, found['low']):.1f}, {100 * min(1.0, found['high']):.1f}]" if with_interval else text
+    )

@@ -1,4 +1,4 @@
-"""The paper's numbers, to stand beside ours."""
+"""The numbers that the paper prints."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ def _blocks() -> dict[str, Any]:
 
 
 def source(block: str) -> str:
-    """Which table or section of the paper a block is from."""
+    """Return the table or section of the paper that a block is from."""
     return f"{PAPER}, {_blocks()[block]['source']}"
 
 
 def rows(block: str, model: str | None = None) -> list[dict[str, Any]]:
-    """The rows of a block, those of one model where it is named: `model`, `method`, `r`, and per cent by column."""
+    """Return the rows of a block, or those of one model: `model`, `method`, `r`, and values in % by column."""
     return [row for row in _blocks()[block]["rows"] if model is None or row["model"] == model]
 
 
 def models(block: str) -> list[str]:
-    """The models of a block, in its order."""
+    """Return the models of a block, in its order."""
     return list(dict.fromkeys(row["model"] for row in rows(block)))
 
 
 def values(block: str, method: str, r: int | None, model: str | None = None) -> dict[str, dict[str, float]]:
-    """Model -> column -> per cent, for one method and rank; of one model where it is named."""
+    """Return model -> column -> value in %, for one method and rank; of all models, or of one."""
     return {
         row["model"]: {key: value for key, value in row.items() if key not in ("model", "method", "r")}
         for row in rows(block, model)

@@ -1,4 +1,4 @@
-"""What a wrong learning rate costs: validation accuracy at every rate that the searches tried."""
+"""What a wrong learning rate costs: validation accuracy at every learning rate of the searches."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from ..markdown import escape_markdown
 from ..plot_style import log_axis, method_style, picture
 from ..stats.intervals import Interval
 from .experiments import FOUR
-from .paper_tables import PartResult, text
-from .verdict import Compared, Word
+from .paper_tables import ComparisonResult, text
+from .verdict import Difference, Word
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PAIRS = (("dude", "pissa"), ("dora", "lora"))  # with the magnitude, and the same start without
+PAIRS = (("dude", "pissa"), ("dora", "lora"))  # with a magnitude, and the same initialisation without
 COLUMNS = 4
 
 
 def measured(row: RowResult) -> dict[float, float]:
-    """Rate -> validation accuracy, of the row's search; empty where none was made or none asked anything."""
+    """Return learning rate -> validation accuracy of the row's search; empty without a search or its evaluation."""
     return {one["learning_rate"]: one["accuracy"] for one in row.candidates if one.get("accuracy") is not None}
 
 
-def table(made: dict[str, Any], part: PartResult) -> dict[str, Any]:
-    """The part's table with the searches in place of the runs: every row has `rates`, rate -> share, and `asked`."""
+def table(made: dict[str, Any], comparison: ComparisonResult) -> dict[str, Any]:
+    """Return the table with each row's search added: `rates`, learning rate -> accuracy, and `asked`, its questions."""
     rows = []
-    for one, row in zip(made["rows"], part.results.rows, strict=True):
+    for one, row in zip(made["rows"], comparison.results.rows, strict=True):
         asked = next((found["n"] for found in row.candidates if found.get("n")), None)
         rates = {f"{rate:g}": value for rate, value in measured(row).items()}
         rows.append({**one, "rates": rates, "asked": asked})
@@ -39,7 +39,7 @@ def table(made: dict[str, Any], part: PartResult) -> dict[str, Any]:
 
 
 def markdown(made: dict[str, Any]) -> str:
-    """A column for each rate, per cent right on validation, the chosen rate's in bold."""
+    """Return the table: a column for each learning rate, accuracy on validation in %, the chosen rate in bold."""
     rates = sorted({rate for row in made["rows"] for rate in row["rates"]}, key=float)
     lines = ["| method | r | " + " | ".join(f"lr {rate}" for rate in rates) + " | n |"]
     lines.append("|---|" + "---:|" * (len(rates) + 2))
@@ -55,30 +55,30 @@ def markdown(made: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def forgiving(part: PartResult) -> list[Compared]:
-    """Of searches at rates above the best of both: the mean difference over ranks and rates, how often it is a gain."""
-    out: list[Compared] = []
-    if not part.searched:
+def forgiving(comparison: ComparisonResult) -> list[Difference]:
+    """Compare searches at rates above the best of both rows: the mean difference, and how often it is positive."""
+    out: list[Difference] = []
+    if not comparison.searched:
         return out
     for with_magnitude, without in PAIRS:
-        labels = {row.method: row.label for row in part.results.rows}
+        labels = {row.method: row.label for row in comparison.results.rows}
         if not {with_magnitude, without} <= set(labels):
             continue
-        gaps = list(_gaps(part, with_magnitude, without))
+        gaps = list(_gaps(comparison, with_magnitude, without))
         what = f"{labels[with_magnitude]} against {labels[without]} at rates above the best of both"
         if not gaps:
-            out.append(Compared(part.name, what, None))
+            out.append(Difference(comparison.name, what, None))
             continue
         mean = float(np.mean(gaps))
         word: Word = "holds" if mean > 0 else "does not hold"
-        told = f"{what}, ahead in {sum(gap > 0 for gap in gaps)} of {len(gaps)}, mean"
-        out.append(Compared(part.name, told, Interval(mean, mean, mean), word=word))
+        what += f", higher in {sum(gap > 0 for gap in gaps)} of {len(gaps)}, mean"
+        out.append(Difference(comparison.name, what, Interval(mean, mean, mean), word=word))
     return out
 
 
-def _gaps(part: PartResult, with_magnitude: str, without: str) -> Iterator[float]:
-    for r in dict.fromkeys(row.r for row in part.results.rows):
-        one, other = part.row(with_magnitude, r), part.row(without, r)
+def _gaps(comparison: ComparisonResult, with_magnitude: str, without: str) -> Iterator[float]:
+    for r in dict.fromkeys(row.r for row in comparison.results.rows):
+        one, other = comparison.row(with_magnitude, r), comparison.row(without, r)
         if one is None or other is None or one.learning_rate is None or other.learning_rate is None:
             continue
         mine, theirs = measured(one), measured(other)
@@ -86,14 +86,14 @@ def _gaps(part: PartResult, with_magnitude: str, without: str) -> Iterator[float
         yield from (mine[rate] - theirs[rate] for rate in mine if rate > best and rate in theirs)
 
 
-def draw(parts: Sequence[PartResult], *paths: Path) -> bool:
-    """A panel for each part and rank, into files of the kinds that their names say; False without a search."""
+def draw(comparisons: Sequence[ComparisonResult], *paths: Path) -> bool:
+    """Draw a panel for each comparison and rank into files; return False without a search."""
     panels = [
-        (part, r)
-        for part in parts
-        if part.searched
-        for r in dict.fromkeys(row.r for row in part.results.rows)
-        if any(measured(row) for row in part.results.rows if row.r == r)
+        (comparison, r)
+        for comparison in comparisons
+        if comparison.searched
+        for r in dict.fromkeys(row.r for row in comparison.results.rows)
+        if any(measured(row) for row in comparison.results.rows if row.r == r)
     ]
     if not panels:
         return False
@@ -101,8 +101,8 @@ def draw(parts: Sequence[PartResult], *paths: Path) -> bool:
     down = -(-len(panels) // across)
     with picture(*paths, size=(0.6 + 2.9 * across, 0.8 + 2.3 * down)) as figure:
         grid = figure.subplots(down, across, sharex=True, squeeze=False).ravel()
-        for axes, (part, r) in zip(grid, panels, strict=False):
-            _panel(axes, part, r)
+        for axes, (comparison, r) in zip(grid, panels, strict=False):
+            _panel(axes, comparison, r)
         for k, axes in enumerate(grid):
             axes.tick_params(labelbottom=k + across >= len(panels))
             axes.axis("on" if k < len(panels) else "off")
@@ -111,8 +111,8 @@ def draw(parts: Sequence[PartResult], *paths: Path) -> bool:
     return True
 
 
-def _panel(axes: Axes, part: PartResult, r: int | None) -> None:
-    for row in part.results.rows:
+def _panel(axes: Axes, comparison: ComparisonResult, r: int | None) -> None:
+    for row in comparison.results.rows:
         if row.r == r and row.method in FOUR and (found := measured(row)):
             style = method_style(row.method)
             values = [100 * value for value in found.values()]
@@ -122,4 +122,4 @@ def _panel(axes: Axes, part: PartResult, r: int | None) -> None:
             )  # fmt: skip
     axes.set_xscale("log")
     log_axis(axes.xaxis)
-    axes.set_title(f"{part.trained_on}, r={r} (% right)")
+    axes.set_title(f"{comparison.trained_on}, r={r} (accuracy, %)")

@@ -1,4 +1,4 @@
-"""The YAML of a study: models, the comparison run on each, what the paper leaves open, what a dry run counts with."""
+"""Recipes: YAML files with models, a comparison to run on each, what the paper leaves open, and sizes for a dry run."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from ..config.compare_settings import ComparisonSettings, parse_comparison
 from ..config.yaml_file import json_copy, override
 from ..config.yaml_reader import read_yaml
 from ..settings import Settings, parse
-from .experiments import SELECTIONS, Experiment, Scale, Selection
+from .experiments import COMPARISONS, ComparisonSpec, Experiment, Scale
 
 RECIPES = Path(__file__).parent / "recipes"
 
 
 class ModelEntry(Settings):
-    """A base model of a study.
+    """A base model of a recipe.
 
     Attributes:
         name: as `model:` of a run takes it.
-        paper: how the paper's tables call it; None where it is not one of the paper's.
-        shared: keys for its methods, over the comparison's.
+        paper: its name in the paper's tables; None for a model that is not the paper's.
+        shared: keys for its methods, merged over the comparison's.
     """
 
     name: str
@@ -37,15 +37,15 @@ class ModelEntry(Settings):
 
 
 class Estimate(Settings):
-    """What a dry run counts with, no data being at hand.
+    """Sizes that a dry run counts with, without reading any data.
 
     Attributes:
         examples: training records.
         tokens: of an example, on average; English at 4.2 characters a token, where nothing was counted.
         longest: tokens of the longest example in a batch.
-        questions: asked in one evaluation.
-        question_tokens: read for one of them, all choices together.
-        generated: tokens written for one of them.
+        questions: in one evaluation.
+        question_tokens: tokens read for one question, all answer choices together.
+        generated: tokens generated for one question.
     """
 
     examples: int = Field(ge=1)
@@ -57,15 +57,15 @@ class Estimate(Settings):
 
 
 class Recipe(Settings):
-    """A study.
+    """A recipe.
 
     Attributes:
-        title: for a person.
+        title: one line.
         models: the comparison is run on each.
-        chosen: what the paper leaves open, and what was chosen and why.
-        estimate: for a dry run.
+        chosen: what the paper leaves open, what was chosen, and why.
+        estimate: sizes for a dry run.
         comparison: as `dude compare` takes it, without `output` and `run.model`.
-        for_calibration: methods that the calibration alone asks for.
+        for_calibration: further methods, for the calibration only.
     """
 
     title: str
@@ -77,110 +77,108 @@ class Recipe(Settings):
 
 
 @dataclass(frozen=True)
-class Part:
-    """A selection of a study's runs on one model: what is worked through, and kept, as one comparison.
+class StudyComparison:
+    """A comparison of a study: some runs of a recipe on one of its models.
 
     Attributes:
-        name: of its folder under `parts/`.
-        selection: which runs.
-        study: name of the recipe.
-        model: whose.
-        settings: the comparison; its output is the folder of the whole reproduction.
+        name: name of its folder under `parts/`.
+        spec: which runs.
+        model: base model.
+        settings: the comparison as `dude compare` takes it; its output is the folder of the study.
         recipe: where it is from.
+        recipe_name: name of that file.
     """
 
     name: str
-    selection: Selection
-    study: str
+    spec: ComparisonSpec
     model: ModelEntry
     settings: ComparisonSettings
     recipe: Recipe
+    recipe_name: str
 
     @property
     def source(self) -> str:
-        """For messages."""
+        """Where an error message says that the settings are from."""
         return f"reproduce, {self.name}"
 
 
 @cache
-def load_recipe(scale: Scale, study: str) -> Recipe:
-    """The recipe of a study as the package ships it."""
-    path = RECIPES / scale / f"{study}.yaml"
+def load_recipe(scale: Scale, name: str) -> Recipe:
+    """Load a recipe of the package."""
+    path = RECIPES / scale / f"{name}.yaml"
     return parse(Recipe, read_yaml(path), str(path))
 
 
-def parts_of(
+def comparisons_of(
     experiments: Iterable[Experiment],
     scale: Scale,
     output: Path,
     overrides: Iterable[str] = (),
     rows: Iterable[str] = (),
-) -> tuple[Part, ...]:
-    """The parts of experiments, each once, in their order.
+) -> tuple[StudyComparison, ...]:
+    """Return the comparisons that experiments need, each once, in their order.
 
     Args:
-        experiments: of `catalogue`.
+        experiments: of `experiments.EXPERIMENTS`.
         scale: `mini` or `paper`.
-        output: the folder of the reproduction.
-        overrides: `key=value`, put into every comparison.
-        rows: names of rows, such as `dude-r16`; those alone, where some are given.
+        output: folder of the study.
+        overrides: `key=value`, applied to every comparison.
+        rows: names of rows, such as `dude-r16`, to leave out all others; empty: all rows.
 
     Raises:
         DudeError: an override or a row that does not fit.
     """
-    made: dict[str, Part] = {}
+    made: dict[str, StudyComparison] = {}
     wanted = tuple(rows)
     names: dict[str, None] = {}
     for experiment in experiments:
-        for name in experiment.selections:
-            for part in _parts(SELECTIONS[name], scale, output, tuple(overrides)):
-                here = expand_rows(part.settings, part.source)
+        for name in experiment.comparisons:
+            for comparison in _comparisons(COMPARISONS[name], scale, output, tuple(overrides)):
+                here = expand_rows(comparison.settings, comparison.source)
                 names |= dict.fromkeys(row.name for row in here)
-                if part.name in made or (wanted and not any(row.name in wanted for row in here)):
+                if comparison.name in made or (wanted and not any(row.name in wanted for row in here)):
                     continue
-                made[part.name] = _with_rows(part, wanted)
+                made[comparison.name] = _with_rows(comparison, wanted)
     if lost := [row for row in wanted if row not in names]:
         raise DudeError(f"--row {lost[0]}: no row has this name. They are: {', '.join(names)}.")
     return tuple(made.values())
 
 
-def _parts(selection: Selection, scale: Scale, output: Path, overrides: tuple[str, ...]) -> list[Part]:
-    study = selection.studies[scale]
-    recipe = load_recipe(scale, study)
-    parts = []
+def _comparisons(spec: ComparisonSpec, scale: Scale, output: Path, overrides: tuple[str, ...]) -> list[StudyComparison]:
+    recipe = load_recipe(scale, spec.recipes[scale])
+    comparisons = []
     for model in recipe.models:
         raw = json_copy(recipe.comparison)
         raw["run"] = override({**raw["run"], "model": model.name}, ())
         raw["shared"] = {**raw.get("shared", {}), **model.shared}
         raw["output"] = str(output)
-        if selection.calibration:
+        if spec.calibration:
             raw["methods"] = [*raw["methods"], *json_copy(recipe.for_calibration)]
-        if selection.above:
+        if spec.above:
             raw["search"] = {**raw["search"], "above": True}
-        if selection.first_seed and scale == "paper":
+        if spec.first_seed and scale == "paper":
             raw["seeds"] = raw["seeds"][:1]
         narrowed = {pair.partition("=")[0].strip() for pair in overrides}
-        if "learning_rates" in narrowed:  # they are meant for every method, also for one with rates of its own
+        if "learning_rates" in narrowed:  # meant for every method, also for one with rates of its own
             for entry in raw["methods"]:
                 if isinstance(entry, dict):
                     entry.pop("learning_rates", None)
-        whole = override(raw, overrides)
-        source = f"{scale}/{study}.yaml"
-        settings = _select(parse_comparison(whole, source), selection, source, narrowed)
+        source = f"{scale}/{spec.recipes[scale]}.yaml"
+        settings = _select(parse_comparison(override(raw, overrides), source), spec, source, narrowed)
         short = f"-{model.name.rsplit('/', 1)[-1].lower()}" if len(recipe.models) > 1 else ""
-        parts.append(Part(f"{selection.name}{short}", selection, study, model, settings, recipe))
-    return parts
+        comparisons.append(StudyComparison(f"{spec.name}{short}", spec, model, settings, recipe, spec.recipes[scale]))
+    return comparisons
 
 
 def _select(
-    settings: ComparisonSettings, selection: Selection, source: str, overridden: set[str]
+    settings: ComparisonSettings, spec: ComparisonSpec, source: str, overridden: set[str]
 ) -> ComparisonSettings:
-    """The selection's rows, each with its rank and keys written out; what was overridden is not narrowed again."""
+    """Keep the rows of the spec, each with its rank and keys written out; overridden keys are not narrowed again."""
     rows = [
         row
         for row in expand_rows(settings, source)
-        if ("methods" in overridden or not selection.methods or row.method.name in selection.methods)
-        and ("ranks" in overridden or not selection.ranks or row.r is None or row.r in selection.ranks)
+        if ("methods" in overridden or not spec.methods or row.method.name in spec.methods)
+        and ("ranks" in overridden or not spec.ranks or row.r is None or row.r in spec.ranks)
     ]
     return _with(settings, rows)
 
@@ -198,8 +196,8 @@ def _with(settings: ComparisonSettings, rows: Iterable[Any]) -> ComparisonSettin
     return parse_comparison(raw, "reproduce")
 
 
-def _with_rows(part: Part, wanted: tuple[str, ...]) -> Part:
+def _with_rows(comparison: StudyComparison, wanted: tuple[str, ...]) -> StudyComparison:
     if not wanted:
-        return part
-    rows = [row for row in expand_rows(part.settings, part.source) if row.name in wanted]
-    return replace(part, settings=_with(part.settings, rows))
+        return comparison
+    rows = [row for row in expand_rows(comparison.settings, comparison.source) if row.name in wanted]
+    return replace(comparison, settings=_with(comparison.settings, rows))

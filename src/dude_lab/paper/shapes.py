@@ -1,4 +1,4 @@
-"""The shapes of the paper's models, by name: parameters, adapted modules, and the size of what a step touches."""
+"""The shapes of the paper's models, by name: parameters and linear modules."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class Shape(Settings):
 
     Attributes:
         hidden: width.
-        layers: their number.
-        heads: of attention, each hidden / heads wide.
-        kv_heads: heads of keys and values.
+        layers: number of layers.
+        heads: number of attention heads, each hidden / heads wide.
+        kv_heads: number of heads of keys and values.
         intermediate: width of the MLP.
         vocabulary: rows of the embedding.
-        tied: whether the output layer is the embedding.
+        tied: whether the output layer shares the embedding.
         qkv_bias: whether query, key and value have a bias.
         fused: whether q, k and v are one module (`qkv_proj`), and gate and up another (`gate_up_proj`).
-        parameters: as the hub counts them.
+        parameters: number of parameters on the hub.
     """
 
     hidden: int
@@ -58,19 +58,19 @@ class Shape(Settings):
 
     @property
     def in_products(self) -> int:
-        """Weights that every token is multiplied with: all linear modules and the output layer."""
+        """Number of weights that every token is multiplied with: linear modules and output layer."""
         return self.layers * sum(d * k for d, k in self.modules.values()) + self.vocabulary * self.hidden
 
     @property
     def counted(self) -> int:
-        """Parameters, from the shapes alone."""
+        """Number of parameters, computed from the shapes."""
         bias = self.hidden + 2 * self.kv_heads * (self.hidden // self.heads) if self.qkv_bias else 0
         norms = (2 * self.layers + 1) * self.hidden
         embedding = 0 if self.tied else self.vocabulary * self.hidden
         return self.in_products + self.layers * bias + norms + embedding
 
     def targets(self, names: list[str] | str, r: int) -> list[Target]:
-        """The modules called `names` in every layer, or with `all-linear` every linear one.
+        """Return the modules called `names` in every layer, or with `all-linear` every linear one.
 
         Raises:
             DudeError: a name that no module has.
@@ -90,12 +90,12 @@ class Shape(Settings):
 
 @cache
 def shapes() -> dict[str, Shape]:
-    """Every shape of the table, by the model's name."""
+    """Return every shape, by the model's name."""
     return {name: parse(Shape, raw, f"{TABLE.name}: {name}") for name, raw in read_yaml(TABLE).items()}
 
 
 def shape_of(model: str) -> Shape:
-    """The shape of a model.
+    """Return the shape of a model.
 
     Raises:
         DudeError: it is not in the table.
@@ -103,7 +103,7 @@ def shape_of(model: str) -> Shape:
     if model not in shapes():
         hint = did_you_mean(model, shapes())
         raise DudeError(
-            f"--dry-run: the shape of '{model}' is not known here.{hint} Known: {', '.join(shapes())}. For another "
+            f"--dry-run: the shape of '{model}' is not known.{hint} Known: {', '.join(shapes())}. For another "
             "model use `dude train CONFIG.yaml --dry-run`, which reads its config."
         )
     return shapes()[model]

@@ -1,4 +1,4 @@
-"""What a reproduction writes beside its runs: tables, figures, verdicts and the README, from the folder alone."""
+"""What is written of a study, from its folder only: tables, figures, verdicts and the README."""
 
 from __future__ import annotations
 
@@ -17,63 +17,63 @@ from .verdict import Verdict
 
 
 def write_report(path: str | Path) -> dict[str, Any]:
-    """Draw every experiment that the folder holds, and write its README; written again they are the same bytes.
+    """Write the tables and figures of every experiment of a study, and its README. Repeated calls give the same bytes.
 
     Returns:
         Experiment -> what its `.json` holds: `tables` and `claims`.
 
     Raises:
-        DudeError: no reproduction there.
+        DudeError: the folder holds no study.
     """
-    root = StudyFolder(path)
-    facts = root.facts()
-    scale, parts = (facts or {}).get("scale", ""), dict[str, paper_tables.PartResult]()
-    written = {one.name: write_experiment(root, one, scale, parts) for one in root.experiments()}
+    study = StudyFolder(path)
+    facts = study.facts()
+    scale, comparisons = (facts or {}).get("scale", ""), dict[str, paper_tables.ComparisonResult]()
+    written = {one.name: write_experiment(study, one, scale, comparisons) for one in study.experiments()}
     assert facts is not None
-    found = margins.leads(written)
+    found = margins.margins_of(written)
     if found:
-        margins.draw(found, root.path / "leads.png", root.path / "leads.svg")
-    write_text(root.path / "README.md", readme(facts, written, found, _costs(root, written)))
+        margins.draw(found, study.path / "leads.png", study.path / "leads.svg")
+    write_text(study.path / "README.md", readme(facts, written, found, _costs(study, written)))
     return written
 
 
 def write_experiment(
-    root: StudyFolder, experiment: Experiment, scale: str, read: dict[str, paper_tables.PartResult] | None = None
+    study: StudyFolder, experiment: Experiment, scale: str, read: dict[str, paper_tables.ComparisonResult] | None = None
 ) -> dict[str, Any]:
-    """Write an experiment's table, verdicts and figures; returns what its `.json` holds.
+    """Write an experiment's tables, verdicts and figures; return what its `.json` holds.
 
-    `read` holds the parts that were read already, as in `tables.results_of`.
+    `read` is the cache of `paper_tables.results_of`.
     """
-    parts = paper_tables.results_of(root, experiment, read)
+    comparisons = paper_tables.results_of(study, experiment, read)
     made: dict[str, Any] = {
         "experiment": experiment.name,
         "title": experiment.title,
         "question": experiment.question,
-        "tables": [_table(part, experiment, scale) for part in parts],
-        "claims": [_claim(one) for one in verdicts(experiment, parts)],
-        "figures": _figures(root, experiment, parts),
-        "command": paper_tables.command(experiment.name, scale, parts[0].overrides if parts else ()),
+        "tables": [_table(comparison, experiment, scale) for comparison in comparisons],
+        "claims": [_claim(one) for one in verdicts(experiment, comparisons)],
+        "figures": _figures(study, experiment, comparisons),
+        "command": paper_tables.command(experiment.name, scale, comparisons[0].overrides if comparisons else ()),
     }
     made = json_values(made)
-    write_json(root.path / f"{experiment.name}.json", made)
-    write_text(root.path / f"{experiment.name}.md", experiment_page(made))
+    write_json(study.path / f"{experiment.name}.json", made)
+    write_text(study.path / f"{experiment.name}.md", experiment_page(made))
     return made
 
 
-def _table(part: paper_tables.PartResult, experiment: Experiment, scale: str) -> dict[str, Any]:
-    made = paper_tables.make_table(part, experiment, scale)
-    return rates.table(made, part) if experiment.figure == "rates" and part.searched else made
+def _table(comparison: paper_tables.ComparisonResult, experiment: Experiment, scale: str) -> dict[str, Any]:
+    made = paper_tables.make_table(comparison, experiment, scale)
+    return rates.table(made, comparison) if experiment.figure == "rates" and comparison.searched else made
 
 
-def _figures(root: StudyFolder, experiment: Experiment, parts: list[paper_tables.PartResult]) -> list[str]:
+def _figures(study: StudyFolder, experiment: Experiment, comparisons: list[paper_tables.ComparisonResult]) -> list[str]:
     names = []
     if experiment.figure == "rates":
-        drawn = rates.draw(parts, *(root.path / f"{experiment.name}.{kind}" for kind in ("png", "svg")))
+        drawn = rates.draw(comparisons, *(study.path / f"{experiment.name}.{kind}" for kind in ("png", "svg")))
         return [experiment.name] if drawn else []
-    for part in parts if experiment.figure else []:
-        stem = experiment.name if len(parts) == 1 else f"{experiment.name}-{part.name}"
-        files = [root.path / f"{stem}.{kind}" for kind in ("png", "svg")]
-        if paper_figures.draw(str(experiment.figure), part, *files):
+    for comparison in comparisons if experiment.figure else []:
+        stem = experiment.name if len(comparisons) == 1 else f"{experiment.name}-{comparison.name}"
+        files = [study.path / f"{stem}.{kind}" for kind in ("png", "svg")]
+        if paper_figures.draw(str(experiment.figure), comparison, *files):
             names.append(stem)
     return names
 
@@ -81,7 +81,7 @@ def _figures(root: StudyFolder, experiment: Experiment, parts: list[paper_tables
 def _claim(verdict: Verdict) -> dict[str, Any]:
     compared = [
         {
-            "part": one.part,
+            "part": one.comparison,
             "what": one.what,
             "unit": one.unit,
             "word": one.word,
@@ -93,16 +93,16 @@ def _claim(verdict: Verdict) -> dict[str, Any]:
                 else dict.fromkeys(_INTERVAL)
             ),
         }
-        for one in verdict.compared
+        for one in verdict.differences
     ]
-    return {"claim": verdict.claim, "word": verdict.word, "by_part": verdict.by_part, "compared": compared}
+    return {"claim": verdict.claim, "word": verdict.word, "by_part": verdict.by_comparison, "compared": compared}
 
 
 _INTERVAL = {"value": "estimate", "low": "low", "high": "high", "p": "p"}
 
 
-def _costs(root: StudyFolder, written: dict[str, Any]) -> dict[str, Any]:
-    """Of every run in the store: how many, their seconds, where they ran."""
+def _costs(study: StudyFolder, written: dict[str, Any]) -> dict[str, Any]:
+    """Return the number of runs, their seconds, memory, hardware, commits and versions."""
     found: dict[str, Any] = {
         "runs": 0,
         "seconds": 0.0,
@@ -111,7 +111,7 @@ def _costs(root: StudyFolder, written: dict[str, Any]) -> dict[str, Any]:
         "commits": set(),
         "versions": set(),
     }
-    for run in RunStore(root.path):
+    for run in RunStore(study.path):
         if (record := run.record()) is None:
             continue
         cost, source = record["cost"], record["provenance"]

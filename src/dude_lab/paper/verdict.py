@@ -1,4 +1,4 @@
-"""What a claim came to: the comparisons that it is made of, and the word for them."""
+"""The verdict on a claim: its differences, and one word for all of them."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ Word = Significance | Literal["holds", "does not hold"]
 
 
 @dataclass(frozen=True)
-class Compared:
-    """DuDe, or a variant of it, against another method.
+class Difference:
+    """A difference between two rows or groups of runs, positive if it supports the claim.
 
     Attributes:
-        part: name of the part.
-        what: who against whom.
-        interval: of the difference, above zero where the claim is borne out; None where nothing can be said.
-        unit: of the difference.
-        word: what it comes to (`stats.significance`); of what is looked up and not tested, whether it holds.
-        pair: the rows whose accuracies are compared, where the table compares them; their word is that of the table.
-        other: label of the other method where it is DuDe's lead in accuracy over it; r: their rank then.
+        comparison: name of the comparison.
+        what: what is compared with what.
+        interval: the difference and its interval; None if runs are missing.
+        unit: unit of the difference.
+        word: its significance (`stats.significance`); for a claim that is not tested, whether it holds.
+        pair: names of the two rows if the table compares their accuracies; their word is then that of the table.
+        other: label of the other method if this is DuDe's margin in accuracy.
+        r: rank of both rows of a margin.
     """
 
-    part: str
+    comparison: str
     what: str
     interval: Interval | None
     unit: str = "points"
@@ -38,32 +39,35 @@ class Compared:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim and what became of it.
+    """The verdict on a claim.
 
     Attributes:
-        claim: what the paper says, in our words.
-        compared: each comparison.
+        claim: the claim.
+        differences: what it depends on.
     """
 
     claim: str
-    compared: tuple[Compared, ...]
+    differences: tuple[Difference, ...]
 
     @property
     def word(self) -> Word:
-        """Of all comparisons together."""
-        return _together([one.word for one in self.compared])
+        """The verdict over all differences."""
+        return _together([one.word for one in self.differences])
 
     @property
-    def by_part(self) -> dict[str, Word]:
-        """Part -> the word of its comparisons."""
-        parts = dict.fromkeys(one.part for one in self.compared)
-        return {part: _together([one.word for one in self.compared if one.part == part]) for part in parts}
+    def by_comparison(self) -> dict[str, Word]:
+        """Name of a comparison -> the verdict over its differences."""
+        comparisons = dict.fromkeys(one.comparison for one in self.differences)
+        return {
+            comparison: _together([one.word for one in self.differences if one.comparison == comparison])
+            for comparison in comparisons
+        }
 
 
 def _together(words: Sequence[Word]) -> Word:
-    """A claim holds where every comparison is significantly higher, and does not hold where one is significantly lower.
+    """A claim holds if every difference is significantly higher, and does not hold if one is significantly lower.
 
-    Otherwise there is no significant difference; `-` while a comparison is missing.
+    Otherwise there is no significant difference; `-` while one is missing.
     """
     if not words or "-" in words:
         return "-"
