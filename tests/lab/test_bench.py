@@ -165,6 +165,49 @@ def test_a_target_is_a_ceiling_for_costs_and_a_floor_for_rates():
     assert number(1.004) == "1.004" and number(12345.6) == "12346" and number(2.5e-9) == "2.5e-09"
 
 
+@pytest.mark.parametrize("width", [80, 100])
+def test_tables_fit_the_terminal_and_list_what_was_left_out_below(width):
+    from rich.console import Console
+
+    from dude_lab.bench.bench_results import grouped
+    from dude_lab.cli.bench import tables
+
+    others = {name: Spread(1.0, 0.9, 1.1) for name in ("frozen", "PEFT DoRA", "hand-written LoRA")}
+    one = Result(
+        "layer", "over PEFT LoRA", "fp32 4096 x 4096, 1024 tokens", Spread(1.25, 1.21, 1.31), 51, 1.05, False, others
+    )
+    rows = [
+        one,
+        Result("layer", "axis in", "first", exactly(2.0), 1),
+        one,
+        Result("layer", "x", "slow", note="left out: 9 s"),
+    ]
+    console = Console(width=width)
+    with console.capture() as capture:
+        console.print(tables(rows, width))
+    lines = capture.get().splitlines()
+    assert max(map(len, lines)) <= width and [line for line in lines if "left out: 9 s" in line] == [
+        "layer: slow: left out: 9 s"
+    ]
+    assert ("1.250 (1.210-1.310)" in capture.get()) is (width == 100) and "1.250" in capture.get()
+    assert [line.split(": ")[1].rstrip() for line in lines if line.startswith("layer: ")] == [
+        "over PEFT LoRA",
+        "axis in",
+        "slow",
+    ]
+    assert [len(group) for group in grouped(rows).values()] == [2, 1, 1]
+
+
+def test_the_picture_names_each_group_once(tmp_path):
+    from dude_lab.bench import bench_plot
+
+    names = ["a", "b", "a", "b"]
+    rows = [Result("step", name, f"case {k}", exactly(1.0), 1) for k, name in enumerate(names)]
+    with mock.patch.object(bench_plot, "_places", side_effect=bench_plot._places) as places:
+        assert bench_plot.draw(rows, tmp_path / "bench.png", "title")
+    assert [row.group for row in places.call_args.args[0]] == ["a", "a", "b", "b"]
+
+
 def test_what_takes_too_long_is_left_out_and_says_so():
     with mock.patch.object(plan_module, "speed_of_products", lambda dtype, threads: 1e9):
         assert "17 s" in too_long(4096 * 4096, 256, torch.bfloat16, Plan())

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..plot_style import BASE_COLOR, MethodStyle, log_axis, method_style, picture
-from .bench_results import DORA, DUDE, FROZEN, HAND, Result, Spread
+from .bench_results import DORA, DUDE, FROZEN, HAND, Result, Spread, grouped
 
 STYLES = {
     FROZEN: MethodStyle(BASE_COLOR, "|"),
@@ -14,12 +14,13 @@ STYLES = {
     HAND: method_style("lora"),
     DUDE: method_style("dude"),
 }
-LEFT_OUT = ("svd", "import")  # their figures are no ratios near one
+LEFT_OUT = ("svd", "import")  # figures that are not ratios near one
 
 
 def draw(rows: list[Result], path: Path, title: str) -> bool:
     """Draw each ratio with its quartiles and its target; return False if there is no ratio."""
-    shown = [row for row in rows if row.measured is not None and row.part not in LEFT_OUT]
+    ratios = [row for row in rows if row.measured is not None and row.part not in LEFT_OUT]
+    shown = [row for group in grouped(ratios).values() for row in group]
     if not shown:
         return False
     places = _places(shown)
@@ -37,7 +38,7 @@ def draw(rows: list[Result], path: Path, title: str) -> bool:
         axes.set_axisbelow(True)
         _ticks(axes)
         axes.set_xlabel(
-            "ratio to PEFT LoRA, unless stated; black line: target, the arrow points to its good side", fontsize=8
+            "ratio to PEFT LoRA unless stated; black line: target, the arrow points to the better side", fontsize=8
         )
         figure.legend(loc="outside lower center", ncols=5, fontsize=8)
         figure.suptitle(title, x=0.01, ha="left", fontsize=7.5)
@@ -45,7 +46,7 @@ def draw(rows: list[Result], path: Path, title: str) -> bool:
 
 
 def _places(rows: list[Result]) -> list[float]:
-    """A line for each row, and a free one above each group for its name."""
+    """Return the height of each row, with space above each group for its name."""
     places, at, group = [], 0.0, None
     for row in rows:
         if group is not None and group != (row.part, row.group):

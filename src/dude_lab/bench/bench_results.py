@@ -9,7 +9,7 @@ from typing import Any
 
 from dude_peft import files
 
-# Who is measured: the baseline of all ratios is PEFT's LoRA with its defaults.
+# The methods; ratios are to PEFT's LoRA with its defaults.
 DUDE, BASELINE, DORA = "DuDe", "PEFT LoRA", "PEFT DoRA"
 HAND, FROZEN, AXIS_IN = "hand-written LoRA", "frozen", "DuDe, axis in"
 
@@ -30,15 +30,15 @@ class Spread:
 
 @dataclass(frozen=True)
 class Result:
-    """One line of the table: a figure of DuDe, its target, and the same figure of the baselines.
+    """One row of a table: a figure of DuDe, its target, and the same figure of the baselines.
 
     Attributes:
-        part, group, what: of the whole, what is compared with what, and the case: `layer`, `forward + backward, over
-            PEFT LoRA`, `float32, 1024 x 1024, 256 tokens`.
+        part, group, what: such as `layer`, `forward + backward, over PEFT LoRA`, `fp32 1024 x 1024, 256 tokens`.
         measured: None if it was left out; `note` says why.
-        n: how many rounds.
-        target: what the median should not exceed, or with `higher_is_better` not fall below.
-        others: the same figure of other methods. seconds: medians of each, where it is a ratio of times.
+        n: number of rounds.
+        target: an upper limit for the median, with `higher_is_better` a lower one.
+        others: the same figure of other methods.
+        seconds: the median of each method, if the figure is a ratio of times.
     """
 
     part: str
@@ -61,8 +61,16 @@ class Result:
         return "met" if (value >= self.target if self.higher_is_better else value <= self.target) else "missed"
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON types."""
+        """Return the result as JSON types."""
         return {**asdict(self), "verdict": self.verdict}
+
+
+def grouped(rows: list[Result]) -> dict[tuple[str, str], list[Result]]:
+    """Return the results by part and group, both in the order of their first result."""
+    groups: dict[tuple[str, str], list[Result]] = {}
+    for row in rows:
+        groups.setdefault((row.part, row.group), []).append(row)
+    return groups
 
 
 def number(value: float) -> str:
@@ -86,7 +94,7 @@ def spread(values: list[float]) -> Spread:
 
 
 def about(device: str, clock: str, threads: int, *, quick: bool) -> dict[str, Any]:
-    """Return how and where was measured: device, clock, hardware, versions and, in a repository, the commit."""
+    """Return the conditions: device, clock, hardware, versions and, in a repository, the commit."""
     from ..training.provenance import git_state, hardware, versions
 
     return {

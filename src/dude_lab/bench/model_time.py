@@ -13,7 +13,7 @@ from .bench_plan import Case, Plan, short
 from .bench_results import BASELINE, DORA, DUDE, HAND, Result
 from .timing import compared, interleave, ratios
 
-GROUP, OVER_HAND = "forward + backward + AdamW, over PEFT LoRA", "the same, over a hand-written LoRA"
+GROUP, OVER_HAND = "forward + backward + AdamW, over PEFT LoRA", "forward + backward + AdamW, over a hand-written LoRA"
 GENERATED = "tokens/s, adapters not merged, over PEFT LoRA"
 
 

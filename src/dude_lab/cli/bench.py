@@ -18,7 +18,7 @@ from dude_peft.errors import DudeError, did_you_mean
 from ..bench import PARTS, cases
 from ..bench.bench_plan import Case, Plan, clock_name
 from ..bench.bench_plot import draw
-from ..bench.bench_results import DORA, DUDE, FROZEN, HAND, Result, about, headline, write_json
+from ..bench.bench_results import DORA, DUDE, FROZEN, HAND, Result, Spread, about, grouped, headline, number, write_json
 from ..folders import check_folder
 from ..training.reporter import quiet
 from . import INTERRUPTED
@@ -27,6 +27,7 @@ from .console import CHECKED, FAILED, NOTE, console, duration, table
 SHORT_NAMES = {FROZEN: "frozen", DORA: "DoRA", HAND: "hand", "pissa_niter_16": "niter 16"}
 WIDTH = 100
 JSON, PICTURE = "bench.json", "bench.png"
+VERDICTS = {"met": "[green]met[/]", "missed": "[red]missed[/]", None: "-"}
 
 
 def run(
@@ -56,7 +57,7 @@ def run(
         out.print(f"{NOTE} interrupted; results so far:")
     if not rows:
         return INTERRUPTED
-    out.print(tables(rows), width=WIDTH)  # before writing: a full disk must not lose them
+    out.print(tables(rows, min(out.width, WIDTH)), width=WIDTH)  # before writing: a full disk must not lose them
     write_json(rows, facts, output / JSON, finished=finished)
     names = [JSON, PICTURE] if draw(rows, output / PICTURE, headline(facts)) else [JSON]
     out.print(f"written: {', '.join(escape(str(output / name)) for name in names)}", soft_wrap=True)
@@ -116,23 +117,26 @@ def _line(row: Result) -> str:
     return f"{sign} {row.part}: {escape(row.what)}: [bold]{row.measured}[/] [dim]{escape(row.group)}[/]"
 
 
-def tables(rows: list[Result]) -> Group:
-    """Return a table for each group of results: the case, its target, and the figure of each method."""
-    groups: dict[tuple[str, str], list[Result]] = {}
-    for row in rows:
-        groups.setdefault((row.part, row.group), []).append(row)
-    return Group(*(_table(f"{part}: {group}", some) for (part, group), some in groups.items()), *_sum(rows))
+def tables(rows: list[Result], width: int = WIDTH) -> Group:
+    """Return a table for each group of results, and what was left out.
+
+    A row has the case, its target, and the figure of each method; on a terminal narrower than `WIDTH` no quartiles.
+    """
+    groups = grouped([row for row in rows if row.measured is not None])
+    made = [_table(f"{part}: {group}", some, width >= WIDTH) for (part, group), some in groups.items()]
+    notes = [f"[dim]{row.part}: {escape(row.what)}: {escape(row.note)}[/]" for row in rows if row.measured is None]
+    return Group(*made, *notes, *_sum(rows, width >= WIDTH))
 
 
-def _table(title: str, rows: list[Result]) -> Table:
+def _table(title: str, rows: list[Result], quartiles: bool) -> Table:
     others = [name for name in SHORT_NAMES if any(name in row.others for row in rows)]
     made = table("", "target", DUDE, "verdict", *(SHORT_NAMES[name] for name in others), "n", title=title, right=("n",))
     made.collapse_padding = True
     for column in made.columns[1:]:
         column.no_wrap = True
     for row in rows:
-        what = escape(row.what) + (f"\n[dim]{escape(row.note)}[/]" if row.note else "")
-        made.add_row(what, _target(row), *_figures(row), *(_other(row, name) for name in others), str(row.n or "-"))
+        figures = _target(row), _figure(row.measured, quartiles), VERDICTS[row.verdict]
+        made.add_row(escape(row.what), *figures, *(_figure(row.others.get(name)) for name in others), str(row.n))
     return made
 
 
@@ -140,19 +144,14 @@ def _target(row: Result) -> str:
     return "-" if row.target is None else f"{'>=' if row.higher_is_better else '<='} {row.target:g}"
 
 
-def _figures(row: Result) -> tuple[str, str]:
-    colors = {"met": "[green]met[/]", "missed": "[red]missed[/]", None: "-"}
-    return str(row.measured or "-"), colors[row.verdict]
+def _figure(found: Spread | None, quartiles: bool = False) -> str:
+    return "-" if found is None else str(found) if quartiles else number(found.median)
 
 
-def _other(row: Result, name: str) -> str:
-    return str(row.others[name]).partition(" ")[0] if name in row.others else "-"
-
-
-def _sum(rows: list[Result]) -> tuple[str, str]:
+def _sum(rows: list[Result], quartiles: bool) -> tuple[str, str]:
     verdicts = [row.verdict for row in rows]
     left_out = sum(row.measured is None for row in rows)
     return (
         f"{verdicts.count('met')} targets met, {verdicts.count('missed')} missed, {left_out} left out.",
-        "Medians (quartiles) of n rounds. frozen: the base layer alone. hand: hand-written LoRA.",
+        f"Medians{' (quartiles)' if quartiles else ''} of n rounds. frozen: base layer alone. hand: hand-written LoRA.",
     )
