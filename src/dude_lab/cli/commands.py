@@ -377,7 +377,8 @@ def methods() -> None:
         if lora <= method.keys.keys() and method.name != "lora":
             keys = ["those of lora", *(key for key in keys if key not in lora)]
         merges = "yes" if method.merges else "no"
-        rows.add_row(method.name, method.title, ", ".join(keys) or "-", merges, method.source)
+        source = method.source[max(0, method.source.find("arXiv")) :]  # without the paper's title
+        rows.add_row(method.name, method.title, ", ".join(keys) or "-", merges, source)
     out = console()
     out.print(rows)
     keys = [key for key in TargetSettings.model_fields if key not in MethodSettings.model_fields]

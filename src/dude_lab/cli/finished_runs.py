@@ -53,7 +53,7 @@ def evaluate_model(
         "eval": settings.model_dump(mode="json"),
     }
     write_json(folder / "provenance.json", about | {"git": git_state(), "versions": versions(), "hardware": hardware()})
-    out.print(f"\n{CHECKED} every answer is in {escape(str(folder / 'samples'))}", soft_wrap=True)
+    out.print(f"\n{CHECKED} all answers are in {escape(str(folder / 'samples'))}", soft_wrap=True)
     return 0
 
 
@@ -77,8 +77,8 @@ def merge_run(run_folder: Path, output: Path, dtype: str) -> int:
     with make_reporter(out).stage(f"merging {run_folder}"):
         merged = merge(run_folder, output, dtype)
     out.print(
-        f"{CHECKED} {escape(str(merged.folder))}: {merged.dtype}, {size(folder_bytes(merged.folder))}; the largest "
-        f"difference of a logit to the unmerged model is {merged.difference:.2e} (logits up to {merged.scale:.1f})",
+        f"{CHECKED} {escape(str(merged.folder))}: {merged.dtype}, {size(folder_bytes(merged.folder))}; largest "
+        f"difference from the logits of the unmerged model: {merged.difference:.2e} (logits up to {merged.scale:.1f})",
         soft_wrap=True,
     )
     out.print(f'  AutoModelForCausalLM.from_pretrained("{merged.folder}")', markup=False, soft_wrap=True)
