@@ -43,7 +43,7 @@ LOADED: ContextVar[Mapping[str, Parts] | None] = ContextVar("dude_loaded", defau
 
 
 def to_stored(state: Mapping[str, Tensor], axis: MagnitudeAxis, infix: str = "") -> dict[str, Tensor]:
-    """The entries of one adapter's state dict in the form of the file.
+    """Return the entries of one adapter's state dict in the form of the file.
 
     Args:
         state: the adapter's parameters by name, the adapter's name in them as `infix` (`".default"`).
@@ -52,7 +52,7 @@ def to_stored(state: Mapping[str, Tensor], axis: MagnitudeAxis, infix: str = "")
     Raises:
         DudeError: parameters without values, as FSDP1 and DeepSpeed ZeRO-3 leave them in a process.
     """
-    state = {name: whole(tensor) for name, tensor in state.items()}
+    state = {name: full_tensor(tensor) for name, tensor in state.items()}
     marker = "." + A0.format(infix)
     layers = [key.removesuffix(marker) for key in state if key.endswith(marker)]
     result = {k: v for k, v in state.items() if not any(k.startswith(f"{layer}.lora_") for layer in layers)}
@@ -72,14 +72,14 @@ def to_stored(state: Mapping[str, Tensor], axis: MagnitudeAxis, infix: str = "")
     return result
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor: of one that FSDP2 shards, gathered from every process, which all have to call this."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """Return the full tensor; one that FSDP2 shards is gathered, for which every process has to call this."""
     gather = getattr(tensor, "full_tensor", None)
     return tensor if gather is None else gather()
 
 
 def entry_names(state: Mapping[str, Tensor], layer: str, axis: MagnitudeAxis) -> dict[str, str]:
-    """The names of the entries of `layer` in a file, by part. The magnitude's may lack `.weight`, as PEFT writes it."""
+    """Return the names of the entries of `layer` in a file, by part. The magnitude's may lack `.weight`, as in PEFT."""
     names = {part: f"{layer}.{part.format('')}" for part in ((A, B, M) if axis == "out" else (A, B, M, A0, B0))}
     if names[M] not in state and names[M].removesuffix(".weight") in state:
         names[M] = names[M].removesuffix(".weight")
@@ -138,7 +138,7 @@ def check_saved(state: Mapping[str, Tensor], key: str, tensor: Tensor) -> None:
 
 
 def split(state: Mapping[str, Tensor], layer: str, axis: MagnitudeAxis) -> dict[str, Tensor]:
-    """The parts A, B (the differences), M, A0, B0 of `layer` out of a file's entries: the inverse of `to_stored`.
+    """Return the parts A, B (the differences), M, A0, B0 of `layer` in a file: the inverse of `to_stored`.
 
     A0 and B0, which become parameters, are copies: a loaded tensor lies in the memory of the file, unaligned, where
     products may round differently.
@@ -262,13 +262,13 @@ def from_stored(
     for name, parts in layer_parts(state, expected, axis, result).items():
         module = layers[name]
         frozen = module.lora_dude[adapter_name]
-        A0_now, B0_now = whole(frozen.lora_A0), whole(frozen.lora_B0)
+        A0_current, B0_current = full_tensor(frozen.lora_A0), full_tensor(frozen.lora_B0)
         result |= parameters(parts, keys[name])
-        if torch.equal(parts[A0].to(A0_now), A0_now) and torch.equal(parts[B0].to(B0_now), B0_now):
+        if torch.equal(parts[A0].to(A0_current), A0_current) and torch.equal(parts[B0].to(B0_current), B0_current):
             continue  # a checkpoint of this adapter: its initial values are in place
         with onloaded(module.get_base_layer()):
-            weight = whole(dense_weight(module.get_base_layer(), name))
-            init = init_from_factors(weight, parts[A0].to(A0_now), parts[B0].to(B0_now), axis)
+            weight = full_tensor(dense_weight(module.get_base_layer(), name))
+            init = init_from_factors(weight, parts[A0].to(A0_current), parts[B0].to(B0_current), axis)
         check_same_base(init, name, module.scaling[adapter_name], axis)
         result |= parameters({**parts, P0: init.P0}, keys[name], (A0, B0, P0))
     return result

@@ -95,7 +95,7 @@ class DudeConfig(LoraConfig):
 
     @property
     def own_modules_to_save(self) -> list[str]:
-        """`modules_to_save` without the heads that PEFT adds for the task, of which a model has one at most."""
+        """Return `modules_to_save` without the heads that PEFT adds for the task; a model has at most one of them."""
         return [name for name in self.modules_to_save or () if name not in TASK_HEADS.get(str(self.task_type), ())]
 
     def _refuse_unhonoured(self) -> None:
@@ -108,11 +108,11 @@ class DudeConfig(LoraConfig):
             raise DudeError(f"DuDe does not support {field.name}={quote(value)}: {reason}. Leave it at its default")
 
     def lora_config(self) -> LoraConfig:
-        """The plain `LoraConfig` of the same targets and rank, from which PEFT builds its layer."""
+        """Return the plain `LoraConfig` of the same targets and rank, from which PEFT builds its layer."""
         return LoraConfig(**{name: getattr(self, name) for name in sorted(HONOURED) if hasattr(self, name)})
 
     def saved_config(self) -> LoraConfig:
-        """The stock config of the saved form: DoRA of rank 2r on the untouched base, with the same scaling s."""
+        """Return the stock config of the saved form: DoRA of rank 2r on the untouched base, with the same scaling s."""
         stock = self.lora_config()
         factor = math.sqrt(2) if self.use_rslora else 2
         stock.r, stock.lora_alpha = 2 * self.r, factor * self.lora_alpha  # type: ignore[operator]
@@ -218,14 +218,14 @@ def publish_card(card: Path) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON has it."""
+    """Return a value as JSON has it."""
     if isinstance(value, set | frozenset):
         return sorted(value)
     return list(value) if isinstance(value, tuple | range) else getattr(value, "value", value)
 
 
 def find_adapter_file(model_id: str, name: str, subfolder: str | None = None, **hub: Any) -> Path:
-    """The local path of `name` in the adapter `model_id`: a folder, or a hub repository whose file is fetched.
+    """Return the local path of `name` in the adapter `model_id`: a folder, or a hub repository, which is downloaded.
 
     Raises:
         DudeError: not there, with what was looked for.
@@ -246,4 +246,6 @@ def find_adapter_file(model_id: str, name: str, subfolder: str | None = None, **
         return Path(hf_hub_download(str(model_id), name, subfolder=subfolder, **hub))
     except Exception as error:  # the hub's own errors, and those of the HTTP library of its version
         reason = shorten(error, 300)
-        raise DudeError(f"{model_id}: no such folder, and {name} could not be had from the hub ({reason})") from None
+        raise DudeError(
+            f"{model_id}: no such folder, and {name} could not be downloaded from the hub ({reason})"
+        ) from None

@@ -14,7 +14,7 @@ class DudeError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        """Halves of surrogate pairs, as in file names that are not UTF-8, are escaped: no terminal can print them."""
+        """Escape halves of surrogate pairs, as in file names that are not UTF-8: no terminal can print them."""
         super().__init__(message.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
@@ -24,13 +24,13 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`" Did you mean 'a' or 'b'?"`, or the empty string, to be appended to a message."""
+    """Return `" Did you mean 'a' or 'b'?"` to append to a message, or an empty string."""
     similar = nearest(name, known)
     return f" Did you mean {' or '.join(repr(n) for n in similar)}?" if similar else ""
 
 
 def shorten(value: object, limit: int = 120) -> str:
-    """A value as a message quotes it: on one line, at most `limit` characters, the middle left out with its length."""
+    """Return a value on one line of at most `limit` characters; the middle of a longer one is left out."""
     text = " ".join(str(value).split())
     if len(text) <= limit:
         return text
@@ -39,7 +39,7 @@ def shorten(value: object, limit: int = 120) -> str:
 
 
 def quote(value: object, limit: int = 120) -> str:
-    """`repr(value)`, shortened; also of what has none: an integer of over 4300 digits, a list nested too deeply."""
+    """Return `repr(value)`, shortened, also of what has none: an integer of over 4300 digits, a deeply nested list."""
     try:
         return shorten(repr(value), limit)
     except (ValueError, RecursionError):
@@ -47,7 +47,7 @@ def quote(value: object, limit: int = 120) -> str:
 
 
 def some(items: Iterable[str], limit: int = 10) -> str:
-    """`items` joined by commas, each shortened; after `limit` of them only their number."""
+    """Return `items` joined by commas, each shortened; after `limit` of them only their number."""
     listed = list(items)
     parts = [shorten(one) for one in listed[:limit]]
     more = [f"and {len(listed) - limit:,} more"] if len(listed) > limit else []

@@ -2,7 +2,7 @@
 
 PEFT matches them against every module name with Python's `re`, which backtracks: `(a+)+b` takes time exponential in
 the length of a name. So the parse tree is read first, and an expression is refused when its worst case on a module name
-is more than `MAX_STEPS`. Expressions as people write them for module names are far below.
+is more than `MAX_STEPS`. Usual expressions for module names need far fewer.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def check_expression(option: str, expression: str) -> None:
 
 
 def _steps(tree: Iterable[Any]) -> float:
-    """About how many ways a part of the parse tree can match in: the product over a sequence, the sum over choices."""
+    """Return about how many ways a part of the parse tree can match: product over a sequence, sum over choices."""
     steps = 1.0
     for op, value in tree:
         kind = str(op)
@@ -97,7 +97,7 @@ def _steps(tree: Iterable[Any]) -> float:
 
 
 def _choices(branches: list[Any]) -> float:
-    """Ways of an alternation: for words, the most of them that begin one another; at one place no other can match."""
+    """Return the ways of an alternation; of words, how many of them at most are prefixes of one another."""
     words = ["".join(chr(v) if str(op) == "LITERAL" else "\0" for op, v in branch) for branch in branches]
     if any("\0" in word for word in words):
         return sum(_steps(branch) for branch in branches)
@@ -106,7 +106,7 @@ def _choices(branches: list[Any]) -> float:
 
 
 def _stays_within_dots(body: Any) -> bool:
-    """Whether a quantified single character can never be a dot; False where that is not plain to see."""
+    """Return whether a quantified single character can never be a dot; False if in doubt."""
     if len(body) != 1:
         return False
     op, value = body[0]
@@ -130,5 +130,5 @@ def _stays_within_dots(body: Any) -> bool:
 
 
 def layer_pattern(name: str) -> str:
-    """A module's name with `*` for each number, so that layers of a kind have one."""
+    """Return a module's name with `*` for each number: the same for all layers of a kind."""
     return ".".join("*" if part.isdigit() else part for part in name.split("."))

@@ -22,7 +22,7 @@ from typing import Any
 from .errors import DudeError
 
 BLOCK = 1 << 22  # bytes read at a time
-CHECKSUM = "content_sha256"  # key of a JSON object that holds the SHA-256 of the others
+CHECKSUM = "content_sha256"  # key of a JSON object for the SHA-256 of the others
 
 
 def part_of(path: Path) -> Path:
@@ -95,7 +95,7 @@ def read_json(path: Path, remedy: str, *, finite: bool = False) -> dict[str, Any
     except (OSError, ValueError, RecursionError) as error:  # ValueError: bad UTF-8, bad JSON, huge integers
         raise DudeError(f"{path}: cannot be read as JSON ({error}). {remedy}") from None
     if not isinstance(value, dict):
-        raise DudeError(f"{path}: holds a {type(value).__name__}, not a JSON object. {remedy}")
+        raise DudeError(f"{path}: contains a {type(value).__name__}, not a JSON object. {remedy}")
     if CHECKSUM in value and value[CHECKSUM] != json_sha256(value):
         raise DudeError(f"{path}: damaged: its content does not have the SHA-256 that it names. {remedy}")
     return value
@@ -147,7 +147,7 @@ def sync(path: Path) -> None:
 
 
 def public_name(base: str | None) -> str | None:
-    """What a published file calls the base model: never an absolute path, which says where somebody's files lie.
+    """Return the name of the base model for a published file: never an absolute path.
 
     A repository's name and a relative path stay as they are. Of a snapshot in the hub's cache it is the repository, of
     the embedded model "mini", of any other folder its last name.

@@ -59,7 +59,7 @@ def factors(dA: Tensor, dB: Tensor, A0: Tensor, B0: Tensor) -> tuple[Tensor, Ten
 
 
 def fit_range(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-    """`rows` (r, n) in `dtype`, and the powers of two (r, 1) that they were divided by, so that nothing underflows.
+    """Return `rows` (r, n) in `dtype`, divided by powers of two (r, 1) so that nothing underflows, and these.
 
     Float16 alone needs it: a row of small differences lies below its smallest normal number. Exact, then, but for the
     rounding to `dtype` itself. None where nothing was divided.
@@ -72,13 +72,13 @@ def fit_range(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
 
 
 def scaled_by_power(rows: Tensor, exponent: Tensor) -> Tensor:
-    """rows * 2^exponent in two steps, since the power alone may overflow where the result does not."""
+    """Return rows * 2^exponent in two steps, since the power alone may overflow where the result does not."""
     half = exponent // 2
     return torch.ldexp(torch.ldexp(rows, half), exponent - half)
 
 
 def undo_range(product: Tensor, exponent: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """The product (r, n) of `fit_range`'s rows in `dtype`, as if nothing had been divided."""
+    """Return the product (r, n) of `fit_range`'s rows in `dtype`, as if nothing had been divided."""
     return product.to(dtype) if exponent is None else scaled_by_power(product.to(dtype), exponent)
 
 
@@ -91,14 +91,14 @@ class RangedProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, matrix: Tensor, wide: torch.dtype) -> Tensor:
-        """The product (r, n) for rows (r, m)."""
+        """Return the product (r, n) for rows (r, m)."""
         ctx.save_for_backward(matrix)
         ctx.dtype = rows.dtype
         return ranged_product(rows, matrix, wide)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
-        """dL/drows (r, m) for dL/dproduct (r, n): the same product with the transpose."""
+        """Return dL/drows (r, m) for dL/dproduct (r, n): the same product with the transpose."""
         (matrix,) = ctx.saved_tensors
         with without_autocast(gradient.device):
             return RangedProduct.apply(gradient, matrix.T, ctx.dtype), None, None
@@ -118,7 +118,7 @@ def ranged_product(rows: Tensor, matrix: Tensor, wide: torch.dtype) -> Tensor:
 
 
 def difference_product(dA: Tensor, dB: Tensor, weight: Tensor, wide: torch.dtype, axis: MagnitudeAxis) -> Tensor:
-    """dA W0^T (r, d), or dB^T W0 (r, k) for `"in"`, in `wide`: the one part of the norm as large as W0."""
+    """Return dA W0^T (r, d), or dB^T W0 (r, k) for `"in"`, in `wide`: the only part of the norm as large as W0."""
     W = weight.detach()
     rows, matrix = (dA, W.T) if axis == "out" else (dB.T, W)
     if W.dtype == torch.float16 and torch.is_grad_enabled() and rows.requires_grad:

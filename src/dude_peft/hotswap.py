@@ -102,8 +102,8 @@ def swap(model: nn.Module, state: Mapping[str, Tensor], adapter_name: str, confi
     inits = {}
     for name, module in layers.items():
         with onloaded(module.get_base_layer()):
-            now = module.lora_dude[adapter_name].lora_A0
-            A0, B0 = (parts[name][part].to(now) for part in (checkpoint.A0, checkpoint.B0))
+            like = module.lora_dude[adapter_name].lora_A0
+            A0, B0 = (parts[name][part].to(like) for part in (checkpoint.A0, checkpoint.B0))
             inits[name] = init_from_factors(dense_weight(module.get_base_layer(), name), A0, B0, axis)
         checkpoint.check_same_base(inits[name], name, scales[name][2], axis)
     for name, module in layers.items():
@@ -117,7 +117,7 @@ def swap(model: nn.Module, state: Mapping[str, Tensor], adapter_name: str, confi
 
 
 def _halved(config: Any) -> dict[str, Any]:
-    """The options of rank and alpha of a DuDe adapter, out of its stock config: the inverse of `saved_config`."""
+    """Return the options of rank and alpha of a DuDe adapter from its stock config: the inverse of `saved_config`."""
     factor = 2**0.5 if config.use_rslora else 2
     return {
         "r": config.r // 2,

@@ -219,7 +219,7 @@ class DudeAdapter(FullPrecision):
 
     @property
     def init(self) -> Init:
-        """The four frozen parameters."""
+        """Return the four frozen parameters."""
         parameters: Any = self._parameters  # attributes of a module are slow to look up
         return Init(*(parameters[name] for name in INIT_NAMES))
 
@@ -351,7 +351,7 @@ width 576, r = 16: 0.85 of the time of the row above; r = 32: 0.75. The cache: 0
         """Compute composition and factors without a graph.
 
         On a CPU they are cached from the first forward on that finds a `.grad`, which is gradient accumulation;
-        without it training neither compares nor keeps anything.
+        otherwise nothing is compared or cached.
         """
         caches = self.training and base.weight.device.type == "cpu" and not torch.compiler.is_compiling()
         if caches and self._micro_steps is None and any(t.is_leaf and t.grad is not None for t in trained):

@@ -134,7 +134,7 @@ class DudeModel(LoraModel):
             super()._create_and_replace(plain, adapter_name, target, target_name, parent, current_key, **kw)
 
     def add_weighted_adapter(self, adapters: list[str], *args: Any, **kwargs: Any) -> None:
-        """PEFT's, refused for DuDe adapters: a sum of factors is not the sum of what they do to the weight."""
+        """Refuse DuDe adapters: a sum of factors is not the sum of their effects on the weight."""
         if any(isinstance(self.peft_config.get(name), DudeConfig) for name in adapters):
             raise DudeError(
                 f"add_weighted_adapter({adapters}): a DuDe adapter's magnitude and norm do not add. Merge each one "
@@ -157,7 +157,7 @@ class DudeModel(LoraModel):
         # PEFT reads the modules to save out of `state_dict` next, and does not gather shards.
         for name in saved_parameters(model, adapter_name).values():
             if name in state_dict:
-                state_dict[name] = checkpoint.whole(state_dict[name])
+                state_dict[name] = checkpoint.full_tensor(state_dict[name])
         return checkpoint.to_stored(state, config.magnitude_axis, f".{adapter_name}")
 
     @classmethod
@@ -172,7 +172,7 @@ class DudeModel(LoraModel):
 
 
 def dude_layers(model: nn.Module, adapter_name: str) -> dict[str, Any]:
-    """PEFT's layers that have the DuDe adapter `adapter_name`, by module name."""
+    """Return PEFT's layers that have the DuDe adapter `adapter_name`, by module name."""
     return {
         name: module
         for name, module in model.named_modules()
@@ -181,7 +181,7 @@ def dude_layers(model: nn.Module, adapter_name: str) -> dict[str, Any]:
 
 
 def saved_parameters(model: nn.Module, adapter_name: str) -> dict[str, str]:
-    """The names in `model` of the parameters of the adapter's `modules_to_save`, by their names in its file."""
+    """Return the names in `model` of the parameters of the adapter's `modules_to_save`, by their names in its file."""
     return {
         f"{name}.{key}": f"{name}.{entry}"
         for name, module in model.named_modules()
@@ -191,7 +191,7 @@ def saved_parameters(model: nn.Module, adapter_name: str) -> dict[str, str]:
 
 
 def _sharded_like(model: nn.Module, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """`state_dict` with the values of parameters that FSDP2 shards sharded in the same way."""
+    """Return `state_dict` with the values of parameters that FSDP2 shards, sharded in the same way."""
     shards = {name: p for name, p in model.named_parameters() if hasattr(p, "full_tensor") and name in state_dict}
     if not shards:
         return state_dict

@@ -24,7 +24,7 @@ CHOICES = {
 }
 
 
-def _is_whole(value: Any, low: int, high: int) -> bool:
+def _is_integer(value: Any, low: int, high: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
@@ -44,7 +44,7 @@ def _is_name_list(value: Any) -> bool:
 
 def _is_layers(value: Any) -> bool:
     numbers = value if isinstance(value, list | set | tuple | range) else [value]
-    return value is None or all(_is_whole(n, 0, MOST_NAMES) for n in numbers)
+    return value is None or all(_is_integer(n, 0, MOST_NAMES) for n in numbers)
 
 
 def _is_auto_mapping(value: Any) -> bool:
@@ -84,7 +84,7 @@ CHECKS: dict[str, Check] = {
     "fan_in_fan_out": YES_NO,
     "inference_mode": YES_NO,
     "detach_norm": YES_NO,
-    "svd_seed": (lambda v: _is_whole(v, -(2**63), 2**63 - 1), "a whole number from -2^63 to 2^63 - 1"),
+    "svd_seed": (lambda v: _is_integer(v, -(2**63), 2**63 - 1), "an integer from -2^63 to 2^63 - 1"),
     "lora_dropout": (lambda v: _is_number(v) and 0 <= v < 1, "in [0, 1)"),
 }
 
@@ -107,9 +107,9 @@ def check_options(options: Mapping[str, Any]) -> None:
         if not is_valid(options[name]):
             raise DudeError(f"{name} must be {allowed}, got {quote(options[name])}")
     for name, rank in _with_pattern(options, "r", "rank_pattern"):
-        if not _is_whole(rank, 1, LARGEST_RANK):
-            limit = "at least 1" if not _is_whole(rank, 1, 1 << 10000) else f"at most {LARGEST_RANK}"
-            raise DudeError(f"{name} must be a whole number of {limit}, got {quote(rank)}")
+        if not _is_integer(rank, 1, LARGEST_RANK):
+            limit = "at least 1" if not _is_integer(rank, 1, 1 << 10000) else f"at most {LARGEST_RANK}"
+            raise DudeError(f"{name} must be an integer of {limit}, got {quote(rank)}")
     for name, alpha in _with_pattern(options, "lora_alpha", "alpha_pattern"):
         if name == "lora_alpha" and alpha is None:
             continue

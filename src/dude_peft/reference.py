@@ -16,7 +16,7 @@ def top_part(W0: Tensor, r: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def residual(W0: Tensor, r: int) -> Tensor:
-    """Eq. 4: W_f = W0 - U_r S_r V_r^T, (d, k)."""
+    """Return W_f = W0 - U_r S_r V_r^T (d, k): Eq. 4."""
     U, S, Vh = top_part(W0, r)
     return W0.double() - U @ torch.diag(S) @ Vh
 
@@ -38,18 +38,18 @@ def column_norm(V: Tensor, axis: MagnitudeAxis) -> Tensor:
 
 
 def composed_weight(m: Tensor, Wf: Tensor, A: Tensor, B: Tensor, scaling: float, axis: MagnitudeAxis) -> Tensor:
-    """Eq. 7: W' = m (W_f + s B A) / ||W_f + s B A||_c, (d, k). m is (d,), or (k,) for `"in"`."""
+    """Return W' = m (W_f + s B A) / ||W_f + s B A||_c (d, k): Eq. 7. m is (d,), or (k,) for `"in"`."""
     V = Wf + scaling * B @ A
     return m.reshape(column_norm(V, axis).shape) * V / column_norm(V, axis)
 
 
 def gradient_of_magnitude(dW: Tensor, V: Tensor, axis: MagnitudeAxis) -> Tensor:
-    """Eq. 8: dL/dm = (dL/dW' . V) / ||V||_c, summed along each line. dW = dL/dW' and V: (d, k)."""
+    """Return dL/dm = (dL/dW' . V) / ||V||_c, summed along each line: Eq. 8. dW = dL/dW' and V: (d, k)."""
     return (dW * V / column_norm(V, axis)).sum(dim=1 if axis == "out" else 0)
 
 
 def gradient_of_direction(dW: Tensor, V: Tensor, m: Tensor, axis: MagnitudeAxis) -> Tensor:
-    """Eq. 9: dL/dV = m / ||V||_c (I - v v^T / ||v||^2) dL/dW', line by line. dW = dL/dW' and V: (d, k)."""
+    """Return dL/dV = m / ||V||_c (I - v v^T / ||v||^2) dL/dW', line by line: Eq. 9. dW = dL/dW' and V: (d, k)."""
     dim = 1 if axis == "out" else 0
     n = column_norm(V, axis)
     projected = dW - V * (V * dW).sum(dim=dim, keepdim=True) / n.square()

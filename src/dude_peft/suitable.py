@@ -37,9 +37,9 @@ def check_unsharded(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if any(kind.__name__ == "FullyShardedDataParallel" for kind in type(module).__mro__):
             raise DudeError(f"module '{name or 'model'}' is sharded over processes (FSDP1). {order}")
-        for own, parameter in module._parameters.items():
+        for key, parameter in module._parameters.items():
             if hasattr(parameter, "full_tensor") or type(parameter).__name__ in ("DTensor", "FlatParameter"):
-                full = f"{name}.{own}" if name else own
+                full = f"{name}.{key}" if name else key
                 raise DudeError(
                     f"parameter '{full}' is sharded over processes (a {type(parameter).__name__} of FSDP or tensor "
                     f"parallelism). {order}"
@@ -53,7 +53,7 @@ def check_unsharded(model: nn.Module) -> None:
 
 
 def expert_names(model: nn.Module) -> set[str]:
-    """Last names of modules that PEFT reads as the fused experts or the router of this kind of model, if any.
+    """Return the last names of modules that PEFT reads as the fused experts or the router of this kind of model.
 
     From transformers 5 on the experts of some architectures are one parameter of three dimensions. PEFT then takes
     `gate_proj`, `w1` and the like in `target_modules` for that parameter, wherever in the model they stand.
@@ -79,15 +79,15 @@ def expert_names(model: nn.Module) -> set[str]:
 
 
 def expert_parts(model: nn.Module) -> list[str]:
-    """Parameters of three dimensions (experts) and the routers beside them, layers of a kind as one name with `*`."""
+    """Return the names of parameters of three dimensions (experts) and routers, with `*` for the layer's number."""
     names: dict[str, None] = {}
     for block_name, block in model.named_modules():
         children = dict(block.named_children())
         experts = [name for name, child in children.items() if _is_fused(child)]
         for name in experts:
-            for own, parameter in children[name]._parameters.items():
+            for key, parameter in children[name]._parameters.items():
                 if parameter is not None and parameter.ndim == 3:
-                    names[layer_pattern(f"{block_name}.{name}.{own}".lstrip("."))] = None
+                    names[layer_pattern(f"{block_name}.{name}.{key}".lstrip("."))] = None
         for name, child in children.items() if experts else ():
             if _is_router(child):
                 names[layer_pattern(f"{block_name}.{name}".lstrip("."))] = None
@@ -99,13 +99,13 @@ def _is_fused(module: nn.Module) -> bool:
 
 
 def _is_router(module: nn.Module) -> bool:
-    """Whether a module beside fused experts has a weight of its own; what has modules inside is a shared expert."""
+    """Return whether a module beside fused experts is a router: it has a weight of its own and no children."""
     weight = module._parameters.get("weight")
     return weight is not None and weight.ndim == 2 and not any(True for _ in module.children())
 
 
 def unsuitable(model: nn.Module) -> dict[str, str]:
-    """Linear modules that cannot take an adapter: name -> reason."""
+    """Return the linear modules that cannot take an adapter, with the reason: name -> reason."""
     modules = dict(model.named_modules())
     bases: dict[str, Any] = {}
     for name, module in modules.items():
@@ -139,7 +139,7 @@ def unsuitable(model: nn.Module) -> dict[str, str]:
 
 
 def computes_linear(layer: nn.Module) -> bool:
-    """Whether the forward of the class of a linear layer is x W^T + b: called on a small weight of known values."""
+    """Return whether the forward of a linear layer's class is x W^T + b, by calling it on a small known weight."""
     kind = type(layer)
     if kind.forward in LINEAR_FORWARDS:
         return True
@@ -147,9 +147,9 @@ def computes_linear(layer: nn.Module) -> bool:
     weight = torch.linspace(-1, 1, inputs * outputs, device="cpu").square().view(outputs, inputs)
     bias = torch.linspace(1, 2, outputs, device="cpu") if layer._parameters.get("bias") is not None else None
     x = torch.linspace(-2, 1, 3 * inputs, device="cpu").view(3, inputs)
-    own = nn.Parameter(weight.T.contiguous() if isinstance(layer, Conv1D) else weight, requires_grad=False)
+    small_weight = nn.Parameter(weight.T.contiguous() if isinstance(layer, Conv1D) else weight, requires_grad=False)
     small = copy.copy(layer)
-    small.__dict__["_parameters"] = {"weight": own, "bias": None if bias is None else nn.Parameter(bias)}
+    small.__dict__["_parameters"] = {"weight": small_weight, "bias": None if bias is None else nn.Parameter(bias)}
     small.__dict__.update(in_features=inputs, out_features=outputs, nx=inputs, nf=outputs)
     try:
         with torch.no_grad():
@@ -160,7 +160,7 @@ def computes_linear(layer: nn.Module) -> bool:
 
 
 def _places(model: nn.Module) -> dict[int, int]:
-    """For each module, by its id, in how many places of distinct modules it stands."""
+    """Return for each module, by its id, in how many places of distinct modules it stands."""
     count: dict[int, int] = defaultdict(int)
     for module in model.modules():
         for child in module._modules.values():
@@ -169,16 +169,16 @@ def _places(model: nn.Module) -> dict[int, int]:
 
 
 def _shared_parameters(model: nn.Module) -> dict[int, list[str]]:
-    """Parameters, by their id, that are one tensor under several names or overlap in memory, with all those names."""
+    """Return parameters, by their id, that have several names or overlap in memory, with all those names."""
     names: dict[int, list[str]] = defaultdict(list)
-    held: dict[int, Tensor] = {}
+    tensors: dict[int, Tensor] = {}
     for prefix, module in model.named_modules():
-        for own, parameter in module._parameters.items():
+        for key, parameter in module._parameters.items():
             if parameter is not None:
-                names[id(parameter)].append(f"{prefix}.{own}".lstrip("."))
-                held[id(parameter)] = parameter
+                names[id(parameter)].append(f"{prefix}.{key}".lstrip("."))
+                tensors[id(parameter)] = parameter
     shared = {key: list(known) for key, known in names.items() if len(known) > 1}
-    for group in _overlapping(held.values()):
+    for group in _overlapping(tensors.values()):
         together = [name for parameter in group for name in names[id(parameter)]]
         for parameter in group:
             shared[id(parameter)] = together
@@ -186,7 +186,7 @@ def _shared_parameters(model: nn.Module) -> dict[int, list[str]]:
 
 
 def _overlapping(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    """Groups of distinct tensors whose memory overlaps."""
+    """Yield groups of distinct tensors whose memory overlaps."""
     spans = []
     for tensor in tensors:
         if tensor.is_meta or not tensor.numel():
@@ -215,7 +215,7 @@ def _overlapping(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
 
 
 def left_out_notes(model: nn.Module, left_out: dict[str, str]) -> list[str]:
-    """What `all-linear` does not adapt, for the user: fused experts and routers, and unsuitable modules by reason."""
+    """Return what `all-linear` leaves out: fused experts and routers, and unsuitable modules by reason."""
     notes = []
     if parts := expert_parts(model):
         shown = shorten(", ".join(parts), 400)

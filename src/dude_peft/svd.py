@@ -35,7 +35,7 @@ KRYLOV_STEPS = 16
 UNCHECKED_STEPS = 3
 SETTLED = 1e-9
 OVERSAMPLING = 8
-GRAM_STEPS = 9  # from so many blocks in the smaller side on, its whole Gram matrix costs no more
+GRAM_STEPS = 9  # up to so many blocks in the smaller side, its full Gram matrix costs no more
 GRID_BITS = 18
 ALGORITHM = 2  # raised with every change that moves a bit of the triplets
 ONE_THREAD = 1024 * 4096  # weights of up to so many entries are decomposed on one CPU thread
@@ -50,7 +50,7 @@ class SingularTriplets(NamedTuple):
 
 
 def top_singular_triplets(weight: Tensor, r: int, *, method: SvdMethod = "krylov", seed: int = 0) -> SingularTriplets:
-    """The r largest singular triplets of `weight` (Eq. 3), with a fixed sign: the same bits for the same arguments.
+    """Return the r largest singular triplets of `weight` (Eq. 3) with a fixed sign, reproducible bit for bit.
 
     Args:
         weight: (d, k), any floating dtype; read, never written. Computed in float32, or in float64 if it is float64.
@@ -66,7 +66,7 @@ def top_singular_triplets(weight: Tensor, r: int, *, method: SvdMethod = "krylov
         return SingularTriplets(*(t.to(W.device) for t in top_singular_triplets(W.cpu(), r, method=method, seed=seed)))
     W = W if W.dtype == torch.float64 else W.float()
     block = min(r + OVERSAMPLING, *W.shape)
-    # Where the Krylov space would fill a good part of the smaller side, the whole of that side is as quick, and exact.
+    # Where the Krylov space would fill a large part of the smaller side, its Gram matrix is as fast, and exact.
     small = 2 * block * GRAM_STEPS >= min(W.shape)
     with _one_thread(W.numel() <= ONE_THREAD):
         if method == "exact":
@@ -84,7 +84,7 @@ def top_singular_triplets(weight: Tensor, r: int, *, method: SvdMethod = "krylov
 
 @contextlib.contextmanager
 def _one_thread(wanted: bool) -> Iterator[None]:
-    """Small factorisations on one CPU thread: on a busy machine several wait for each other 50 times as long."""
+    """Use one CPU thread for small factorisations: on a busy machine several take 50 times as long."""
     threads = torch.get_num_threads()
     if wanted and threads > 1:
         torch.set_num_threads(1)
@@ -96,14 +96,14 @@ def _one_thread(wanted: bool) -> Iterator[None]:
 
 
 def _gram(M: Tensor, r: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The r leading eigenvectors of M M^T, in float64: U (p, r), S (r,), Vh (r, q) of M (p, q)."""
+    """Return U (p, r), S (r,), Vh (r, q) of M (p, q) from the leading eigenvectors of M M^T, in float64."""
     wide = M.double()
     left = torch.linalg.eigh(wide @ wide.T).eigenvectors[:, -r:].flip(1)
     return _from_left(left, left.T @ wide, M.dtype)
 
 
 def _from_left(left: Tensor, rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """U, S, Vh from U (p, r) and the rows U^T M (r, q), in float64.
+    """Return U, S, Vh from U (p, r) and the rows U^T M (r, q), in float64.
 
     S are the lengths of the rows, not the square roots of the eigenvalues, which are noise below 1e-8 of the first.
     """
@@ -112,7 +112,7 @@ def _from_left(left: Tensor, rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, 
 
 
 def _block_krylov(M: Tensor, r: int, block: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Rayleigh-Ritz on span[M X, (M M^T) M X, ...] (Musco and Musco, arXiv 1504.05477), from a seeded Gaussian X.
+    """Apply Rayleigh-Ritz to span[M X, (M M^T) M X, ...], X Gaussian (Musco and Musco, arXiv 1504.05477).
 
     The rows Q^T M that the Rayleigh-Ritz step needs are half of the next step's product, so what the space captures is
     known after every step, for a Gram matrix as small as the space.
@@ -146,12 +146,12 @@ def _block_krylov(M: Tensor, r: int, block: int, seed: int) -> tuple[Tensor, Ten
 
 
 def module_seed(name: str, seed: int = 0) -> int:
-    """A seed for the module `name`: the same in every process and on every platform, different between modules."""
+    """Return a seed for the module `name`: the same in every process and on every platform."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8], "big") >> 1
 
 
 def initial_factors(triplets: SingularTriplets, scaling: float, variant: Variant = "dude") -> tuple[Tensor, Tensor]:
-    """A0 (r, k) and B0 (d, r) with scaling * B0 A0 = U diag(S) Vh: Eq. 5, 6, or Eq. 10 (`dude_a`), Eq. 11 (`dude_b`).
+    """Return A0 (r, k) and B0 (d, r) with scaling * B0 A0 = U diag(S) Vh: Eq. 5, 6; 10 (`dude_a`); 11 (`dude_b`).
 
     B0 is put on a fixed-point grid of 18 bits (see `on_grid`), so that the saved form gives it back bit for bit.
     """
@@ -173,7 +173,7 @@ def on_grid(B0: Tensor) -> Tensor:
 
 
 def recover_b0(B: Tensor, dB: Tensor) -> Tensor:
-    """B0 (d, r), bit for bit, out of B = B0 + dB as rounded to float32, and dB: the inverse of saving.
+    """Return B0 (d, r), bit for bit, from B = B0 + dB as rounded to float32, and dB: the inverse of saving.
 
     Exact unless a column of B outgrew that of B0 by 2^5; beyond that, right to the rounding of B.
     """
@@ -249,7 +249,7 @@ def _read(path: Path, key: str, rank: int, shape: tuple[int, ...], wide: torch.d
 
 
 def _write(path: Path, triplets: SingularTriplets, key: str) -> None:
-    """Whole or not at all; a folder that cannot be written to costs the next process a decomposition, no more."""
+    """Write atomically; if the folder is not writable, the next process decomposes again."""
     from safetensors.torch import save
 
     on_cpu = SingularTriplets(*(t.cpu().contiguous() for t in triplets))

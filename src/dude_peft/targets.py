@@ -42,12 +42,12 @@ def check_names(
     modules_to_save: Iterable[str] = (),
     patterns: Mapping[str, Iterable[str]] | None = None,
 ) -> None:
-    """Every entry must match a module; PEFT is content with one of several.
+    """Check that every entry matches a module; PEFT accepts a list of which only one does.
 
     Args:
         names: of the model's modules.
-        target_modules: last names (or whole ones), a regular expression, or `all-linear`.
-        modules_to_save: names of modules to train whole.
+        target_modules: last parts of names or full names, a regular expression, or `all-linear`.
+        modules_to_save: names of modules that are copied and trained.
         patterns: the keys of `rank_pattern` and `alpha_pattern`, by the name of the option.
 
     Raises:
@@ -85,7 +85,7 @@ def _all_found(option: str, wanted: Iterable[str], names: Sequence[str]) -> None
 
 
 def suggest(wanted: str, names: Sequence[str]) -> str:
-    """`" (nearest: q_proj, v_proj)"`, or the linear layers that the model has."""
+    """Return `" (nearest: q_proj, v_proj)"`, or the linear layers that the model has."""
     last = wanted.rsplit(".", 1)[-1]
     tails = list(dict.fromkeys(n.rsplit(".", 1)[-1] for n in names if not n.rsplit(".", 1)[-1].isdigit()))
     similar = nearest(last, tails)
@@ -106,12 +106,12 @@ def check_rank(name: str, shape: tuple[int, ...], r: int) -> None:
 
 
 def plan(model: nn.Module, config: Any) -> list[Target]:
-    """The modules of `find_targets`."""
+    """Return the modules of `find_targets`."""
     return find_targets(model, config).modules
 
 
 def find_targets(model: nn.Module, config: Any) -> Targets:
-    """The modules that `config` (a `DudeConfig` or `LoraConfig`) targets in `model`, checked; nothing is changed.
+    """Return the modules that `config` (a `DudeConfig` or `LoraConfig`) targets in `model`, checked, unchanged.
 
     Reads names and shapes alone, so a model on the meta device will do. A linear layer that cannot take an adapter
     (see `suitable`) is left out of `all-linear` with a note, and refused where it is named.
@@ -121,7 +121,7 @@ def find_targets(model: nn.Module, config: Any) -> Targets:
             adapter, or too small for r; a model that is sharded already.
     """
     check_unsharded(model)
-    config = copy.copy(config)  # what is filled in below is PEFT's to keep, not ours
+    config = copy.copy(config)  # the caller's stays as it is
     if config.target_modules is None:
         known = LoraModel.target_module_mapping.get(LoraModel.get_model_config(model).get("model_type"))
         if known is None:
@@ -164,7 +164,7 @@ def find_targets(model: nn.Module, config: Any) -> Targets:
 
 
 def saved_modules(model: nn.Module, config: Any) -> dict[str, nn.Module]:
-    """The modules that PEFT copies and trains whole for `modules_to_save` of `config`, by name.
+    """Return the modules that PEFT copies and trains for `modules_to_save` of `config`, by name.
 
     Of a module that another adapter's copies wrap already, the original.
 

@@ -81,7 +81,7 @@ def test_quantised_and_meta_weights():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"r": 0}, "r must be a whole number of at least 1, got 0"),
+        ({"r": 0}, "r must be an integer of at least 1, got 0"),
         ({"r": -3}, "got -3"),
         ({"r": 2.5}, r"got 2\.5"),
         ({"r": True}, "got True"),

@@ -33,7 +33,7 @@ class Model:
 
     @property
     def entries(self) -> int:
-        """Of all adapted weights; 0 for `mini`."""
+        """Return the number of adapted weights; 0 for `mini`."""
         attention = 2 * self.hidden**2 * (1 + self.kv_heads / self.heads)
         return int(self.layers * (attention + 3 * self.hidden * self.mlp))
 
@@ -50,7 +50,7 @@ TINY = Model("Llama 32", 32, 64, 1, 2, 2)
 
 
 def models(plan: Plan) -> list[tuple[Model, torch.dtype]]:
-    """A Llama and the embedded model in float32, on a GPU in bfloat16 and with a 7B model's layers too."""
+    """Return a Llama and the embedded model in float32; on a GPU bfloat16 and the layers of a 7B model too."""
     if plan.tiny:
         return [(TINY, torch.float32)]
     found = [(LLAMA, torch.float32), (MINI, torch.float32)]
@@ -58,7 +58,7 @@ def models(plan: Plan) -> list[tuple[Model, torch.dtype]]:
 
 
 def base_model(model: Model, dtype: torch.dtype, device: str) -> Any:
-    """The frozen model, the same weights each time."""
+    """Return the frozen model with the same weights each time."""
     from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
     from ..mini import model_dir
@@ -78,7 +78,7 @@ def base_model(model: Model, dtype: torch.dtype, device: str) -> Any:
 
 
 def adapted(model: Model, method: str, dtype: torch.dtype, device: str, targets: Any = ALL) -> Any:
-    """The model with one method on it, its parameters moved a little from their initial values."""
+    """Return the model with one method, its parameters moved a little from their initial values."""
     base = base_model(model, dtype, device)
     if method == HAND:
         made: Any = put_on(base, RANK, None if targets == ALL else targets)

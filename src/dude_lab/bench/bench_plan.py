@@ -24,7 +24,7 @@ class Plan:
     tiny: bool = False
 
     def rounds(self, seconds: float) -> int:
-        """How many rounds of so many seconds: what fits in a few, within limits."""
+        """Return the number of rounds of so many seconds that fit in a few seconds, within limits."""
         if self.tiny:
             return 3
         least, budget = (3, 3.0) if self.quick else (5, 12.0)
@@ -32,7 +32,7 @@ class Plan:
 
     @property
     def dtypes(self) -> tuple[torch.dtype, ...]:
-        """Float32, and bfloat16 unless it is a test."""
+        """Return float32, and bfloat16 except in tests."""
         return (torch.float32,) if self.tiny else (torch.float32, torch.bfloat16)
 
 
@@ -53,12 +53,12 @@ class Case:
 
 
 def cpu_clock(threads: int) -> Callable[[], float]:
-    """That thread's CPU time where one does all the work, so that a busy machine counts less; else the wall's time."""
+    """Return the CPU time of the thread if there is only one, which a busy machine disturbs less, else wall time."""
     return time.thread_time if threads == 1 else time.perf_counter
 
 
 def clock_name(device: str) -> str:
-    """What seconds are, for the head of the table."""
+    """Return the name of the clock for the table."""
     if device == "cuda":
         return "CUDA events"
     threads = torch.get_num_threads()
@@ -66,13 +66,13 @@ def clock_name(device: str) -> str:
 
 
 def short(dtype: torch.dtype) -> str:
-    """As tables have it: fp32, bf16."""
+    """Return the short name of a dtype: fp32, bf16."""
     return {torch.float32: "fp32", torch.bfloat16: "bf16"}[dtype]
 
 
 @cache
 def speed_of_products(dtype: torch.dtype, threads: int) -> float:
-    """Floating-point operations a second on the CPU: of a small product with a weight and its transpose, best of 3."""
+    """Return the floating-point operations a second of a small product with a weight and its transpose, best of 3."""
     a, b = torch.ones(64, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)
     now, seconds = cpu_clock(threads), 0.0
     for other in (b, b.T):
@@ -86,7 +86,7 @@ def speed_of_products(dtype: torch.dtype, threads: int) -> float:
 
 
 def too_long(entries: int, tokens: int, dtype: torch.dtype, plan: Plan) -> str:
-    """Why a forward and backward of `entries` weights is left out, or nothing: two products of 2 operations each."""
+    """Return why a forward and backward of `entries` weights is left out, or an empty string."""
     if plan.device != "cpu":
         return ""
     seconds = 4 * entries * tokens / speed_of_products(dtype, torch.get_num_threads())

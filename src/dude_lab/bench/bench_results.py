@@ -54,7 +54,7 @@ class Result:
 
     @property
     def verdict(self) -> str | None:
-        """`met` or `missed`, by the median; None without a target or a measurement."""
+        """Return `met` or `missed`, by the median; None without a target or a measurement."""
         if self.target is None or self.measured is None:
             return None
         value = self.measured.median

@@ -21,7 +21,7 @@ COMPARED = (BASELINE, DORA, DUDE)
 
 
 def cases(plan: Plan) -> Iterator[Case]:
-    """A layer at two lengths, and a step; compiling takes most of the time."""
+    """Return a layer at two lengths, and a step; compiling takes most of the time."""
     dtype = torch.bfloat16 if plan.device == "cuda" else torch.float32
     shapes = [Shape(32, 32, 4, dtype)] if plan.tiny else [Shape(1024, 1024, 16, dtype)]
     if plan.device == "cuda" and not plan.tiny:
@@ -38,12 +38,12 @@ def cases(plan: Plan) -> Iterator[Case]:
 
 
 def backend(plan: Plan) -> str:
-    """Inductor; in a test what needs no compiler."""
+    """Return inductor, or in a test a backend that needs no compiler."""
     return "aot_eager" if plan.tiny else "inductor"
 
 
 def measure_layer(shape: Shape, tokens: int, what: str, plan: Plan) -> Iterator[Result]:
-    """One size."""
+    """Measure one size."""
     torch.compiler.reset()
     x, G = inputs(shape, tokens, plan.device)
     made = {name: layers_of(shape, plan.device)[name] for name in COMPARED}
@@ -53,7 +53,7 @@ def measure_layer(shape: Shape, tokens: int, what: str, plan: Plan) -> Iterator[
 
 
 def measure_step(model: Model, dtype: torch.dtype, length: int, what: str, plan: Plan) -> Iterator[Result]:
-    """The model compiled as a whole; the optimizer is not."""
+    """Measure the compiled model; the optimizer is not compiled."""
     torch.compiler.reset()
     made = {name: adapted(model, name, dtype, plan.device, ALL) for name in COMPARED}
     runs = {}

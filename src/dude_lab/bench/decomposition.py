@@ -21,25 +21,25 @@ SMALLEST = 1e-14  # what float64 tells of such a share
 
 
 def cases(plan: Plan) -> Iterator[Case]:
-    """One size: 4096 x 4096, smaller where it must be quick."""
+    """Return one size: 4096 x 4096, with `quick` a smaller one."""
     n = 64 if plan.tiny else 1024 if plan.quick else 4096
     yield Case("svd", f"{n} x {n}", (n / 1024) ** 3 * 2, partial(measure, n, plan))
 
 
 def power_law(n: int, decay: float, device: str) -> Tensor:
-    """(n, n) with singular values i^-decay, the slow decay of pretrained weights."""
+    """Return a matrix (n, n) with singular values i^-decay; pretrained weights decay slowly."""
     generator = torch.Generator().manual_seed(0)
     U, V = (torch.linalg.qr(torch.randn(n, n, generator=generator).to(device)).Q for _ in range(2))
     return (U * torch.arange(1, n + 1, device=device).pow(-decay)) @ V.T
 
 
 def captured(W: Tensor, Vh: Tensor) -> float:
-    """||W V||^2 in float64 for the space of the rows of Vh (r, k), which rounding left not quite orthonormal."""
+    """Return ||W V||^2 in float64 for the space of the rows of Vh (r, k), which are orthonormal up to rounding."""
     return float((W.double() @ torch.linalg.qr(Vh.double().T).Q).square().sum())
 
 
 def measure(n: int, plan: Plan) -> Iterator[Result]:
-    """Seconds of each way, in fewer rounds where the full SVD takes part, and what each captures."""
+    """Measure the seconds and the captured energy of each method, in fewer rounds with the full SVD."""
     r, W = (4 if plan.tiny else 16), power_law(n, 0.5, plan.device)
     ways: dict[str, Callable[[], Tensor]] = {
         DUDE: lambda: top_singular_triplets(W, r).Vh,

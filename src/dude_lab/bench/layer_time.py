@@ -144,7 +144,7 @@ def measure(shape: Shape, tokens: int, what: str, plan: Plan) -> Iterator[Result
 
 
 def scoring_cases(plan: Plan) -> Iterator[Case]:
-    """One token, as in generation, and batches; widths at which W' is cached, and one at which no W' is made."""
+    """Return one token, as in generation, and batches, at widths with and without a cached W'."""
     for dtype in plan.dtypes:
         for d in (32,) if plan.tiny else (576, 1024) if plan.quick else (576, 1024, 4096):
             for tokens in (1, 64) if plan.tiny else (1, 512, 1024):

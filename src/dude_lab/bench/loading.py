@@ -32,14 +32,14 @@ OVER, SECONDS = "wall time of a process, over import peft", "wall time of a proc
 
 
 def load_cases(plan: Plan) -> Iterator[Case]:
-    """Adapters on all linear layers."""
+    """Return adapters on all linear layers."""
     for model in (TINY,) if plan.tiny else (MINI,) if plan.quick else (LLAMA, MINI):
         what = f"{model.name}, all linear"
         yield Case("load", what, 15, partial(measure, model, what, plan))
 
 
 def measure(model: Model, what: str, plan: Plan) -> Iterator[Result]:
-    """Each method's folder, onto a fresh copy of the base that is made before the clock starts."""
+    """Measure each method's folder on a fresh copy of the base, which is not timed."""
     dtype = torch.float32
     with tempfile.TemporaryDirectory() as root:
         folders = {name: Path(root, name.replace(" ", "-")) for name in (BASELINE, DORA, DUDE)}
@@ -62,19 +62,19 @@ def measure(model: Model, what: str, plan: Plan) -> Iterator[Result]:
 
 
 def import_cases(plan: Plan) -> Iterator[Case]:
-    """All in the same rounds."""
+    """Return one case: all imports in the same rounds."""
     yield Case("import", "import, --help", 60, partial(measure_imports, 1 if plan.tiny else 3 if plan.quick else 7))
 
 
 def process_seconds(arguments: list[str]) -> float:
-    """Wall time of a Python process."""
+    """Return the wall time of a Python process."""
     begin = time.perf_counter()
     subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
     return time.perf_counter() - begin
 
 
 def measure_imports(rounds: int) -> Iterator[Result]:
-    """`import dude_peft`, which imports neither torch nor PEFT; with its class, which needs both; and `dude --help`."""
+    """Measure `import dude_peft`, which imports no torch, that of `DudeConfig`, which needs it, and `dude --help`."""
     seconds: dict[str, list[float]] = {name: [] for name in RUNS}
     for number in range(rounds + 1 if rounds > 1 else 1):
         for name, arguments in RUNS.items():

@@ -21,7 +21,7 @@ class LoraFunction(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, A: Tensor, B: Tensor, weight: Tensor, bias: Tensor | None, scaling: float
     ) -> Tensor:
-        """x (n, k), A (r, k), B (d, r), weight (d, k) -> (n, d)."""
+        """Return y (n, d) for x (n, k), A (r, k), B (d, r) and weight (d, k)."""
         ctx.dtypes, ctx.scaling = (A.dtype, B.dtype), scaling
         A, B = A.to(x.dtype), B.to(x.dtype)
         inner = F.linear(x, A)
@@ -31,7 +31,7 @@ class LoraFunction(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, G: Tensor) -> Any:  # type: ignore[override]
-        """dL/d(x, A, B)."""
+        """Return dL/d(x, A, B)."""
         x, inner, A, B, weight = ctx.saved_tensors
         through = (G @ B).mul_(ctx.scaling)
         dx = (G @ weight).addmm_(through, A) if ctx.needs_input_grad[0] else None
@@ -52,7 +52,7 @@ class HandLora(nn.Module):
         self.B = nn.Parameter(torch.zeros(d, r, device=device, dtype=dtype))
 
     def forward(self, x: Tensor) -> Tensor:
-        """y (..., d) for x (..., k)."""
+        """Return y (..., d) for x (..., k)."""
         flat = x.reshape(-1, x.shape[-1])
         return LoraFunction.apply(flat, self.A, self.B, self.base.weight, self.base.bias, 1.0).view(*x.shape[:-1], -1)
 

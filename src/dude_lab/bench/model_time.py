@@ -18,7 +18,7 @@ GENERATED = "tokens/s, adapters not merged, over PEFT LoRA"
 
 
 def step_cases(plan: Plan) -> Iterator[Case]:
-    """A Llama with all linear layers and with q and v alone, and the embedded model, where small operations decide."""
+    """Return a Llama with all linear layers and with q and v alone, and the embedded model, where overhead decides."""
     if plan.tiny:
         models: list[tuple[Model, Any, torch.dtype, int]] = [(TINY, ALL, torch.float32, 8)]
     else:
@@ -59,7 +59,7 @@ def measure(model: Model, targets: Any, dtype: torch.dtype, length: int, what: s
 
 
 def stepper(model: Any, batch: int, length: int, device: str) -> Callable[[], None]:
-    """One step on the same random tokens each time."""
+    """Return a function that runs one step, on the same random tokens each time."""
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
     ids = torch.randint(2, 2000, (batch, length), generator=torch.Generator().manual_seed(0)).to(device)
 
@@ -72,7 +72,7 @@ def stepper(model: Any, batch: int, length: int, device: str) -> Callable[[], No
 
 
 def generation_cases(plan: Plan) -> Iterator[Case]:
-    """Every model."""
+    """Return every model."""
     for model, dtype in models(plan):
         new = 2 if plan.tiny else 16 if plan.quick else 32
         what = f"{short(dtype)} {model.name}, all linear, {new} tokens"
@@ -80,7 +80,7 @@ def generation_cases(plan: Plan) -> Iterator[Case]:
 
 
 def measure_generation(model: Model, dtype: torch.dtype, new: int, what: str, plan: Plan) -> Iterator[Result]:
-    """One sequence, greedy, with its cache."""
+    """Measure greedy generation of one sequence, with its cache."""
     made = {name: adapted(model, name, dtype, plan.device).eval() for name in (BASELINE, DORA, DUDE)}
     seconds = interleave({name: generator(one, new, plan.device) for name, one in made.items()}, plan)
     yield compared("generate", GENERATED, what, seconds, 1.0, rates=True)

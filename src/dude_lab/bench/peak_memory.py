@@ -25,7 +25,7 @@ TEMPORARY = "largest allocation of a layer's forward + backward, over its weight
 
 
 def cases(plan: Plan) -> Iterator[Case]:
-    """Every model; and one layer with few tokens, where only the weight is large."""
+    """Return every model, and one layer with few tokens, where only the weight is large."""
     for model, dtype in models(plan):
         length = 8 if plan.tiny else 64 if plan.quick else 128
         what = f"{short(dtype)} {model.name}, all linear, {8 * length} tokens"
@@ -37,7 +37,7 @@ def cases(plan: Plan) -> Iterator[Case]:
 
 
 def measure(model: Model, dtype: torch.dtype, length: int, what: str, plan: Plan) -> Iterator[Result]:
-    """Each method on its own, one after the other."""
+    """Measure each method on its own, one after the other."""
     used = {name: step_bytes(model, name, dtype, length, plan) for name in METHODS}
     over = {name: exactly(count / used[BASELINE]) for name, count in used.items()}
     others = {name: value for name, value in over.items() if name not in (DUDE, BASELINE)}
@@ -62,7 +62,7 @@ def step_bytes(model: Model, method: str, dtype: torch.dtype, length: int, plan:
 
 
 def measure_layer(shape: Shape, tokens: int, what: str, plan: Plan) -> Iterator[Result]:
-    """The largest single allocation; on a GPU, where they are not listed, all of them at their peak."""
+    """Measure the largest single allocation; on a GPU, which does not list them, the peak."""
     made, (x, G) = layers_of(shape, plan.device), inputs(shape, tokens, plan.device)
     weight = shape.d * shape.k * shape.dtype.itemsize
     share = {}

@@ -18,11 +18,11 @@ Call = Callable[[], Any]
 
 
 def nothing() -> None:
-    """Before a call that needs no preparation."""
+    """Do nothing before a call."""
 
 
 def seconds_of(run: Call, device: str = "cpu", before: Call = nothing) -> float:
-    """Seconds of one call: `before` each is not timed.
+    """Return the seconds of one call; `before` is not timed.
 
     On a GPU what lies between two events, so that launching counts where the device waits for it; on a CPU see
     `cpu_clock`.
@@ -52,7 +52,7 @@ def interleave(
     rounds: int | None = None,
     warm_up: bool = True,
 ) -> Seconds:
-    """Seconds of each method in each round, after one to warm up that also tells how many fit."""
+    """Return the seconds of each method in each round; a first round warms up and sets the number of rounds."""
     first = before or {}
     begin = time.perf_counter()
     for name, run in runs.items() if warm_up else ():
@@ -66,7 +66,7 @@ def interleave(
 
 
 def ratios(seconds: Seconds, to: str = BASELINE, *, inverse: bool = False) -> dict[str, Spread]:
-    """Each method over `to`, round by round; the other way round, for rates, with `inverse`."""
+    """Return the ratio of each method to `to`, round by round; with `inverse` that of rates."""
     result = {}
     for name, times in seconds.items():
         pairs = zip(times, seconds[to], strict=True)
@@ -77,7 +77,7 @@ def ratios(seconds: Seconds, to: str = BASELINE, *, inverse: bool = False) -> di
 def compared(
     part: str, group: str, what: str, seconds: Seconds, target: float | None, to: str = BASELINE, *, rates: bool = False
 ) -> Result:
-    """The row of DuDe over `to`, with all others beside it; of rates (a second) instead of times where asked."""
+    """Return the result of DuDe over `to` with all other methods; with `rates` of rates instead of times."""
     over = ratios(seconds, to, inverse=rates)
     others = {name: value for name, value in over.items() if name not in (DUDE, to)}
     medians = {name: statistics.median(times) for name, times in seconds.items()}

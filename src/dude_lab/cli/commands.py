@@ -34,7 +34,7 @@ class _Group(TyperGroup):
 
 @contextmanager
 def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """SIGTERM raises `KeyboardInterrupt`: what is open is cleaned up, and one message says that it was stopped."""
+    """Raise `KeyboardInterrupt` on SIGTERM: open files are cleaned up, and one message says that it was stopped."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -72,7 +72,7 @@ def start(version: Version = False) -> None:
 
 
 def _expanded(value: Any) -> Any:
-    """Paths with `~` as the home folder, which a shell leaves alone in `--output=~/x`."""
+    """Return paths with `~` replaced by the home folder, which a shell does not do in `--output=~/x`."""
     if isinstance(value, (list, tuple)):
         return [user_path(one) for one in value]
     return None if value is None else user_path(value)

@@ -58,7 +58,7 @@ def evaluate_model(
 
 
 def _place(model: str, suite: str) -> Path:
-    """In the run's own folder, or under `runs/eval` for a model that has none."""
+    """Return a folder in the run, or under `runs/eval` for a model that has none."""
     name = suite.replace(":", "_").replace("/", "_")
     if is_run(model):
         return open_run(model)[0].evaluations / name

@@ -25,7 +25,7 @@ from .progress_bar import PlainReporter, make_reporter, show_failure
 
 
 def run(settings: RunSettings, config: Path, overrides: list[str], resume: str | None) -> int:
-    """Train; returns the exit code."""
+    """Train; return the exit code."""
     out = console()
     reporter = make_reporter(out)
     with reporter.stage("loading libraries"):
@@ -123,7 +123,7 @@ def _show_memory(plan: Plan) -> None:
 
 
 def show_summary(result: RunResult) -> None:
-    """The numbers of a finished run, and where its files are."""
+    """Print the numbers of a finished run, and its files."""
     out, record, folder = console(), result.record, result.folder
     cost, training = record["cost"], record["training"]
     rank = f", r = {record['r']}" if record["r"] else ""

@@ -44,7 +44,7 @@ class _Store:
 
 
 def make_answers(results: Results) -> dict[str, Any]:
-    """Pairs of rows that the outcome compares, and of each of them with the base, with the questions they differ in.
+    """Return the pairs of rows that are compared, and each of them with the base, with the questions they differ in.
 
     Returns:
         `pairs`: for each the names, the seeds, the number of questions, how often each has more seeds right, and for
@@ -101,7 +101,7 @@ def _pair(
 
 
 def _items(run: Run, asked: dict[Key, dict[str, str]]) -> Items:
-    """Whether each question was answered right, and how; what was asked goes into `asked`."""
+    """Return whether each question was answered correctly, and the answer; add the questions to `asked`."""
     found: Items = {}
     for task, one in _samples(run):
         key = (task, str(one["id"]))
@@ -118,7 +118,7 @@ def _samples(run: Run) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _question(run: Run, task: str, sample: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a packed run does not hold of a question, from its data set."""
+    """Return what a packed run lacks of a question, from its data set."""
     asked = run.record["config"].get("eval")
     found = _stored_prompts(json.dumps(asked)).get((task, str(sample["id"]))) if asked else None
     if found is None or found["gold"] != sample.get("gold"):  # another version of the set
@@ -142,7 +142,7 @@ def _answer(sample: Mapping[str, Any]) -> str:
 
 
 def _choice(sample: Mapping[str, Any], value: Any) -> str:
-    """A number among choices as the choice's text."""
+    """Return a choice's text for its number."""
     choices = sample.get("choices")
     if isinstance(choices, list) and isinstance(value, int) and 0 <= value < len(choices):
         return _start(str(choices[value]))
@@ -156,5 +156,5 @@ def _start(text: str) -> str:
 
 
 def _end(prompt: str) -> str:
-    """The end of a prompt: what comes before may be worked examples."""
+    """Return the end of a prompt: worked examples may come before it."""
     return prompt if len(prompt) <= LONGEST_QUESTION else "… " + prompt[-LONGEST_QUESTION:]

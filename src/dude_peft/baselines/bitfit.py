@@ -37,15 +37,15 @@ class BitfitLayer(BaselineLayer):
     adapter_layer_names = ("bitfit_b",)
 
     def initial_values(self, weight: Tensor, config: Any, module_name: str) -> Mapping[str, Tensor]:
-        """db = 0 (d,)."""
+        """Return db = 0 (d,)."""
         return {"bitfit_b": torch.zeros(weight.shape[0])}
 
     def update(self, adapter: str, x: Tensor, y: Tensor) -> Tensor:
-        """db (d,)."""
+        """Return db (d,)."""
         return self.parts(adapter)[0]
 
     def merge_into(self, base: Any, adapter: str) -> None:
-        """b + db, or a new bias for a layer that has none."""
+        """Return b + db, or a new bias for a layer that has none."""
         db = self.parts(adapter)[0]
         merged = db if base.bias is None else base.bias.float() + db
         base.bias = nn.Parameter(merged.to(base.weight.dtype, copy=True), requires_grad=False)
@@ -74,7 +74,7 @@ register(BitfitConfig, BaselineType.BITFIT, BitfitModel)
 
 
 def find_places(model: Any, names: set[str]) -> tuple[list[str], set[str]]:
-    """The choices of the model's config that give biases to the layers `names`, and every layer that they give one.
+    """Return the options of the model's config that give biases to the layers `names`, and all layers that they affect.
 
     Raises:
         DudeError: the architecture has no place for a bias of some of them.

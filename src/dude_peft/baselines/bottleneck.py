@@ -42,20 +42,20 @@ class BottleneckLayer(BaselineLayer):
     adapter_layer_names = ("bottleneck_down", "bottleneck_down_bias", "bottleneck_up", "bottleneck_up_bias")
 
     def initial_values(self, weight: Tensor, config: Any, module_name: str) -> Mapping[str, Tensor]:
-        """W_down from a normal distribution cut at two standard deviations, all else zero."""
+        """Return W_down from a normal distribution truncated at two standard deviations, and zeros for the rest."""
         d, r = weight.shape[0], config.r
         down = nn.init.trunc_normal_(torch.empty(r, d), std=DOWN_STD, a=-2 * DOWN_STD, b=2 * DOWN_STD)
         zeros = torch.zeros(r), torch.zeros(d, r), torch.zeros(d)
         return dict(zip(self.adapter_layer_names, (down, *zeros), strict=True))
 
     def update(self, adapter: str, x: Tensor, y: Tensor) -> Tensor:
-        """W_up gelu(W_down y + b_down) + b_up (..., d)."""
+        """Return W_up gelu(W_down y + b_down) + b_up (..., d)."""
         down, down_bias, up, up_bias = self.parts(adapter)
         h = nn.functional.gelu(nn.functional.linear(y.to(down.dtype), down, down_bias))
         return nn.functional.linear(h, up, up_bias)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Refused: the update is not linear in the layer's input."""
+        """Refuse: the update is not linear in the layer's input."""
         raise DudeError(
             "method 'adapter' cannot be merged: its bottleneck has a nonlinearity, so no weight W' computes "
             "y + W_up gelu(W_down y + b_down) + b_up. Use the adapter as it is (`dude eval RUN`, "

@@ -64,7 +64,7 @@ class LoraXsLayer(BaselineLayer):
         return {"lora_xs_R": torch.randn(r, r) * config.init_std, "lora_xs_A": S[:, None] * Vh, "lora_xs_B": U}
 
     def update(self, adapter: str, x: Tensor, y: Tensor) -> Tensor:
-        """s x (S_r V_r^T)^T R^T U_r^T (..., d)."""
+        """Return s x (S_r V_r^T)^T R^T U_r^T (..., d)."""
         R, A, B = self.parts(adapter)
         x = nn.functional.dropout(x, self.configs[adapter].lora_dropout, self.training).to(R.dtype)
         for factor in (A, R, B):
@@ -72,12 +72,12 @@ class LoraXsLayer(BaselineLayer):
         return self.scaling(adapter) * x
 
     def get_delta_weight(self, adapter: str) -> Tensor:
-        """s U_r R S_r V_r^T (d, k)."""
+        """Return s U_r R S_r V_r^T (d, k)."""
         R, A, B = self.parts(adapter)
         return self.scaling(adapter) * (B @ R @ A)
 
     def scaling(self, adapter: str) -> float:
-        """s = lora_alpha / r."""
+        """Return s = lora_alpha / r."""
         alpha, R = self.configs[adapter].lora_alpha, self.parts(adapter)[0]
         return 1.0 if alpha is None else alpha / R.shape[0]
 

@@ -39,7 +39,7 @@ class SvftLayer(BaselineLayer):
     other_param_names = ("svft_U", "svft_V")
 
     def initial_values(self, weight: Tensor, config: Any, module_name: str) -> Mapping[str, Tensor]:
-        """M = 0, and all p = min(d, k) singular vectors of the weight (d, k)."""
+        """Return M = 0, and all p = min(d, k) singular vectors of the weight (d, k)."""
         (d, k), o = weight.shape, config.off_diag
         p = min(d, k)
         M = torch.zeros(p * (2 * o + 1) - o * (o + 1))
@@ -50,14 +50,14 @@ class SvftLayer(BaselineLayer):
         return {"svft_M": M, "svft_U": U, "svft_V": Vh}
 
     def diagonals(self, adapter: str) -> Iterator[tuple[int, Tensor]]:
-        """Each trained diagonal of M: its offset, column less row, and its values (p - |offset|,)."""
+        """Return each trained diagonal of M: its offset, column less row, and its values (p - |offset|,)."""
         M, U, _ = self.parts(adapter)
         o = self.configs[adapter].off_diag
         offsets = range(-o, o + 1)
         return zip(offsets, M.split([U.shape[1] - abs(offset) for offset in offsets]), strict=True)
 
     def update(self, adapter: str, x: Tensor, y: Tensor) -> Tensor:
-        """((x V) M^T) U^T (..., d)."""
+        """Return ((x V) M^T) U^T (..., d)."""
         M, U, V = self.parts(adapter)
         h = nn.functional.linear(x.to(M.dtype), V)
         p, total = h.shape[-1], torch.zeros_like(h)
@@ -67,7 +67,7 @@ class SvftLayer(BaselineLayer):
         return nn.functional.linear(total, U)
 
     def get_delta_weight(self, adapter: str) -> Tensor:
-        """U M V^T (d, k)."""
+        """Return U M V^T (d, k)."""
         _, U, V = self.parts(adapter)
         M = torch.zeros(U.shape[1], U.shape[1], dtype=U.dtype, device=U.device)
         for offset, values in self.diagonals(adapter):

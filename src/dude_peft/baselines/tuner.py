@@ -54,7 +54,7 @@ class BaselineConfig(PeftConfig):
             self.target_modules = set(self.target_modules)
 
     def to_dict(self) -> dict[str, Any]:
-        """What `save_pretrained` writes."""
+        """Return what `save_pretrained` writes."""
         return super().to_dict() | {"start_is_saved": True}
 
 
@@ -114,27 +114,27 @@ class BaselineLayer(nn.Module, BaseTunerLayer):
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def initial_values(self, weight: Tensor, config: Any, module_name: str) -> Mapping[str, Tensor]:
-        """Each tensor of a new adapter, by name, for the weight (d, k); float32."""
+        """Return each tensor of a new adapter, by name, for the weight (d, k); float32."""
         raise NotImplementedError
 
     def update(self, adapter: str, x: Tensor, y: Tensor) -> Tensor:
-        """What the adapter adds to the output y (..., d), from y and the layer's input x (..., k)."""
+        """Return what the adapter adds to the output y (..., d), from y and the layer's input x (..., k)."""
         raise NotImplementedError
 
     def get_delta_weight(self, adapter: str) -> Tensor:
-        """W' - W0 (d, k), float32."""
+        """Return W' - W0 (d, k), float32."""
         raise NotImplementedError
 
     def parts(self, adapter: str) -> list[Tensor]:
-        """The tensors of an adapter, in the order of `adapter_layer_names` and `other_param_names`."""
+        """Return the tensors of an adapter, in the order of `adapter_layer_names` and `other_param_names`."""
         return [getattr(self, name)[adapter] for name in (*self.adapter_layer_names, *self.other_param_names)]
 
     def has_adapter(self, adapter: str) -> bool:
-        """Whether the layer has an adapter of this name."""
+        """Return whether the layer has an adapter of this name."""
         return adapter in getattr(self, self.adapter_layer_names[0])
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """The base layer's output (..., d) and what each active adapter adds, in the base's dtype."""
+        """Return the base layer's output (..., d) plus the update of each active adapter, in the base's dtype."""
         if self.disable_adapters and self.merged:
             self.unmerge()
         y = self.base_layer(x, *args, **kwargs)
@@ -171,7 +171,7 @@ class BaselineLayer(nn.Module, BaseTunerLayer):
                 raise DudeError(f"adapter '{adapter}': the merged weights are not finite, so it is damaged")
 
     def unmerge(self) -> None:
-        """The base layer as it was before the merge, bit for bit."""
+        """Restore the base layer from before the merge, bit for bit."""
         base: Any = self.get_base_layer()
         while self._before_merge:
             base.weight.data, base.bias = self._before_merge.pop()
@@ -185,7 +185,7 @@ class BaselineModel(BaseTuner):
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012 - PEFT's table of defaults: there are none
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        """PEFT's, after which, if it fails, the model is as it was."""
+        """Inject as PEFT does; after an error the model is as it was."""
         try:
             with unchanged_on_error(self, model):
                 super().inject_adapter(model, adapter_name, *args, **kwargs)

@@ -63,7 +63,7 @@ def _output_kernel(
 
 
 def output(y0: Tensor, bias: Tensor | None, gain: Tensor, inner: Tensor, outer: Tensor, in_place: bool) -> Tensor:
-    """`functional.output`: y (n, d) from y0 (n, d), which is overwritten if `in_place`."""
+    """Compute `functional.output`: y (n, d) from y0 (n, d), which is overwritten if `in_place`."""
     y = y0 if in_place else torch.empty_like(y0, memory_format=torch.contiguous_format)
     (n, d), k = y0.shape, inner.shape[1]
     if n == 0 or d == 0:
@@ -109,7 +109,7 @@ def _sums_and_scaled_kernel(
 def sums_and_scaled(
     G: Tensor, y: Tensor | None, bias: Tensor | None, gain: Tensor, scaled: Tensor | None
 ) -> tuple[Tensor | None]:
-    """`autograd.sums_and_scaled`: colsum(G * (y - b)) (d,) in float32, in a tuple, and g G written into `scaled`."""
+    """Compute `autograd.sums_and_scaled`: a tuple of colsum(G * (y - b)) (d,) in float32; g G goes into `scaled`."""
     (n, d), blocks = G.shape, triton.cdiv(G.shape[0], REDUCED)
     partial = torch.empty(blocks if y is not None else 0, d, dtype=torch.float32, device=G.device)
     if n and d and not (y is None and scaled is None):
@@ -137,9 +137,9 @@ def _product_norm_gain_kernel(
     V = tl.load(factor + rank[:, None] * factor_r + columns[None, :] * factor_d, mask=there, other=0.0)
     product = tl.load(P + rank[:, None] * P_r + columns[None, :] * P_d, mask=there, other=0.0)
     F = tl.load(gram + rank[:, None] * gram_r + rank[None, :] * gram_c, mask=square, other=0.0)
-    whole = product + s * tl.dot(F, V, input_precision="ieee")
-    tl.store(V_other + rank[:, None].to(tl.int64) * d + columns[None, :], whole, mask=there)
-    q = tl.sum((product + whole) * V, axis=0)
+    other_product = product + s * tl.dot(F, V, input_precision="ieee")
+    tl.store(V_other + rank[:, None].to(tl.int64) * d + columns[None, :], other_product, mask=there)
+    q = tl.sum((product + other_product) * V, axis=0)
     initial = tl.load(n0 + columns, mask=column_there, other=1.0)
     m = tl.load(magnitude + columns, mask=column_there, other=1.0).to(tl.float32)
     squares = initial * initial + s * q
@@ -153,7 +153,7 @@ def _product_norm_gain_kernel(
 def product_norm_gain(
     factor: Tensor, other: Tensor, P: Tensor, n0: Tensor, magnitude: Tensor, scaling: float
 ) -> tuple[Tensor, Tensor, Tensor] | None:
-    """`functional.norm_change` and `relative_gain`: V_other (2r, n), ||V||_c and the gain h (n,); None above 2r = 64.
+    """Compute V_other (2r, n), ||V||_c and h (n,) of `functional.norm_change` and `relative_gain`; None if 2r > 64.
 
     Args:
         factor: (2r, n), other: (2r, ...), P: (2r, n), n0 and magnitude: (n,); float32, the magnitude in any dtype.
@@ -173,5 +173,5 @@ def product_norm_gain(
 
 
 def _line(values: Tensor) -> Tensor:
-    """A vector whose entries lie side by side."""
+    """Return a vector with contiguous entries."""
     return values.contiguous()
