@@ -269,7 +269,7 @@ def test_a_dry_run_says_where_it_would_go_on(tiny: Tiny) -> None:  # noqa: F811
     config = tiny.write()
     result = dude("train", config, "--dry-run", "--resume", "auto")
     assert result.exit_code == 0 and "the run would start from the beginning" in result.stdout
-    one_line(dude("train", config, "--dry-run", "--resume", "must"), "no run there")
+    one_line(dude("train", config, "--dry-run", "--resume", "must"), "not a run")
     train(tiny.settings())
     result = dude("train", config, "--dry-run", "--resume", "auto")
     assert result.exit_code == 0 and "already finished" in result.stdout

@@ -156,8 +156,8 @@ def test_a_tokenizer_without_an_end(tiny: Tiny) -> None:  # noqa: F811
 def test_a_folder_of_another_run_and_a_resume_without_checkpoint(tiny: Tiny) -> None:  # noqa: F811
     tiny.output.mkdir()
     (tiny.output / "config.yaml").write_text(yaml.safe_dump({"model": {"name": "other"}}))
-    refused(tiny, "holds another run", "output=DIR")
-    refused(tiny, "--resume must", "no run there", overrides=(f"output={tiny.folder / 'new'}", "--resume", "must"))
+    refused(tiny, "has another run", "output=DIR")
+    refused(tiny, "--resume must", "not a run", overrides=(f"output={tiny.folder / 'new'}", "--resume", "must"))
 
 
 def test_broken_yaml_and_a_missing_config(tiny: Tiny) -> None:  # noqa: F811

@@ -130,7 +130,7 @@ def test_what_one_process_meets_all_of_them_obey(both: Any) -> None:
 
 def test_a_batch_that_cannot_be_divided_is_told_by_validate_too(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     monkeypatch.setenv("WORLD_SIZE", "3")
-    with pytest.raises(DudeError, match=r"4 cannot be divided among 3 processes.*Set train.batch_size to 3 or 6"):
+    with pytest.raises(DudeError, match=r"4 is not a multiple of the 3 processes.*Set train.batch_size to 3 or 6"):
         make_plan(tiny.settings())
     shared = make_plan(tiny.settings("train.batch_size=6")).memory.activations
     monkeypatch.delenv("WORLD_SIZE")
@@ -146,4 +146,4 @@ def test_torchrun_of_the_command(tiny: Tiny) -> None:  # noqa: F811
     assert done.stdout.count("training to step 6") == done.stdout.count("step 6/6") == 1
     assert len(steps(tiny.output)) == 6
     again = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
-    assert again.returncode != 0 and again.stderr.count("holds this run, finished") == 1
+    assert again.returncode != 0 and again.stderr.count("has this run, finished") == 1

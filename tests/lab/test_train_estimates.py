@@ -43,9 +43,9 @@ def test_the_plan_and_the_budget_use_the_same_functions(tiny: Tiny, monkeypatch:
 
 def _estimate():
     from dude_lab.paper.experiments import chosen
-    from dude_lab.paper.recipe import parts_of
+    from dude_lab.paper.recipe import comparisons_of
 
-    return parts_of(chosen("table1", "mini"), "mini", ROOT / "unused", (), [])[0].recipe.estimate
+    return comparisons_of(chosen("table1", "mini"), "mini", ROOT / "unused", (), [])[0].recipe.estimate
 
 
 def test_full_fine_tuning_in_bfloat16_has_an_optimizer_in_bfloat16(tiny: Tiny) -> None:  # noqa: F811

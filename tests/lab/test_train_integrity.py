@@ -114,7 +114,7 @@ def test_a_damaged_later_checkpoint_costs_no_good_one(tiny: Tiny) -> None:  # no
     assert sorted(p.name for p in place.iterdir()) == ["checkpoint-6", "checkpoint-8"]
     notes = Notes()
     train(settings, resume="auto", reporter=notes)
-    assert "going on from checkpoint-6" in notes.notes[0]
+    assert "resuming from checkpoint-6" in notes.notes[0]
     assert [p.name for p in place.iterdir()] == ["checkpoint-8"] and fault(place / "checkpoint-8") is None
 
 

@@ -93,7 +93,7 @@ def test_a_checkpoint_named_by_hand_is_tried_again(tiny: Tiny, monkeypatch: pyte
 
 def test_a_step_of_several_micro_steps(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     poison(monkeypatch, "loss", 3, BAD)
-    with pytest.raises(DudeError, match=r"the loss was not finite at step 3.*There is no checkpoint from before"):
+    with pytest.raises(DudeError, match=r"the loss was not finite at step 3.*There is no earlier checkpoint"):
         train(tiny.settings("train.gradient_accumulation=3", "train.save_every=50"))
 
 

@@ -140,7 +140,7 @@ def test_a_named_checkpoint(tiny: Tiny) -> None:  # noqa: F811
 
 
 def test_nothing_to_resume(tiny: Tiny) -> None:  # noqa: F811
-    with pytest.raises(DudeError, match=r"--resume must: .*: no run there"):
+    with pytest.raises(DudeError, match=r"--resume must: .*: not a run"):
         train(tiny.settings(), resume="must")
     assert not tiny.output.exists()
     with pytest.raises(Killed):

@@ -219,7 +219,7 @@ def test_weights_that_are_no_numbers_name_the_module(tiny: Tiny, tmp_path: Path)
 def test_a_folder_that_holds_something_else_is_left_alone(tiny: Tiny) -> None:  # noqa: F811
     tiny.output.mkdir()
     (tiny.output / "thesis.txt").write_text("mine")
-    with pytest.raises(DudeError, match=r"not empty and holds no run \(thesis\.txt\)"):
+    with pytest.raises(DudeError, match=r"not empty and is not a run \(thesis\.txt\)"):
         train(tiny.settings())
     assert [p.name for p in tiny.output.iterdir()] == ["thesis.txt"]
 
@@ -227,11 +227,11 @@ def test_a_folder_that_holds_something_else_is_left_alone(tiny: Tiny) -> None:  
 def test_a_run_is_never_overwritten(tiny: Tiny) -> None:  # noqa: F811
     train(tiny.settings("train.steps=2"))
     adapter = (tiny.output / "adapter" / "adapter_model.safetensors").read_bytes()
-    with pytest.raises(DudeError, match="holds this run, finished"):
+    with pytest.raises(DudeError, match="has this run, finished"):
         train(tiny.settings("train.steps=2"))
-    with pytest.raises(DudeError, match=r"holds another run .*train\.learning_rate: 0\.01 there, 0\.5 here"):
+    with pytest.raises(DudeError, match=r"has another run .*train\.learning_rate: 0\.01 there, 0\.5 here"):
         train(tiny.settings("train.steps=2", "train.learning_rate=0.5"))
-    with pytest.raises(DudeError, match="holds another run"):
+    with pytest.raises(DudeError, match="has another run"):
         train(tiny.settings("train.steps=3"), resume="auto")
     assert (tiny.output / "adapter" / "adapter_model.safetensors").read_bytes() == adapter
 

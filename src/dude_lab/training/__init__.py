@@ -1,4 +1,1 @@
-"""Training from one YAML file: settings, checks before the weights, the pinned trainer, the run folder.
-
-Only `settings` and `config_file` are light; everything else imports torch and is imported where it is used.
-"""
+"""Train one run: check the plan, load the model, train, evaluate, and write the run folder."""

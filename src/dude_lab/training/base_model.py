@@ -1,6 +1,6 @@
-"""The base model: where it lies, its tokenizer, its shape without weights, and the weights themselves.
+"""The base model: its source, config, tokenizer and weights.
 
-Everything that can go wrong with a name, a folder or a tokenizer is reported by `find_base`, which loads no weight.
+`find_base` reports errors of the name, the folder and the tokenizer without loading weights.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class Base:
-    """A base model that was found and can be loaded.
+    """A base model that can be loaded.
 
     Attributes:
-        name: as the config has it.
-        source: what `from_pretrained` is given: a folder or a hub name.
+        name: the name in the config.
+        source: argument for `from_pretrained`: a folder or a hub name.
         config: the architecture.
-        tokenizer: with an end token; its padding token is set.
-        dtype: what the weights are loaded in.
+        tokenizer: has an end token and a padding token.
+        dtype: dtype of the loaded weights.
         device: `cpu` or `cuda`.
     """
 
@@ -57,13 +57,13 @@ class Base:
 
     @property
     def folder(self) -> Path | None:
-        """The local folder, or None for a model of the hub."""
+        """The local folder; None for a model of the hub."""
         path = Path(self.source)
         return path if path.is_dir() else None
 
 
 def choose_device(wanted: str) -> str:
-    """`auto` is the GPU where there is one.
+    """Return the device; `auto` is the GPU if there is one.
 
     Raises:
         DudeError: an unknown device, or `cuda` without a CUDA device.
@@ -71,8 +71,8 @@ def choose_device(wanted: str) -> str:
     import torch
 
     if wanted not in DEVICES:
-        one = " One of several GPUs is chosen by CUDA_VISIBLE_DEVICES." if wanted.startswith("cuda:") else ""
-        raise DudeError(f"device: {shorten(wanted)!r} is none of {', '.join(DEVICES)}.{one}")
+        one = " Choose one of several GPUs by CUDA_VISIBLE_DEVICES." if wanted.startswith("cuda:") else ""
+        raise DudeError(f"device: {shorten(wanted)!r} is not one of {', '.join(DEVICES)}.{one}")
     if wanted == "cuda" and not torch.cuda.is_available():
         raise DudeError("train.device: cuda, but torch sees no CUDA device. Write auto or cpu, or see `dude env`.")
     if wanted != "auto":
@@ -81,7 +81,7 @@ def choose_device(wanted: str) -> str:
 
 
 def choose_dtype(wanted: str, device: str, *, full: bool = False) -> torch.dtype:
-    """The dtype the weights are loaded in; `full` says that all of them are trained.
+    """Return the dtype of the weights; `full` if all of them are trained.
 
     Raises:
         DudeError: an unknown dtype.
@@ -89,7 +89,7 @@ def choose_dtype(wanted: str, device: str, *, full: bool = False) -> torch.dtype
     import torch
 
     if wanted not in DTYPES:
-        raise DudeError(f"dtype: {shorten(wanted)!r} is none of {', '.join(DTYPES)}.{did_you_mean(wanted, DTYPES)}")
+        raise DudeError(f"dtype: {shorten(wanted)!r} is not one of {', '.join(DTYPES)}.{did_you_mean(wanted, DTYPES)}")
     if wanted != "auto":
         return getattr(torch, wanted)
     if full or device != "cuda" or not torch.cuda.is_bf16_supported():
@@ -101,8 +101,8 @@ def find_base(settings: ModelSettings, *, device: str = "auto", full: bool = Fal
     """Find a base model and read its config and tokenizer, not its weights.
 
     Raises:
-        DudeError: no such folder, no config.json, no safetensors, unknown to the hub, custom code without leave, no
-            tokenizer, or a tokenizer without an end token.
+        DudeError: no such folder, no config.json, no safetensors, unknown to the hub, custom code without
+            `trust_remote_code`, no tokenizer, or a tokenizer without an end token.
     """
     from transformers import AutoConfig
 
@@ -112,7 +112,7 @@ def find_base(settings: ModelSettings, *, device: str = "auto", full: bool = Fal
         config = AutoConfig.from_pretrained(
             source, revision=settings.revision, trust_remote_code=settings.trust_remote_code
         )
-    except Exception as error:  # a value that transformers does not expect fails anywhere in it, with any class
+    except Exception as error:  # an unexpected value fails anywhere in transformers, with any class
         raise DudeError(_unreadable(settings, source, "config", error)) from None
     _check_quantization(settings, config)
     return Base(
@@ -127,7 +127,7 @@ def find_base(settings: ModelSettings, *, device: str = "auto", full: bool = Fal
 
 
 def load_tokenizer(settings: ModelSettings, source: str | None = None) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, its padding token set to the end token where it has none.
+    """Load the model's tokenizer; if it has no padding token, its end token is used.
 
     Raises:
         DudeError: no tokenizer, or one without an end token.
@@ -139,12 +139,12 @@ def load_tokenizer(settings: ModelSettings, source: str | None = None) -> PreTra
         tokenizer = AutoTokenizer.from_pretrained(
             source, revision=settings.revision, trust_remote_code=settings.trust_remote_code
         )
-    except Exception as error:  # tokenizers raises nothing more special
+    except Exception as error:  # tokenizers raises nothing more specific
         raise DudeError(_unreadable(settings, source, "tokenizer", error)) from None
     if tokenizer.eos_token_id is None:
         raise DudeError(
-            f"model '{settings.name}': the tokenizer has no end-of-sequence token, so the model could not learn where "
-            "an answer ends. Set `eos_token` in its tokenizer_config.json, or take a model that has one."
+            f"model '{settings.name}': the tokenizer has no end-of-sequence token, so the model cannot learn where "
+            "an answer ends. Set `eos_token` in its tokenizer_config.json, or use a model that has one."
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -155,8 +155,8 @@ def load_base(base: Base) -> PreTrainedModel:
     """Load the weights, in `base.dtype`, on `base.device`.
 
     Raises:
-        DudeError: the weights cannot be read (truncated file, no safetensors), or tensors are missing, left over or of
-            another shape than the config says.
+        DudeError: the weights cannot be read (truncated file, no safetensors), or tensors are missing, unexpected or
+            of another shape than in the config.
     """
     from safetensors import SafetensorError
 
@@ -170,16 +170,16 @@ def load_base(base: Base) -> PreTrainedModel:
     except DudeError as error:
         raise DudeError(f"model '{base.name}': {error}") from None
     except (OSError, ValueError, RuntimeError, SafetensorError, TypeError, LookupError, AttributeError) as error:
-        check_base(base)  # names what is wrong where it can
+        check_base(base)  # raises a better message if it finds the cause
         raise DudeError(_unreadable(base.settings, base.source, "weights", error)) from None
     return model.to(device=base.device)  # type: ignore[arg-type]
 
 
 def meta_model(base: Base) -> PreTrainedModel:
-    """The model's modules with shapes and no storage.
+    """Return the model on the meta device.
 
     Raises:
-        DudeError: the config describes no causal language model, or one that cannot be built.
+        DudeError: the config is not of a causal language model, or cannot be built.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -189,18 +189,18 @@ def meta_model(base: Base) -> PreTrainedModel:
             return AutoModelForCausalLM.from_config(
                 base.config, dtype=base.dtype, trust_remote_code=base.settings.trust_remote_code
             )
-    except Exception as error:  # sizes that do not go together fail anywhere in the architecture, with any class
+    except Exception as error:  # inconsistent sizes fail anywhere in the architecture, with any class
         raise DudeError(_unreadable(base.settings, base.source, "architecture", error)) from None
 
 
 def check_base(base: Base) -> str | None:
-    """Compare a local model's weight files with its architecture, by their headers; nothing for one of the hub.
+    """Compare the headers of a local model's weight files with its architecture; skip a model of the hub.
 
     Returns:
-        Why a local model's files were not compared; None where they were.
+        Why a local model's files were not compared; None if they were.
 
     Raises:
-        DudeError: tensors that are missing, left over or of another shape, or a file that is damaged.
+        DudeError: missing or unexpected tensors, tensors of another shape, or a damaged file.
     """
     if base.folder is None:
         return None
@@ -211,7 +211,7 @@ def check_base(base: Base) -> str | None:
 
 
 def identity(base: Base) -> dict[str, Any]:
-    """What tells this model from another: name, dtype, and SHA-256 of its files or the hub's commit."""
+    """Return what identifies the model: name, dtype, and SHA-256 of its files or the hub's commit."""
     known: dict[str, Any] = {"name": base.name, "dtype": str(base.dtype).removeprefix("torch.")}
     if base.folder is None:
         return known | {"commit": getattr(base.config, "_commit_hash", None)}
@@ -223,7 +223,7 @@ def identity(base: Base) -> dict[str, Any]:
 
 
 def _source(settings: ModelSettings) -> str:
-    """A folder that holds a model, or the hub name unchanged."""
+    """Return the folder of a local model, or the hub name unchanged."""
     name = settings.name
     if name == EMBEDDED and not (Path(name) / "config.json").is_file():
         from ..mini import model_dir
@@ -251,7 +251,7 @@ def _checked_folder(path: Path, name: str) -> Path:
         raise DudeError(f"model '{name}': the config in {path} cannot be used: {error}") from None
     if not weight_files(path):
         pickled = sorted(p.name for p in path.glob("*.bin"))
-        why = f" It has {', '.join(pickled)}, which can run code when opened." if pickled else ""
+        why = f" It has {', '.join(pickled)}, which can run code when loaded." if pickled else ""
         raise DudeError(
             f"model '{name}': no model.safetensors in {path}.{why} Only safetensors are loaded: convert it with "
             "`model.save_pretrained(folder)`."
@@ -260,7 +260,7 @@ def _checked_folder(path: Path, name: str) -> Path:
 
 
 def _check_sizes(file: Path) -> None:
-    """Refuse a config.json whose sizes would fill the memory before transformers looks at them.
+    """Reject a config.json whose sizes would fill the memory before transformers checks them.
 
     Raises:
         DudeError: not a JSON object, a size outside its range, or a number that is NaN.
@@ -273,7 +273,7 @@ def _check_sizes(file: Path) -> None:
             if isinstance(value, float) and math.isnan(value):
                 raise DudeError(f"{file}: '{shorten(key)}' is NaN. {remedy}")
             if key in (*COUNTS, *SIZES) and isinstance(value, int) and not 1 <= value <= most:
-                raise DudeError(f"{file}: '{key}' is {quote(value)}, and must be from 1 to {most:,}. {remedy}")
+                raise DudeError(f"{file}: '{key}' is {quote(value)}, and must be between 1 and {most:,}. {remedy}")
 
 
 def _check_quantization(settings: ModelSettings, config: PretrainedConfig) -> None:
@@ -285,9 +285,7 @@ def _check_quantization(settings: ModelSettings, config: PretrainedConfig) -> No
     values = quantization if isinstance(quantization, dict) else getattr(quantization, "__dict__", {})
     method = getattr(values.get("quant_method"), "value", values.get("quant_method"))
     if not isinstance(method, str) or method not in AUTO_QUANTIZATION_CONFIG_MAPPING:
-        raise DudeError(
-            f"model '{settings.name}': transformers knows no quantization {quote(method)}. Take an unquantized model."
-        )
+        raise DudeError(f"model '{settings.name}': unknown quantization {quote(method)}. Use an unquantized model.")
 
 
 def _unreadable(settings: ModelSettings, source: str, what: str, error: BaseException) -> str:
@@ -296,12 +294,12 @@ def _unreadable(settings: ModelSettings, source: str, what: str, error: BaseExce
     first = f"{reason}."
     if "trust_remote_code" in str(error):
         return (
-            f"model '{settings.name}': its {what} runs code that comes with the model. If you trust it, set "
+            f"model '{settings.name}': its {what} runs code of the model's repository. If you trust it, set "
             "model.trust_remote_code=true."
         )
     if Path(source).is_dir():
         return f"model '{settings.name}': the {what} in {source} cannot be read: {first}"
     return (
-        f"model '{settings.name}': not a local folder, and the {what} could not be had from the hub: {first} Check the "
-        f"name and the network, or give a folder; '{EMBEDDED}' is the embedded model and needs neither."
+        f"model '{settings.name}': not a local folder, and the {what} cannot be loaded from the hub: {first} Check the "
+        f"name and the network, or give a folder; '{EMBEDDED}' is the embedded model, which needs no network."
     )

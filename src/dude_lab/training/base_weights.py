@@ -1,7 +1,7 @@
-"""A model's weights, loaded only where file and architecture agree: no tensor is missing, left over or misshapen.
+"""Load a model's weights only if files and architecture agree: no missing, unexpected or mismatched tensor.
 
-transformers fills what a file lacks with random numbers and drops what has no place, both with a warning. Here both are
-errors, at loading (`load_weights`) and, for a local folder, before it (`check_weights`).
+transformers initialises missing tensors at random and drops unexpected ones, both with a warning. Here both are errors,
+at loading (`load_weights`) and, for a local folder, before it (`check_weights`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ COMPUTED = re.compile(r"(^|\.)(masked_bias|rotary_emb\.inv_freq|position_ids)$")
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that transformers loads from a folder; empty where it holds none.
+    """Return the safetensors files that transformers loads from a folder; empty if there are none.
 
     Raises:
         DudeError: the index is damaged, names a file outside the folder, or one that is missing.
@@ -48,14 +48,14 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def load_weights(source: str | Path, **options: Any) -> PreTrainedModel:
-    """`AutoModelForCausalLM.from_pretrained`, refused where file and architecture do not agree.
+    """Call `AutoModelForCausalLM.from_pretrained` and check that files and architecture agree.
 
     Args:
         source: a folder or a name on the hub.
         options: of `from_pretrained`.
 
     Raises:
-        DudeError: tensors that are missing, left over or of another shape, by name.
+        DudeError: names missing or unexpected tensors and those of another shape.
         OSError, ValueError, RuntimeError, SafetensorError: as `from_pretrained`.
     """
     from transformers import AutoModelForCausalLM
@@ -74,14 +74,14 @@ def check_weights(
     """Compare the headers of a folder's safetensors files with the architecture; no weight is read.
 
     transformers loads meta tensors of the shapes in the headers, so its own renaming, merging and tying apply. What
-    cannot be loaded in this way (quantised weights, files under other names, code of the model's own that fails on meta
-    tensors) is left to `load_weights`.
+    cannot be loaded in this way (quantised weights, files with other names, a model whose code fails on meta tensors)
+    is left to `load_weights`.
 
     Returns:
-        Why they were not compared; None where they were.
+        Why they were not compared; None if they were.
 
     Raises:
-        DudeError: tensors that are missing, left over or of another shape, by name; or a damaged file.
+        DudeError: names missing or unexpected tensors and those of another shape; or a damaged file.
     """
     from transformers.utils import logging
 
@@ -110,10 +110,10 @@ def check_weights(
 
 
 def read_headers(files: Iterable[Path]) -> dict[str, torch.Tensor]:
-    """Meta tensors of the shapes that the headers of safetensors files state.
+    """Return meta tensors with the shapes in the headers of safetensors files.
 
     Raises:
-        DudeError: a file that is truncated or no safetensors file.
+        DudeError: a file is truncated or not a safetensors file.
     """
     import torch
     from safetensors import SafetensorError, safe_open
@@ -130,7 +130,7 @@ def read_headers(files: Iterable[Path]) -> dict[str, torch.Tensor]:
 
 
 def describe(info: Mapping[str, Collection[Any]]) -> str:
-    """What transformers' loading info says is wrong, with the remedy; empty where nothing is."""
+    """Return what is wrong according to transformers' loading info, with the remedy; empty if nothing is."""
     missing = sorted(info.get("missing_keys", ()))
     unexpected = sorted(name for name in info.get("unexpected_keys", ()) if not COMPUTED.search(name))
     mismatched = sorted(info.get("mismatched_keys", ()))
@@ -148,7 +148,7 @@ def describe(info: Mapping[str, Collection[Any]]) -> str:
 
 
 def _gaps(names: Iterable[str]) -> list[str]:
-    """Tensors of a numbered module (an expert) that its neighbours have and it has not."""
+    """Return the tensors that a numbered module (an expert) lacks and its neighbours have."""
     numbered = re.compile(r"(.*\.\d+\..*)\.(\d+)\.(.+)")
     found: dict[str, set[tuple[str, str]]] = {}
     for name in names:

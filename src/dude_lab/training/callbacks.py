@@ -1,4 +1,4 @@
-"""What happens between the steps: the curves, the evaluations, sealed checkpoints, a clean stop on Ctrl-C."""
+"""Callbacks of the trainer: curves, evaluations, checkpoints with checksums, a clean stop on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ if TYPE_CHECKING:
 
 
 class Clock:
-    """Seconds of training, evaluations left out, over all the parts of a resumed run."""
+    """Seconds of training without evaluations, over all parts of a resumed run."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self._before = seconds
         self._since: float | None = None
 
     def start(self) -> None:
-        """Count from now."""
+        """Start counting."""
         self._since = time.perf_counter()
 
     def stop(self) -> None:
-        """Count no further."""
+        """Stop counting."""
         self._before, self._since = self.seconds, None
 
     @property
     def seconds(self) -> float:
-        """Counted so far."""
+        """Seconds so far."""
         return self._before + (time.perf_counter() - self._since if self._since is not None else 0.0)
 
 
 class LogCurves(TrainerCallback):
-    """Writes loss, learning rate, gradient norms and tokens of every logged step.
+    """Write loss, learning rate, gradient norms and tokens of every logged step.
 
-    The gradient norms are those before clipping; `grad_norm` is over everything that is trained.
+    Gradient norms are before clipping; `grad_norm` is over all trained parameters.
     """
 
     def __init__(self, curves: Curves, clock: Clock, reporter: Reporter) -> None:
@@ -68,7 +68,7 @@ class LogCurves(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        """One record a logged step."""
+        """Write one record for a logged step."""
         if not logs or "loss" not in logs:
             return  # the totals at the end of training
         loss, trainer = logs["loss"], self.trainer
@@ -96,9 +96,9 @@ class LogCurves(TrainerCallback):
 
 
 class EvaluateEvery(TrainerCallback):
-    """Runs an evaluation every so many steps, off the clock; the last step is left to the end of the run.
+    """Evaluate every `every` steps except the last, with the clock stopped.
 
-    A stop request ends an evaluation at once: a checkpoint is written, and the resumed run evaluates there first.
+    A stop request ends an evaluation at once: a checkpoint is written, and the resumed run evaluates first.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class EvaluateEvery(TrainerCallback):
         return 0 < state.global_step < state.max_steps and state.global_step % self.every == 0
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Make up for the evaluation that a stop request cut short."""
+        """Repeat an evaluation that a stop request interrupted."""
         step = state.global_step
         if self._due(state) and self.processes.from_first(lambda: not self._done(step)):
             self._evaluate(step, control)
@@ -126,7 +126,7 @@ class EvaluateEvery(TrainerCallback):
         return any(r["step"] == step and "loss" not in r for r in self.curves.read())
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Evaluate when it is time."""
+        """Evaluate if it is due."""
         if self._due(state) and not self.processes.any(self.stop.asked):
             self._evaluate(state.global_step, control)
 
@@ -134,22 +134,24 @@ class EvaluateEvery(TrainerCallback):
         self.clock.stop()
         should_log = control.should_log
         try:
-            # Of several processes none may leave a collective before the others: they finish the evaluation.
+            # No process may leave a collective before the others: several finish the evaluation.
             with self.stop.at_once() if self.processes.count == 1 else nullcontext():
                 self.run(step)
         except KeyboardInterrupt:
-            self.stop.reporter.note("the evaluation was stopped; it is repeated when the run is resumed")
+            self.stop.reporter.note("evaluation stopped; it is repeated when the run is resumed")
             control.should_save = control.should_training_stop = True
         finally:
-            control.should_log = should_log  # the trainer logs a validation loss, and would leave out that of the step
+            control.should_log = (
+                should_log  # or the trainer, having logged a validation loss, would not log the step's loss
+            )
             self.clock.start()
 
 
 class SealCheckpoints(TrainerCallback):
-    """Marks each checkpoint as complete once all of it is on disk, and only then deletes the oldest ones.
+    """Mark each checkpoint as complete once it is on disk, then delete the oldest ones.
 
-    The newest was hashed a moment ago, so the older ones are only looked at for their sizes. Checkpoints of later
-    steps, which a resumed run passed over, do not count: none that is damaged takes the place of a good one.
+    Of the older ones only the sizes are checked, not the checksums. Checkpoints of later steps, which a resumed run
+    skipped because they are damaged, do not count.
     """
 
     def __init__(self, keep: int, curves: Curves, extra: Callable[[], dict[str, Any]]) -> None:
@@ -168,13 +170,13 @@ class SealCheckpoints(TrainerCallback):
 
 
 class StopCleanly(TrainerCallback):
-    """After a stop request: finishes the step, writes a checkpoint, stops."""
+    """After a stop request, finish the step, write a checkpoint and stop."""
 
     def __init__(self, stop: StopRequest, processes: Processes) -> None:
         self.stop, self.processes = stop, processes
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Stop where it was asked for, in any process."""
+        """Stop if any process was asked to."""
         if self.processes.any(self.stop.asked):
             control.should_save = True
             control.should_training_stop = True

@@ -16,20 +16,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 NORMS = ("grad_norm", "grad_norm_A", "grad_norm_B", "grad_norm_m")
-REMEDY = "Restore it from a copy, or remove it: the run's curves are then left out."
+REMEDY = "Restore it from a copy, or remove it; then the run has no curves."
 
 
 class Curves:
-    """`curves.jsonl`: one JSON object a line, each with its `step`."""
+    """`curves.jsonl`: one JSON object per line, each with its `step`."""
 
     def __init__(self, path: Path, *, writes: bool = True) -> None:
         self.path, self.writes = path, writes  # of several processes only the first one writes
 
     def read(self) -> list[dict[str, Any]]:
-        """All records; a last line that a kill cut short is left out.
+        """Return all records, without an incomplete last line.
 
         Raises:
-            DudeError: the file is not UTF-8, or a line is not a JSON object of numbers with a step.
+            DudeError: the file is not UTF-8, or a line is not a JSON object with numbers and a step.
         """
         if not self.path.is_file():
             return []
@@ -57,7 +57,7 @@ class Curves:
         write_text(checkpoint / self.path.name, text)
 
     def restore(self, checkpoint: Path | None, step: int = -1) -> None:
-        """Go back to what the file was when a checkpoint was written; None: to an empty one.
+        """Restore the file as it was at a checkpoint; empty if None.
 
         A checkpoint of version 0.1.0 has no copy: then everything after `step` is removed.
         """
@@ -71,11 +71,11 @@ class Curves:
         write_text(self.path, "".join(json.dumps(r) + "\n" for r in records))
 
     def append(self, record: dict[str, Any], *, before_loss: bool = False) -> None:
-        """Write one record and let the system have it at once.
+        """Append one record and close the file.
 
         Args:
             record: with its `step`.
-            before_loss: put it before the loss of its step, where that is the last record.
+            before_loss: insert it before the loss of its step if that is the last record.
         """
         if not self.writes:
             return
@@ -95,13 +95,13 @@ class Curves:
 
 
 def draw_curves(records: list[dict[str, Any]], path: Path, method: str, title: str = "") -> None:
-    """Draw `curves.jsonl`'s records as a PNG.
+    """Draw the records of `curves.jsonl` as a PNG.
 
     Args:
         records: with `step` and any of `loss`, `grad_norm*`, `learning_rate`, `eval_loss`, `accuracy`.
         path: where the picture goes.
         method: whose colour and marker the curves have.
-        title: written above it.
+        title: title of the picture.
     """
     style = method_style(method)
     with picture(path, size=(11, 3.4)) as figure:
@@ -120,8 +120,8 @@ def draw_curves(records: list[dict[str, Any]], path: Path, method: str, title: s
 
 
 def _series(records: list[dict[str, Any]], key: str) -> tuple[list[int], list[float]]:
-    kept = [(r["step"], r[key]) for r in records if r.get(key) is not None]
-    return [step for step, _ in kept], [value for _, value in kept]
+    points = [(r["step"], r[key]) for r in records if r.get(key) is not None]
+    return [step for step, _ in points], [value for _, value in points]
 
 
 def _both(axes: Axes, steps: list[int], values: list[float], color: str, label: str, dash: Any = "-") -> None:
@@ -138,7 +138,9 @@ def _loss(axes: Axes, records: list[dict[str, Any]], style: MethodStyle) -> None
     _both(axes, *_series(records, "loss"), style.color, "training")
     steps, values = _series(records, "eval_loss")
     if steps:
-        line = "-" if len(steps) > 2 else "none"  # a line between start and end alone would say what nobody measured
+        line = (
+            "-" if len(steps) > 2 else "none"
+        )  # a line between first and last alone would suggest values between them
         axes.plot(
             steps, values, color=style.color, marker=style.marker, markersize=5.5, markerfacecolor="white",
             linestyle=line, linewidth=1, label="validation", zorder=5,
@@ -151,9 +153,11 @@ def _norms(axes: Axes, records: list[dict[str, Any]], style: MethodStyle) -> Non
     drawn = 0
     for key, color, dash in zip(NORMS, (style.color, *SERIES_COLORS), DASHES, strict=False):
         steps, values = _series(records, key)
-        kept = [(s, v) for s, v in zip(steps, values, strict=True) if v > 0]  # the axis is logarithmic
-        if kept:
-            _both(axes, [s for s, _ in kept], [v for _, v in kept], color, key[len("grad_norm_") :] or "all", dash)
+        positive = [(s, v) for s, v in zip(steps, values, strict=True) if v > 0]  # the axis is logarithmic
+        if positive:
+            _both(
+                axes, [s for s, _ in positive], [v for _, v in positive], color, key[len("grad_norm_") :] or "all", dash
+            )
             drawn += 1
     if drawn:
         axes.set_yscale("log")
@@ -161,7 +165,7 @@ def _norms(axes: Axes, records: list[dict[str, Any]], style: MethodStyle) -> Non
     if drawn > 1:
         axes.legend(ncols=drawn, loc="upper right", columnspacing=1.0, handlelength=1.2)
         low, high = axes.get_ylim()
-        axes.set_ylim(low, high * (high / low) ** 0.12)  # room for the legend
+        axes.set_ylim(low, high * (high / low) ** 0.12)  # space for the legend
     axes.set_title("Gradient norm before clipping")
 
 

@@ -1,4 +1,4 @@
-"""The processes of one run, as `torchrun` starts them: the first writes, and all of them do the same steps.
+"""The processes of a run that `torchrun` started: all do the same steps, the first one writes.
 
 Nothing here imports torch until `connect` is called with more than one process.
 """
@@ -21,12 +21,12 @@ class OtherProcess(DudeError):  # noqa: N818 - the error is that of another proc
 
 
 def process_count() -> int:
-    """How many processes `torchrun` started; 1 without it."""
+    """Return the number of processes that `torchrun` started; 1 without it."""
     return max(1, int(os.environ.get("WORLD_SIZE") or 1))
 
 
 def process_rank() -> int:
-    """Which of them this is, from 0."""
+    """Return the rank of this process, from 0."""
     return int(os.environ.get("RANK") or 0) if process_count() > 1 else 0
 
 
@@ -48,11 +48,11 @@ class Processes:
         return self.rank == 0
 
     def any(self, value: bool) -> bool:
-        """Whether the value is true in any process."""
+        """Return whether the value is true in any process."""
         return self.sum(int(value)) > 0
 
     def sum(self, value: int) -> int:
-        """The sum of a value over all processes."""
+        """Return the sum of a value over all processes."""
         if self.count == 1:
             return value
         import torch
@@ -66,7 +66,7 @@ class Processes:
         """Call a function in the first process and return its result, which can be pickled, in all of them.
 
         Raises:
-            DudeError: the function did, or, in the other processes, it failed in whatever way.
+            DudeError: the function raised it; in the other processes, it raised anything.
         """
         if self.count == 1:
             return function()
@@ -90,7 +90,7 @@ class Processes:
         """Call a function in every process.
 
         Raises:
-            DudeError: the function did in any of them; the first process reports it.
+            DudeError: the function raised it in any process; the first process reports it.
         """
         if self.count == 1:
             return function()
@@ -107,7 +107,7 @@ class Processes:
         return result
 
     def gather(self, value: T) -> list[T]:
-        """The values of all processes, by rank."""
+        """Return the values of all processes, by rank."""
         if self.count == 1:
             return [value]
         import torch
@@ -135,7 +135,7 @@ def connect(device: str) -> Iterator[Processes]:
 
     from .base_model import choose_device
 
-    connected = torch.distributed.is_initialized()  # by the caller, who also ends it
+    connected = torch.distributed.is_initialized()  # by the caller, who also disconnects
     state = PartialState(cpu=choose_device(device) == "cpu")
     try:
         yield Processes(state.process_index, state.num_processes)

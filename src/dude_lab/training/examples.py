@@ -1,7 +1,7 @@
-"""From prompt and completion to token ids and the loss mask, with every length known before the weights are loaded.
+"""Tokenize prompts and completions and make the loss mask, before the weights are loaded.
 
-The ids are those that TRL would make (a test compares them); they are made here so that the length of every example
-can be checked first, and so that nothing is cut or dropped without being counted.
+The ids are TRL's (a test compares them). They are made here so that all lengths are known first, and everything that is
+cut or dropped is counted.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 READ = 1_000_000
-"""Characters of one example that are tokenised at least; more are where `max_length` tokens could be longer."""
+"""Characters of an example that are tokenised; more if `max_length` tokens can be longer."""
 IGNORED = -100  # label of a token without loss, as in torch and transformers
 DEFAULT_MAX_LENGTH = 1024
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Tokenised examples and what became of the long ones.
+    """Tokenised examples, and how many were too long.
 
     Attributes:
         data: columns `input_ids` and `labels`, lists of ints of equal length.
         max_length: the limit, in tokens.
-        longest: tokens of the longest example before the limit was applied; at least so many above `READ` characters.
-        dropped: examples above the limit that were left out.
+        longest: tokens of the longest example before the limit was applied; a lower bound above `READ` characters.
+        dropped: examples above the limit that were dropped.
         truncated: examples above the limit that were cut.
-        tokens: tokens kept, over all examples.
+        tokens: tokens of all examples after the limit was applied.
         merged: examples whose prompt ends inside a token of the whole text.
     """
 
@@ -47,23 +47,21 @@ class Examples:
 
     @property
     def mean_length(self) -> float:
-        """Tokens of an average example."""
+        """Mean number of tokens of an example."""
         return self.tokens / len(self.data)
 
 
 def length_limit(train: TrainSettings, config: PretrainedConfig) -> int:
-    """`train.max_length`, or 1024, or less where the model takes less.
+    """Return `train.max_length`; if null, 1024 or the model's limit, whichever is smaller.
 
     Raises:
-        DudeError: `max_length` above what the model takes.
+        DudeError: `max_length` is above the model's limit.
     """
     window = getattr(config.get_text_config(), "max_position_embeddings", None)
     if train.max_length is None:
         return min(DEFAULT_MAX_LENGTH, window or DEFAULT_MAX_LENGTH)
     if window and train.max_length > window:
-        raise DudeError(
-            f"train.max_length: {train.max_length} is above {window}, the most tokens that this model takes."
-        )
+        raise DudeError(f"train.max_length: {train.max_length} is above {window}, the context length of this model.")
     return train.max_length
 
 
@@ -75,40 +73,39 @@ def tokenize(
     what: str = "training",
     vocabulary: int | None = None,
 ) -> Examples:
-    """Token ids and labels of a data set with the columns `prompt` and `completion`.
+    """Return the token ids and labels of a data set with the columns `prompt` and `completion`.
 
     Prompt and completion are tokenised together and the end token is appended; the loss mask starts where the ids of
-    the prompt alone and of the whole part company.
+    the prompt alone and of the concatenation differ.
 
     Args:
         data: the texts.
-        tokenizer: makes the ids.
-        train: what is done with long examples, and which tokens have a loss.
+        tokenizer: the model's tokenizer.
+        train: decides on long examples and on the loss mask.
         max_length: the limit, in tokens.
-        what: the data's name in messages.
-        vocabulary: rows of the model's embedding; None where it is not known.
+        what: name of the data in messages.
+        vocabulary: rows of the model's embedding; None if unknown.
 
     Raises:
-        DudeError: every example is longer than `max_length` (with count, longest and remedy), or a token has no row in
-            the embedding.
+        DudeError: every example is longer than `max_length`, or a token has no row in the embedding.
     """
     from datasets import Dataset
 
     prompts, completions = list(data["prompt"]), list(data["completion"])
     if not prompts:
-        raise DudeError(f"the {what} data holds no example.")
+        raise DudeError(f"the {what} data has no examples.")
     eos = tokenizer.eos_token_id
     texts = [p + c for p, c in zip(prompts, completions, strict=True)]
-    # What lies beyond the limit in any case is not tokenised: an example of 10 MB would take minutes.
+    # Text that is beyond the limit in any case is not tokenised: 10 MB would take minutes.
     read = max(READ, (max_length + 1) * max(map(len, tokenizer.get_vocab())))
     at_least = "at least " if any(len(text) > read for text in texts) else ""
     prompts, texts = [p[:read] for p in prompts], [t[:read] for t in texts]
     alone = tokenizer(prompts, verbose=False, return_attention_mask=False)["input_ids"]
-    whole = tokenizer(texts, verbose=False, return_attention_mask=False)["input_ids"]
+    full = tokenizer(texts, verbose=False, return_attention_mask=False)["input_ids"]
 
     rows: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
     longest = dropped = truncated = merged = 0
-    for prompt, text in zip(alone, whole, strict=True):
+    for prompt, text in zip(alone, full, strict=True):
         ids = text if text and text[-1] == eos else [*text, eos]
         prompt = prompt[:-1] if len(prompt) > 1 and prompt[-1] == eos else prompt  # tokenizers that end every text
         start = common_prefix(prompt, ids)
@@ -117,7 +114,8 @@ def tokenize(
         if vocabulary is not None and (highest := max(ids)) >= vocabulary:
             raise DudeError(
                 f"the tokenizer gives token {highest} ({quote(tokenizer.decode([highest]))}), and the embedding of the "
-                f"model has {vocabulary:,} rows: they are of two models. Copy its folder again, or resize it."
+                f"model has {vocabulary:,} rows: they are from different models. Copy the folder again, or resize the "
+                "embedding."
             )
         if len(ids) > max_length:
             if train.overlong == "drop" or start >= max_length:
@@ -144,7 +142,7 @@ def tokenize(
 
 
 def common_prefix(one: list[int], other: list[int]) -> int:
-    """How many ids two lists share from the start."""
+    """Return the length of the common prefix of two lists."""
     count = 0
     for left, right in zip(one, other, strict=False):
         if left != right:
@@ -154,7 +152,7 @@ def common_prefix(one: list[int], other: list[int]) -> int:
 
 
 def shown(examples: Examples, tokenizer: PreTrainedTokenizerBase, index: int = 0) -> tuple[str, str]:
-    """One example decoded from its ids: the text without loss, and the text that is learnt, end token included."""
+    """Return one example as text: the part without loss, and the part with loss, end token included."""
     row = examples.data[index]
     start = sum(label == IGNORED for label in row["labels"])
     return str(tokenizer.decode(row["input_ids"][:start])), str(tokenizer.decode(row["input_ids"][start:]))

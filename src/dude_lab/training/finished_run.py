@@ -1,4 +1,4 @@
-"""A finished run, or any model by name, loaded for use."""
+"""Load a finished run, or any model by name."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 def is_run(path: str | Path) -> bool:
-    """Whether a path is the folder of a run, finished or not."""
+    """Return whether a path is the folder of a run, finished or not."""
     return (Path(path) / "config.yaml").is_file()
 
 
 def open_run(path: str | Path) -> tuple[RunFolder, RunSettings]:
-    """The folder and settings of a finished run.
+    """Return the folder and settings of a finished run.
 
     Raises:
         DudeError: no such folder, not a run, or a run that is not finished or diverged.
@@ -40,21 +40,21 @@ def open_run(path: str | Path) -> tuple[RunFolder, RunSettings]:
         raise DudeError(divergence.message(folder.path))
     if not folder.record.is_file():
         raise DudeError(
-            f"{path}: this run is not finished (no run.json). Go on with `dude train {folder.config} --resume auto`."
+            f"{path}: this run is not finished (no run.json). Resume it by `dude train {folder.config} --resume auto`."
         )
     return folder, load_config(folder.config)
 
 
 def load_run(path: str | Path, *, dtype: str = "auto", device: str = "auto") -> tuple[Base, nn.Module]:
-    """Base and trained model of a finished run: a PEFT model, or the plain model of full fine-tuning.
+    """Load the base and the model of a finished run: a PEFT model, or after full fine-tuning a plain one.
 
     Args:
         path: the run's folder.
-        dtype: `auto` is what the run was trained in.
+        dtype: `auto` is the dtype of training.
         device: `auto`, `cpu` or `cuda`.
 
     Raises:
-        DudeError: no finished run there, its base is gone or another one, or a file of the result is damaged.
+        DudeError: not a finished run, its base model is missing or has changed, or a file is damaged.
     """
     folder, settings = open_run(path)
     full = isinstance(settings.method, FullSettings)
@@ -64,8 +64,8 @@ def load_run(path: str | Path, *, dtype: str = "auto", device: str = "auto") -> 
     trained_in = recorded["dtype"]
     wanted = settings.model.model_copy(update={"dtype": trained_in if dtype == "auto" else dtype})
     if full:
-        whole = ModelSettings(name=str(folder.model), dtype=wanted.dtype, trust_remote_code=wanted.trust_remote_code)
-        base = find_base(whole, device=device, full=True)
+        trained = ModelSettings(name=str(folder.model), dtype=wanted.dtype, trust_remote_code=wanted.trust_remote_code)
+        base = find_base(trained, device=device, full=True)
         return base, load_base(base)
     base = find_base(wanted, device=device)
     found = identity(base)
@@ -73,17 +73,17 @@ def load_run(path: str | Path, *, dtype: str = "auto", device: str = "auto") -> 
         if recorded.get(mark) and recorded[mark] != found.get(mark):
             raise DudeError(
                 f"{path}: the base model '{base.name}' is not the one that this run was trained on ({mark} "
-                f"{str(found.get(mark))[:12]}, then {recorded[mark][:12]}), so its adapter means nothing there. "
-                "Bring the old files back, or train again."
+                f"{str(found.get(mark))[:12]}, in training {recorded[mark][:12]}), so the adapter does not fit. "
+                "Restore the old files, or train again."
             )
     return base, attach_adapter(load_base(base), folder.adapter)
 
 
 def attach_adapter(model: nn.Module, adapter: Path) -> nn.Module:
-    """The model with a saved adapter on it, frozen: a DuDe adapter by `load_adapter`, any other by PEFT.
+    """Load a saved adapter on a model, frozen: a DuDe adapter by `load_adapter`, any other by PEFT.
 
     Raises:
-        DudeError: no adapter there, one of another base, or a file that cannot be read.
+        DudeError: no adapter, one of another base model, or a file that cannot be read.
     """
     if not (adapter / "adapter_config.json").is_file():
         raise DudeError(f"{adapter}: no adapter here (no adapter_config.json).")
@@ -104,21 +104,21 @@ def attach_adapter(model: nn.Module, adapter: Path) -> nn.Module:
     except (SafetensorError, ValueError, RuntimeError, OSError, KeyError) as error:
         first = str(error).strip().splitlines()
         raise DudeError(f"{weights}: cannot be loaded on this base: {' '.join(first[:3])}") from None
-    # The saved name hides the path, and PEFT would look for such a repository on the hub.
+    # The saved name is not a path, and PEFT would look for a repository of this name on the hub.
     loaded.peft_config["default"].base_model_name_or_path = model.__dict__.get("name_or_path")
-    # PEFT leaves out in silence what finds no place, and starts at random what the file lacks.
+    # PEFT silently drops unexpected tensors and initialises missing ones at random.
     if odd := sorted(stored ^ set(get_peft_model_state_dict(loaded))):
         raise DudeError(
-            f"{weights}: not an adapter of this base: {len(odd)} tensors differ by name, {odd[0]} the first."
+            f"{weights}: not an adapter of this base: {len(odd)} names of tensors differ, the first is {odd[0]}."
         )
     return loaded
 
 
 def load_any(name: str, *, dtype: str = "auto", device: str = "auto") -> tuple[Base, nn.Module]:
-    """A run's folder, a model's folder, `mini`, or a hub name.
+    """Load a run or model by its folder, `mini`, or a hub name.
 
     Raises:
-        DudeError: none of these.
+        DudeError: it is none of these.
     """
     if is_run(name):
         return load_run(name, dtype=dtype, device=device)

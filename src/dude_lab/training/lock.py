@@ -1,4 +1,4 @@
-"""Lock of a run folder: one process writes it; any other gets an error that names the owner."""
+"""Lock of a run folder: one process writes it; others get an error that names the owner."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Owner:
     """The process that writes a folder.
 
     Attributes:
-        process_started: seconds since the epoch; tells the process from a later one with the same pid.
+        process_started: seconds since the epoch; distinguishes it from a later process with the same pid.
         since: when it took the lock, ISO 8601 in UTC.
     """
 
@@ -38,7 +38,7 @@ class Owner:
 
     @classmethod
     def this_process(cls) -> Owner:
-        """The running process, from now on."""
+        """Return the running process as the owner, from now."""
         import psutil
 
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
@@ -46,7 +46,7 @@ class Owner:
 
     @classmethod
     def read(cls, path: Path) -> Owner | None:
-        """The owner that a file names; None where there is no file or it cannot be read."""
+        """Read the owner from a file; None if it is missing or cannot be read."""
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             return cls(**{name: kind(values[name]) for name, kind in _FIELDS.items()})
@@ -55,12 +55,12 @@ class Owner:
 
     @property
     def here(self) -> bool:
-        """Whether it runs, or ran, on this host."""
+        """Whether the process is of this host."""
         return self.host == socket.gethostname()
 
     @property
     def alive(self) -> bool:
-        """Whether the process still runs; of another host this is not known, and the answer is True."""
+        """Whether the process still runs; True for another host, where this is unknown."""
         import psutil
 
         if not self.here:
@@ -86,11 +86,11 @@ _FIELDS: dict[str, Any] = {"host": str, "pid": int, "process_started": float, "s
 class FolderLock:
     """Exclusive use of a run folder; use as a context manager.
 
-    The kernel releases an `flock` with the process that has it, however that process ends, so a lock is never stale on
-    one host. The owner file names the process. It also decides where `flock` does not: on a file system without it
-    (`flock` is then False), and on a network file system whose locks do not reach another host.
+    The kernel releases an `flock` when its process ends, so a lock is never stale on one host. The owner file names the
+    process. It also decides on file systems without `flock`, and on network file systems whose locks do not reach other
+    hosts.
 
-    Both files are removed on leaving, and so is the folder, if entering made it and nothing was written into it.
+    On exit both files are removed, and the folder if the lock created it and it is empty.
 
     Attributes:
         flock: whether the file system took the lock.
@@ -149,7 +149,7 @@ class FolderLock:
             raise
 
     def _lock_file(self) -> bool:
-        """Whether this process may continue: it has the lock, or there is no `flock` here."""
+        """Lock the file; return whether this process may continue: it has the lock, or there is no `flock`."""
         try:
             import fcntl
         except ImportError:  # Windows
@@ -181,10 +181,10 @@ class FolderLock:
 def _in_use(folder: Path, owner: Owner | None) -> str:
     if owner is None or owner.here:
         return (
-            f"output: {folder} is in use by {owner or 'another process'}. Wait until it has ended, stop it, or choose "
+            f"output: {folder} is in use by {owner or 'another process'}. Wait for it, stop it, or choose "
             "another folder with output=DIR."
         )
     return (
-        f"output: {folder} is in use by {owner}, and whether that process still runs cannot be seen from "
-        f"{socket.gethostname()}. If it does not, delete {folder / OWNER} and start again."
+        f"output: {folder} is in use by {owner}, and whether that process still runs is not known on "
+        f"{socket.gethostname()}. If it does not, delete {folder / OWNER} and try again."
     )

@@ -1,4 +1,4 @@
-"""From a run to a plain transformers model, checked to be the same model before it takes its place."""
+"""Merge a run into a plain transformers model and check it before it is moved to its folder."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     import torch
 
 PROBE = "Question: A farmer has 12 hens and buys 5 more. How many hens has he now?\nAnswer: 12 + 5 = 17"
-# Largest difference of logits that rounding the merged weights can make, as a share of the largest logit.
+# Largest difference of logits from rounding the merged weights, relative to the largest logit.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 8e-2, "float16": 1e-2}
 
 
 @dataclass(frozen=True)
 class Merged:
-    """What was written.
+    """The merged model and its accuracy.
 
     Attributes:
         folder: the model's folder.
@@ -39,24 +39,24 @@ class Merged:
 
 
 def check_output(output: Path) -> None:
-    """Nothing is overwritten.
+    """Check that the folder is empty and can be written.
 
     Raises:
-        DudeError: the folder exists and is not empty, or cannot be written.
+        DudeError: the folder is not empty, or cannot be written.
     """
     check_folder(output, "-o")
     if output.is_dir() and any(output.iterdir()):
-        raise DudeError(f"-o {output}: this folder is not empty. Give a new one.")
+        raise DudeError(f"-o {output}: this folder is not empty. Choose a new one.")
 
 
 def merge(run: Path, output: Path, dtype: str = "auto") -> Merged:
     """Merge a finished run's adapter into its base and write the model and its tokenizer.
 
     The files are read back with plain transformers and compared with the unmerged model on a probe before they are
-    moved to `output`, so that the folder holds the right model or does not exist.
+    moved to `output`, so that the folder has the correct model or does not exist.
 
     Raises:
-        DudeError: no finished run, a folder in the way, or a merged model that differs from the unmerged one.
+        DudeError: not a finished run, `output` is not empty, or the merged model differs from the unmerged one.
     """
     import torch
 
@@ -70,10 +70,10 @@ def merge(run: Path, output: Path, dtype: str = "auto") -> Merged:
         plain.save_pretrained(part)  # type: ignore[union-attr, operator]
         base.tokenizer.save_pretrained(part)
         again = load_weights(part, dtype=base.dtype).eval()
-        given = _logits(again, base)
-        difference, scale = float((given - wanted).abs().max()), float(wanted.abs().max())
+        merged = _logits(again, base)
+        difference, scale = float((merged - wanted).abs().max()), float(wanted.abs().max())
         name = str(base.dtype).removeprefix("torch.")
-        if not torch.isfinite(given).all() or difference > TOLERANCE[name] * scale:
+        if not torch.isfinite(merged).all() or difference > TOLERANCE[name] * scale:
             raise DudeError(
                 f"merged and unmerged model differ by up to {difference:.3g} in a logit (of {scale:.3g}), "
                 f"more than {name} explains; nothing was written."

@@ -1,4 +1,4 @@
-"""A run whose loss, gradient or parameters are no longer finite: how it is found, recorded and reported."""
+"""Detect, record and report a run whose loss, gradient or parameters are not finite."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class NotFinite(Exception):  # noqa: N818 - turned into a DudeError where the ru
     Attributes:
         step: the optimizer step, from 1; 0 before the first.
         what: `loss`, `gradient norm`, `parameters` or `validation loss`.
-        module: the first module whose parameter or gradient is not finite; None where all of them are.
+        module: the first module whose parameter or gradient is not finite; None if all are finite.
     """
 
     def __init__(self, step: int, what: str, module: str | None) -> None:
@@ -33,11 +33,11 @@ class NotFinite(Exception):  # noqa: N818 - turned into a DudeError where the ru
 
 @dataclass(frozen=True)
 class Divergence:
-    """What `diverged.json` in a run folder says.
+    """Content of `diverged.json` in a run folder.
 
     Attributes:
         step: the optimizer step, from 1.
-        checkpoint: step of the last checkpoint, all of whose parameters are finite; None where there is none.
+        checkpoint: step of the last checkpoint, whose parameters are finite; None if there is none.
     """
 
     step: int
@@ -48,38 +48,38 @@ class Divergence:
 
     @classmethod
     def read(cls, folder: Path) -> Divergence | None:
-        """That of a run folder; None where the run has not diverged."""
+        """Read it from a run folder; None if the run has not diverged."""
         path = folder / MARKER
         if not path.is_file():
             return None
-        remedy = "It says why this run was stopped; delete it to resume the run."
+        remedy = "It records why this run was stopped; delete it to resume the run."
         values = read_json(path, remedy)
         if missing := sorted(cls.__dataclass_fields__.keys() - values.keys()):
             raise DudeError(f"{path}: has no {missing[0]!r}. {remedy}")
         return cls(**{name: values[name] for name in cls.__dataclass_fields__})
 
     def write(self, folder: Path) -> None:
-        """Mark a run folder."""
+        """Write it into a run folder."""
         write_json(folder / MARKER, asdict(self))
 
     def message(self, folder: Path) -> str:
-        """What happened, what is left and what can be done."""
+        """Return the error message: what happened, the last checkpoint and the remedy."""
         where = f", first in module '{self.module}'" if self.module else ""
         verb = "were" if self.what == "parameters" else "was"
         if self.checkpoint is None:
-            kept = "There is no checkpoint from before."
+            left = "There is no earlier checkpoint."
         else:
             path = folder / "checkpoints" / f"checkpoint-{self.checkpoint}"
-            kept = f"{path} is the last finite checkpoint; --resume {path} tries again from there."
+            left = f"{path} is the last finite checkpoint; --resume {path} resumes from it."
         return (
             f"{folder}: this run diverged: the {self.what} {verb} not finite at step {self.step}{where}. Lower "
             f"train.learning_rate ({self.learning_rate}), lengthen train.warmup, or load the model with "
-            f"model.dtype=float32, and choose another folder with output=DIR. {kept}"
+            f"model.dtype=float32, and choose another folder with output=DIR. {left}"
         )
 
 
 def first_not_finite(model: nn.Module) -> str | None:
-    """Name of the first module, in the model's order, with a parameter or else a gradient that is not finite."""
+    """Return the name of the first module with a parameter, or else a gradient, that is not finite."""
     for pick in (lambda p: p, lambda p: p.grad):
         for name, parameter in model.named_parameters():
             tensor = pick(parameter)
@@ -89,7 +89,7 @@ def first_not_finite(model: nn.Module) -> str | None:
 
 
 def all_finite(parameters: Iterable[torch.Tensor]) -> bool:
-    """Whether every value of every tensor is finite; one synchronisation with the device."""
+    """Return whether all values of all tensors are finite; synchronises with the device once."""
     import torch
 
     found = [p.isfinite().all() for p in parameters]

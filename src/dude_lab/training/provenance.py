@@ -1,4 +1,4 @@
-"""Where a number comes from: code version, libraries, hardware, data, all without a private path."""
+"""Provenance of a result: code version, libraries and hardware, without private paths."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str | None]:
-    """Python, this package, and the libraries that decide a result; None where one is not installed."""
+    """Return the versions of Python, this package and the libraries that affect results; None if not installed."""
     found: dict[str, str | None] = {"python": platform.python_version(), "dude_peft": __version__}
     for name in PACKAGES:
         try:
@@ -40,11 +40,10 @@ def versions() -> dict[str, str | None]:
 
 @cache
 def git_state() -> dict[str, Any] | None:
-    """Commit of this package's own repository and whether its code differs from it; None where it has none.
+    """Return the commit of this package's repository and whether its code has changes; None without one.
 
-    What lies beside the code, such as the run files that a reproduction is adding to, does not count.
-
-    An installed copy inside somebody else's repository has none: git must track this very file.
+    Changes outside the package, such as results, do not count. A copy installed inside another repository has no
+    commit: git must track this file.
     """
     here = Path(__file__).resolve()
 
@@ -62,7 +61,7 @@ def git_state() -> dict[str, Any] | None:
 
 @cache
 def hardware() -> dict[str, Any]:
-    """Processor, threads that torch uses, memory, and GPUs."""
+    """Return processor, torch threads, memory and GPUs."""
     import psutil
     import torch
 
@@ -91,7 +90,7 @@ def _cpu_name() -> str:
 
 
 def peak_memory(device: str) -> dict[str, Any]:
-    """The most memory held at any time: of the GPU's allocator, or of the process with everything in it."""
+    """Return the peak memory: of the GPU's allocator, or of the whole process."""
     if device == "cuda":
         import torch
 

@@ -1,4 +1,4 @@
-"""`run.json`: the config, where the numbers come from, what they cost, and what they are."""
+"""`run.json`: config, provenance, cost and results of a run."""
 
 from __future__ import annotations
 
@@ -37,10 +37,9 @@ def make_record(
     before: dict[str, Any] | None,
     after: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """The record of a finished run, in plain JSON values; seconds, bytes and tokens are what their names say.
+    """Return the record of a finished run as plain JSON values.
 
-    `files` are the SHA-256 of the result's files by their path in the run folder; `model` is the `identity` of the base
-    as it was loaded.
+    `files` maps paths in the run folder to SHA-256; `model` is the `identity` of the loaded base model.
     """
     settings, method = plan.settings, plan.settings.method
     losses = [r["loss"] for r in curves if r.get("loss") is not None]
@@ -153,7 +152,7 @@ class _Seeds(_Section):
 
 
 class _Record(_Section):
-    """What every reader of a record relies on; further keys are not looked at."""
+    """The keys of a record that its readers use; others are ignored."""
 
     config: dict[str, Any]
     method: str | None
@@ -168,10 +167,10 @@ class _Record(_Section):
 
 
 def read_record(folder: RunFolder) -> dict[str, Any]:
-    """The `run.json` of a folder, verified.
+    """Read and verify the `run.json` of a run folder.
 
     Raises:
-        DudeError: it is damaged, or lacks what its readers need.
+        DudeError: it is damaged, or a key is missing.
     """
     record = read_json(folder.record, REMEDY, finite=True)
     try:
@@ -184,12 +183,12 @@ def read_record(folder: RunFolder) -> dict[str, Any]:
 
 
 def check_files(folder: RunFolder, record: dict[str, Any], below: Path) -> None:
-    """Refuse files of a finished run that are not those of its record; records of version 0.1.0 have no checksums.
+    """Check files of a finished run against the checksums in its record; those of version 0.1.0 have none.
 
     Args:
         folder: of the run.
         record: its `run.json`.
-        below: the file, or the folder of files, that is about to be read.
+        below: the file, or the folder of files, to check.
 
     Raises:
         DudeError: a file is missing or has another SHA-256.
@@ -200,7 +199,7 @@ def check_files(folder: RunFolder, record: dict[str, Any], below: Path) -> None:
 
 
 def hide_paths(adapter: Path) -> None:
-    """Name the base model of a saved adapter without an absolute path, in its config and its model card."""
+    """Replace an absolute path of the base model in a saved adapter's config and model card."""
     from dude_peft.config import publish_card
 
     path = adapter / "adapter_config.json"
@@ -213,7 +212,7 @@ def hide_paths(adapter: Path) -> None:
 
 
 def summary_of(record: dict[str, Any]) -> str:
-    """Method, rank and model of a record in one line, for a picture's title."""
+    """Return method, rank, model and data of a record in one line."""
     rank = f", r = {record['r']}" if record["r"] else ""
     data = record["config"]["data"]
     source = data.get("name") or data.get("hub") or data.get("train")

@@ -1,4 +1,4 @@
-"""What a run reports while it runs, and how other libraries are silenced meanwhile."""
+"""Callbacks for the progress of a run, and silencing of other libraries."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from dude_peft.errors import DudeError
 
 
 class Reporter:
-    """Callbacks of a run, in the order of the calls; none changes the run. This class is silent."""
+    """Callbacks of a run, in the order of the calls. This class does nothing."""
 
     def check(self, name: str, found: str, error: DudeError | None) -> None:
-        """A check of the plan has passed or failed."""
+        """Called when a check of the plan has passed or failed."""
 
     def stage(self, text: str) -> AbstractContextManager[object]:
-        """A stage that takes a while runs inside the block."""
+        """Return a context manager for a stage of the run."""
         return nullcontext()
 
     def note(self, text: str) -> None:
-        """Something the user should know."""
+        """Called with a message for the user."""
 
     def prepared(self, what: str, done: int, total: int, left: float | None) -> None:
-        """The adapter's initialisation (`what`: decomposing, preparing) has finished `done` of `total` layers.
+        """Called when `done` of `total` layers are initialised (`what`: decomposing, preparing).
 
         `left` is the estimate of the remaining seconds; None if there is none yet.
         """
 
     def begin(self, step: int, steps: int) -> None:
-        """Training starts, after `step` of `steps`."""
+        """Called when training starts, after `step` of `steps`."""
 
     def progress(self, step: int, loss: float, tokens_per_second: float) -> None:
-        """A step was logged."""
+        """Called when a step is logged."""
 
     def asked(self, done: int, total: int, what: str) -> None:
-        """`done` of the `total` requests of an evaluation are answered."""
+        """Called when `done` of `total` requests of an evaluation are answered."""
 
     def evaluated(self, step: int, what: str, value: float) -> None:
-        """An evaluation has ended, with its headline value."""
+        """Called after an evaluation, with its headline value."""
 
     def end(self) -> None:
-        """Training has ended or was stopped."""
+        """Called when training has ended or was stopped."""
 
 
 def prepare_environment() -> None:

@@ -1,4 +1,4 @@
-"""One checkpoint: the manifest that makes it complete, and whether its files are still those that were written."""
+"""Checkpoints: the manifest that marks one as complete, and the check of its files."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from ..folders import apply_umask, checksums, damage
 
 MANIFEST = "manifest.json"
 PREFIX = "checkpoint-"
-REMEDY = "Write --resume auto: an earlier checkpoint is used."
+REMEDY = "Use --resume auto, which takes an earlier checkpoint."
 # The keys of a manifest without checksums, as written by version 0.1.0. Any other key needs the checksums too, so that
 # a damaged key does not pass for an old manifest.
 WITHOUT_SUMS = frozenset({"files", "config", "data", "model", "started", "train_seconds", "eval_seconds", "tokens"})
 
 
 def step_of(checkpoint: Path) -> int:
-    """The optimizer step after which a checkpoint was written."""
+    """Return the optimizer step of a checkpoint."""
     return int(checkpoint.name.removeprefix(PREFIX))
 
 
 def seal(checkpoint: Path, extra: dict[str, Any]) -> None:
-    """Mark a checkpoint as complete: a manifest with size and SHA-256 of its files, written after they are on disk."""
+    """Mark a checkpoint as complete by a manifest with size and SHA-256 of its files, once they are on disk."""
     apply_umask(checkpoint)
     paths = [p for p in sorted(checkpoint.rglob("*")) if p.is_file() and p != checkpoint / MANIFEST]
     for path in paths:
@@ -38,13 +38,13 @@ def seal(checkpoint: Path, extra: dict[str, Any]) -> None:
 
 
 def remove(checkpoint: Path) -> None:
-    """Delete a checkpoint, its manifest first, so that a kill in between leaves no complete one with files missing."""
+    """Delete a checkpoint, its manifest first: if it is interrupted, the checkpoint counts as incomplete."""
     (checkpoint / MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(checkpoint)
 
 
 def read_manifest(checkpoint: Path) -> dict[str, Any]:
-    """What `seal` wrote.
+    """Read the manifest that `seal` wrote.
 
     Raises:
         DudeError: no manifest, or a damaged one.
@@ -52,10 +52,10 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
     path = checkpoint / MANIFEST
     manifest = read_json(path, REMEDY, finite=True)
     if not set(manifest) <= WITHOUT_SUMS and not (isinstance(manifest.get("sha256"), dict) and CHECKSUM in manifest):
-        raise DudeError(f"{path}: damaged: it holds no checksums. {REMEDY}")
+        raise DudeError(f"{path}: damaged: it has no checksums. {REMEDY}")
     files = manifest.get("files")
     if not isinstance(files, dict) or not all(isinstance(size, int) for size in files.values()):
-        raise DudeError(f"{path}: damaged: it holds no sizes of the files. {REMEDY}")
+        raise DudeError(f"{path}: damaged: it has no file sizes. {REMEDY}")
     types: dict[str, type | tuple[type, ...]] = {
         "config": str, "data": str, "model": dict, "started": str,
         "train_seconds": (int, float), "eval_seconds": (int, float), "tokens": int,
@@ -67,16 +67,16 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
 
 
 def is_sealed(checkpoint: Path) -> bool:
-    """Whether `seal` has marked a checkpoint as complete; what its files hold is not looked at."""
+    """Return whether a checkpoint has a manifest; its files are not checked."""
     return (checkpoint / MANIFEST).is_file()
 
 
 def fault(checkpoint: Path, *, content: bool = True) -> str | None:
-    """What is wrong with a sealed checkpoint, beginning with the file's name; None where it is as it was written.
+    """Return what is wrong with a sealed checkpoint, beginning with a file name; None if it is intact.
 
     Args:
         checkpoint: its folder.
-        content: read and hash the files; without it only that they are there with their sizes.
+        content: compare the SHA-256 of the files; if false, only their sizes.
     """
     try:
         manifest = read_manifest(checkpoint)
@@ -92,5 +92,5 @@ def fault(checkpoint: Path, *, content: bool = True) -> str | None:
 
 
 def is_complete(checkpoint: Path) -> bool:
-    """Whether every file that `seal` listed is there with its size."""
+    """Return whether every file in the manifest exists and has its size."""
     return is_sealed(checkpoint) and fault(checkpoint, content=False) is None

@@ -1,9 +1,9 @@
-"""The folder of a run: who may write into it, what lies where, and files that are whole or not there.
+"""The folder of a run: its paths, and the checks before it is written.
 
 config.yaml    as resolved          run.json       the record, written last
-adapter/       (`model/` for full)  curves.jsonl   one line a logged step or evaluation
+adapter/       (`model/` for full)  curves.jsonl   one line per logged step or evaluation
 checkpoints/   to resume from       curves.png     the picture
-diverged.json  where the loss, a gradient or a parameter was not finite: then there is no result
+diverged.json  if the loss, a gradient or a parameter was not finite; then there is no result
 eval/          metrics and per-item samples: `before/`, `after/`, and one folder for each suite evaluated since
 """
 
@@ -27,7 +27,7 @@ SCHEMA = 1  # of run.json; raised when a field changes its meaning
 
 
 class RunFolder:
-    """Paths of one run, and the rules about what may be written there."""
+    """Paths of a run."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -41,22 +41,22 @@ class RunFolder:
         self.evaluations = self.path / "eval"
 
     def check(self, settings: RunSettings, *, resume: bool, retry: bool = False) -> None:
-        """Refuse a folder that this run may not write into; writes nothing.
+        """Check that this run may write into the folder; writes nothing.
 
         Raises:
-            DudeError: the folder cannot be written, or holds something else, another run, (without `resume`) this, or
-                (without `retry`) this, and it diverged.
+            DudeError: the folder cannot be written, or has other files, another run, this run (without `resume`), or
+                this run after it diverged (without `retry`).
         """
-        if not (resume and self.record.is_file()):  # a finished run may lie on a disk that is read only
+        if not (resume and self.record.is_file()):  # a finished run may be on a read-only disk
             check_folder(self.path, "output")
-        # Left by a process that was killed before it began the run.
+        # Left by a process that was killed before the run began.
         ours = {LOCK, OWNER, part_of(self.path / OWNER).name, part_of(self.config).name}
-        held = sorted({p.name for p in self.path.iterdir()} - ours) if self.path.is_dir() else []
-        if not held:
+        found = sorted({p.name for p in self.path.iterdir()} - ours) if self.path.is_dir() else []
+        if not found:
             return
         if not self.config.is_file():
             raise DudeError(
-                f"output: {self.path} is not empty and holds no run ({', '.join(held[:4])}). Choose another folder."
+                f"output: {self.path} is not empty and is not a run ({', '.join(found[:4])}). Choose another folder."
             )
         there = read_yaml(self.config)
         here = settings.resolved()
@@ -64,29 +64,27 @@ class RunFolder:
         if changed:
             more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
             raise DudeError(
-                f"output: {self.path} holds another run ({'; '.join(changed[:4])}{more}). "
+                f"output: {self.path} has another run ({'; '.join(changed[:4])}{more}). "
                 "Choose another folder with output=DIR."
             )
         if not retry and (divergence := Divergence.read(self.path)) is not None:
             raise DudeError(f"output: {divergence.message(self.path)}")
-        # A run that died before its first checkpoint may simply begin again: there is nothing in it to lose.
+        # A run that was killed before its first checkpoint may simply begin again.
         if not resume and (self.record.is_file() or self.complete_checkpoints()):
             state = (
-                "this run, finished" if self.record.is_file() else "this run, not finished: go on with --resume auto"
+                "this run, finished" if self.record.is_file() else "this run, unfinished: resume it by --resume auto"
             )
-            raise DudeError(
-                f"output: {self.path} holds {state}. To train it anew choose another folder with output=DIR."
-            )
+            raise DudeError(f"output: {self.path} has {state}. To train again, choose another folder with output=DIR.")
 
     def begin(self, settings: RunSettings) -> None:
-        """Claim the folder: from here on it holds this run."""
+        """Create the folder and write its config."""
         self.path.mkdir(parents=True, exist_ok=True)
         if not self.config.is_file():
             write_text(self.config, to_yaml(settings))
         (self.path / MARKER).unlink(missing_ok=True)
 
     def complete_checkpoints(self) -> list[Path]:
-        """Checkpoints that were written to their end, oldest first; one that a kill cut short is not among them."""
+        """Return the complete checkpoints, oldest first."""
         return [p for p in self._checkpoints() if is_complete(p)]
 
     def _checkpoints(self) -> list[Path]:
@@ -94,52 +92,52 @@ class RunFolder:
         return sorted(found, key=step_of)
 
     def find_checkpoint(self, resume: str, note: Callable[[str], None] = lambda text: None) -> Path | None:
-        """The checkpoint that `--resume auto`, `--resume must` or `--resume PATH` means.
+        """Return the checkpoint for `--resume auto`, `--resume must` or `--resume PATH`.
 
-        With the first two, a damaged one is passed over for the one before it.
+        With the first two, damaged checkpoints are skipped.
 
         Args:
             resume: `auto`, `must`, or the path of a checkpoint.
-            note: called with a message that names the checkpoint passed over, why, and what is used instead.
+            note: called with a message for each skipped checkpoint.
 
         Returns:
-            None for `auto` where there is none that can be used: the run begins.
+            None for `auto` if there is no intact checkpoint: the run begins.
 
         Raises:
-            DudeError: `must` and there is none, or the one named is incomplete, damaged or of another run.
+            DudeError: `must` and there is no intact checkpoint, or PATH is incomplete, damaged or of another run.
         """
         if resume in ("auto", "must"):
             checkpoint, faults = self._newest_intact()
             if checkpoint is None and resume == "must":
-                lack = f"no complete checkpoint in {self.checkpoints}" if self.config.is_file() else "no run there"
+                lack = f"no complete checkpoint in {self.checkpoints}" if self.config.is_file() else "not a run"
                 raise DudeError(
-                    f"--resume must: {self.path}: {'; '.join([lack, *faults])}. Write --resume auto to begin the run "
-                    "where there is nothing to resume."
+                    f"--resume must: {self.path}: {'; '.join([lack, *faults])}. With --resume auto the run begins "
+                    "if there is nothing to resume."
                 )
-            then = "training begins again" if checkpoint is None else f"going on from {checkpoint.name} instead"
+            then = "training begins again" if checkpoint is None else f"resuming from {checkpoint.name} instead"
             for found in faults:
                 note(f"{found}; {then}")
             return checkpoint
         path = user_path(resume)
         if not path.is_dir():
-            raise DudeError(f"--resume: {path}: no such folder. Write --resume auto for the newest checkpoint.")
+            raise DudeError(f"--resume: {path}: no such folder. Use --resume auto for the newest checkpoint.")
         if not is_sealed(path):
             raise DudeError(
-                f"--resume: {path} is not a complete checkpoint. Write --resume auto for the newest that is."
+                f"--resume: {path} is not a complete checkpoint. Use --resume auto for the newest complete one."
             )
         if path.resolve().parent != self.checkpoints.resolve():
             raise DudeError(
-                f"--resume: {path} is not a checkpoint of {self.path}. Set output to the run that it belongs to."
+                f"--resume: {path} is not a checkpoint of {self.path}. Set output to the run of the checkpoint."
             )
         if wrong := fault(path):
             raise DudeError(
                 f"--resume: {path} is not a complete checkpoint: {wrong.rstrip('.')}. "
-                "Write --resume auto for the newest that is."
+                "Use --resume auto for the newest complete one."
             )
         return path
 
     def _newest_intact(self) -> tuple[Path | None, list[str]]:
-        """The newest checkpoint whose files are as they were written, and what is wrong with those after it."""
+        """Return the newest intact checkpoint, and what is wrong with later ones."""
         faults: list[str] = []
         for checkpoint in reversed([p for p in self._checkpoints() if is_sealed(p)]):
             if (found := fault(checkpoint)) is None:

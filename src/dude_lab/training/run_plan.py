@@ -1,7 +1,7 @@
-"""Everything about a run that can be known, and checked, before a weight is loaded.
+"""The plan of a run: everything that is checked before the weights are loaded.
 
-`make_plan` goes through the checks in order; `dude validate` shows each with its tick, `dude train --dry-run` shows the
-plan, and `dude train` carries it out. No check exists twice.
+`make_plan` runs the checks in order. `dude validate` shows each check, `dude train --dry-run` shows the plan, and
+`dude train` carries it out.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ CHECKS = ("model", "data", "lengths", "targets", "evaluation", "steps", "memory"
 
 @dataclass(frozen=True)
 class TrainablePart:
-    """What a method trains of a model.
+    """The parameters that a method trains.
 
     Attributes:
-        targets: the adapted modules, r being 0 where a method has no rank; empty where the whole model is trained.
-        sizes: the number of values trained in each of them.
-        trainable: number of trained values in all, `modules_to_save` included.
+        targets: the adapted modules, with r = 0 if the method has no rank; empty for full fine-tuning.
+        sizes: number of trained values in each of them.
+        trainable: number of trained values, `modules_to_save` included.
         total: number of values in the base model.
         frozen: number of float32 values that the method stores beside the base model, untrained.
-        notes: on modules that `all-linear` leaves out.
+        notes: on modules that `all-linear` does not match.
     """
 
     targets: list[Target]
@@ -53,12 +53,12 @@ class TrainablePart:
 
 @dataclass
 class Plan:
-    """What a run will do; a field is set once its check has passed.
+    """The plan of a run; a field is set once its check has passed.
 
     Attributes:
-        steps: updates of the optimizer.
-        epochs: passes over the examples that these steps make.
-        processes: that train together; each has `train.batch_size / processes` examples of a batch.
+        steps: optimizer steps.
+        epochs: passes over the examples in these steps.
+        processes: number of processes; each has `train.batch_size / processes` examples of a batch.
     """
 
     settings: RunSettings
@@ -80,16 +80,16 @@ class Plan:
 
 
 Report = Callable[[str, str, DudeError | None], None]
-"""Called after each check with its name, what was found, and the error where it failed."""
+"""Called after each check with its name, its result, and the error if it failed."""
 
 
 def make_plan(settings: RunSettings, report: Report | None = None, *, keep_going: bool = False) -> Plan:
-    """Check everything that needs no weights.
+    """Run the checks and return the plan.
 
     Args:
         settings: the run.
-        report: told about each check.
-        keep_going: go on after a failed check with those that do not rest on it, to tell all mistakes at once.
+        report: called after each check.
+        keep_going: after a failed check, run those that do not depend on it, to report all mistakes at once.
 
     Raises:
         DudeError: the first failed check; with `keep_going`, none.
@@ -97,7 +97,7 @@ def make_plan(settings: RunSettings, report: Report | None = None, *, keep_going
     plan = Plan(settings)
     failed: set[str] = set()
     for name in CHECKS:
-        if failed & _RESTS_ON.get(name, frozenset()):
+        if failed & _DEPENDS_ON.get(name, frozenset()):
             continue
         try:
             found = _CHECKS[name](plan)
@@ -117,10 +117,10 @@ def _model(plan: Plan) -> str:
     settings = plan.settings
     plan.base = find_base(settings.model, device=settings.train.device, full=plan.full)
     if reason := check_base(plan.base):
-        plan.notes.append(f"the weight files are compared with config.json only when they are loaded: {reason}")
+        plan.notes.append(f"the weight files are only compared with config.json when they are loaded: {reason}")
     if plan.full and settings.model.dtype in ("bfloat16", "float16"):
         plan.notes.append(
-            f"full fine-tuning in {settings.model.dtype}: steps below its spacing are lost; float32 is safer"
+            f"full fine-tuning in {settings.model.dtype}: small updates are lost to rounding; float32 is safer"
         )
     dtype = str(plan.base.dtype).removeprefix("torch.")
     return f"{plan.base.config.model_type}, {dtype} on {plan.base.device}, {len(plan.base.tokenizer):,} tokens"
@@ -145,14 +145,14 @@ def _lengths(plan: Plan) -> str:
         if examples is None:
             continue
         if count := examples.dropped or examples.truncated:
-            done = "left out" if examples.dropped else "cut"
+            done = "dropped" if examples.dropped else "truncated"
             plan.notes.append(
                 f"{count:,} of {len(examples.data) + examples.dropped:,} {what} examples are longer than {limit} "
                 f"tokens (the longest has {examples.longest:,}) and are {done}"
             )
         if examples.merged:
             plan.notes.append(
-                f"{examples.merged:,} {what} prompts end inside a token of prompt and completion together; start "
+                f"{examples.merged:,} {what} prompts end inside a token of the concatenated text; start "
                 "completions with a space, or end prompts with a line break"
             )
     return f"longest {plan.train.longest:,} tokens, mean {plan.train.mean_length:.0f}, limit {limit:,}"
@@ -172,17 +172,17 @@ def _targets(plan: Plan) -> str:
 
 def _evaluation(plan: Plan) -> str:
     if plan.settings.eval is None:
-        return "none asked for"
+        return "none"
     from ..evaluation.tasks import build_units
 
-    units = build_units(plan.settings.eval)  # reads every question: a missing file is told now, not after the training
+    units = build_units(plan.settings.eval)  # reads every question: a missing file is reported before training
     limit = plan.settings.eval.limit
     count = sum(min(len(u.questions), limit or len(u.questions)) for u in units)
     window = getattr(plan.base.config.get_text_config(), "max_position_embeddings", None) if plan.base else None
     longest = plan.settings.eval.max_new_tokens
     if window and longest >= window and any(u.protocol == "generate" for u in units):
         raise DudeError(
-            f"eval.max_new_tokens: {longest}, and the model takes {window} tokens, question included. Lower it."
+            f"eval.max_new_tokens: {longest}, and the model's context is {window} tokens, question included. Lower it."
         )
     return f"{', '.join(plan.settings.eval.names)}: {count:,} questions"
 
@@ -193,8 +193,8 @@ def _steps(plan: Plan) -> str:
         down, up = train.batch_size // count * count, -(-train.batch_size // count) * count
         near = " or ".join(str(size) for size in (down, up) if size)
         raise DudeError(
-            f"train.batch_size: {train.batch_size} cannot be divided among {count} processes: it counts the examples "
-            f"of all of them. Set train.batch_size to {near}, or start another number of processes."
+            f"train.batch_size: {train.batch_size} is not a multiple of the {count} processes, which share a batch. "
+            f"Set train.batch_size to {near}, or start another number of processes."
         )
     if count > 1:
         plan.notes.append(
@@ -205,7 +205,7 @@ def _steps(plan: Plan) -> str:
     plan.steps, per_epoch = step_count(train, len(plan.train.data))
     plan.epochs = plan.steps / per_epoch
     if train.warmup >= plan.steps:
-        raise DudeError(f"train.warmup: {train.warmup:g} steps of warm-up, and the run has {plan.steps}. Lower it.")
+        raise DudeError(f"train.warmup: {train.warmup:g} steps, and the run has {plan.steps}. Lower it.")
     return (
         f"{plan.steps:,} steps of {train.batch_size * train.gradient_accumulation} examples, {plan.epochs:.2f} epochs"
     )
@@ -216,7 +216,7 @@ def _memory(plan: Plan) -> str:
     if plan.memory.total > plan.memory.available:
         needed, free = plan.memory.total / 2**30, plan.memory.available / 2**30
         plan.notes.append(
-            f"about {needed:.1f} GiB are needed and {free:.1f} GiB are free: lower train.batch_size or "
+            f"needs about {needed:.1f} GiB, and {free:.1f} GiB are free: lower train.batch_size or "
             "train.max_length, or set train.gradient_checkpointing=true"
         )
     return f"about {plan.memory.total / 2**30:.2f} GiB"
@@ -231,7 +231,7 @@ _CHECKS: dict[str, Callable[[Plan], str]] = {
     "steps": _steps,
     "memory": _memory,
 }
-_RESTS_ON: dict[str, frozenset[str]] = {
+_DEPENDS_ON: dict[str, frozenset[str]] = {
     "lengths": frozenset({"model", "data"}),
     "targets": frozenset({"model"}),
     "steps": frozenset({"model", "data", "lengths"}),
@@ -240,7 +240,7 @@ _RESTS_ON: dict[str, frozenset[str]] = {
 
 
 def as_table(plan: Plan) -> list[dict[str, Any]]:
-    """The adapted modules, those of one kind and shape in one row: name with `*` for the layer, shape, rank, count."""
+    """Return the adapted modules, one row per name (with `*` for the layer), shape and rank."""
     rows: dict[tuple[str, tuple[int, int], int], dict[str, Any]] = {}
     for target, trainable in zip(plan.part.targets, plan.part.sizes, strict=True):
         name = layer_pattern(target.name)
@@ -254,7 +254,7 @@ def as_table(plan: Plan) -> list[dict[str, Any]]:
 
 
 def trainable_part(model: nn.Module, settings: MethodSettings) -> TrainablePart:
-    """Find what would be trained. `model` may be (and had better be) on the meta device.
+    """Return what the method would train of `model`, which may be on the meta device.
 
     Raises:
         DudeError: a target that matches no module (with the nearest names), a module that cannot take an adapter, a
@@ -271,24 +271,24 @@ def trainable_part(model: nn.Module, settings: MethodSettings) -> TrainablePart:
     for target in targets:
         if modules[target.name] is output_layer:
             raise DudeError(
-                f"target_modules matches the output layer '{target.name}', whose adapter the trainer's loss would not "
-                "see. Remove it from target_modules, or name it in modules_to_save to train it whole."
+                f"target_modules matches the output layer '{target.name}', whose adapter the trainer's loss does not "
+                "use. Remove it from target_modules, or add it to modules_to_save to train all of it."
             )
         if not method.conv1d and type(modules[target.name]).__name__ == "Conv1D":
             raise DudeError(
-                f"module '{target.name}' is a Conv1D, and method '{method.name}' takes nn.Linear alone. Remove it from "
-                "target_modules, or choose another method (`dude methods`)."
+                f"module '{target.name}' is a Conv1D, and method '{method.name}' supports nn.Linear only. Remove it "
+                "from target_modules, or choose another method (`dude methods`)."
             )
         method.check(settings, target)
     sizes = [method.count(settings, target) for target in targets]
     saved = tuple(settings.modules_to_save or ())
-    whole = [module for name, module in modules.items() if name.endswith(saved)]  # PEFT's rule, "norm" in "layernorm"
-    trainable = sum(sizes) + sum(p.numel() for m in whole for p in m.parameters())
+    copied = [module for name, module in modules.items() if name.endswith(saved)]  # PEFT's rule, "norm" in "layernorm"
+    trainable = sum(sizes) + sum(p.numel() for m in copied for p in m.parameters())
     return TrainablePart(targets, sizes, trainable, total, method.frozen(settings, targets), notes)
 
 
 def _find_targets(model: nn.Module, settings: TargetSettings) -> Targets:
-    """PEFT matches names alike for every method, so a LoRA on the same modules finds them, and checks a rank."""
+    """Find the targets by a LoRA config: PEFT matches names alike for every method. Its rank is checked as well."""
     from peft import LoraConfig
 
     from dude_peft.targets import find_targets

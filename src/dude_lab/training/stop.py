@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during a run: obeyed at once, or where stopping loses nothing."""
+"""Handle Ctrl-C and SIGTERM during a run: stop at once, or after the current step."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class StopRequest:
 
     @contextmanager
     def deferred(self, note: str) -> Iterator[None]:
-        """Only set `asked` inside the block; `note` says to the user when the run will stop."""
+        """Only set `asked` inside the block; `note` tells the user when the run will stop."""
         before, self._note = self._note, note
         try:
             yield
@@ -51,7 +51,7 @@ class StopRequest:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Inside `deferred`: a block that a signal ends at once, with `KeyboardInterrupt`."""
+        """Inside `deferred`, let a signal end this block at once by `KeyboardInterrupt`."""
         before, self._note = self._note, None
         try:
             yield

@@ -1,4 +1,4 @@
-"""One run from its settings to its folder: check, load, adapt, train, evaluate, record."""
+"""Train a run: check, load, adapt, train, evaluate, and write its folder."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ if TYPE_CHECKING:
     from .trainer import RunTrainer
 
 
-INITIAL = "start"  # folder among the checkpoints: the adapter before the first step
-FACTORISED = ("svd", "qr")  # starts that take a weight apart, which lasts
+INITIAL = "start"  # folder in `checkpoints`: the adapter before the first step
+FACTORISED = ("svd", "qr")  # initialisations that decompose the weights, which takes time
 TRAINING = "training"
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error
-    """A run was stopped on request, by Ctrl-C or SIGTERM.
+    """A run was stopped by Ctrl-C or SIGTERM.
 
     Attributes:
-        step: the last step that a checkpoint holds; 0 where there is none.
-        steps: of the whole run; 0 where the run was still being checked.
-        stage: what it was doing.
+        step: step of the last checkpoint; 0 if there is none.
+        steps: steps of the run; 0 if it was still being checked.
+        stage: what the run was doing.
     """
 
     def __init__(self, folder: RunFolder, step: int, steps: int, stage: str = TRAINING) -> None:
@@ -58,7 +58,7 @@ class Interrupted(Exception):  # noqa: N818 - not an error
 
 @dataclass(frozen=True)
 class RunResult:
-    """A finished run: its folder, its record (`run.json`), and whether it was finished already."""
+    """A finished run: its folder, its record (`run.json`), and whether it was already finished."""
 
     folder: RunFolder
     record: dict[str, Any]
@@ -72,25 +72,25 @@ def train(
     reporter: Reporter | None = None,
     evaluate_start: bool = True,
 ) -> RunResult:
-    """Train as `settings` says, into `settings.output`.
+    """Train a run and write it to `settings.output`.
 
-    Under `torchrun` all processes call this: they share the batches, and the first one checks, writes and reports.
+    Under `torchrun` all processes call this: they share the batches, and the first one writes and reports.
 
     Args:
         settings: the run.
-        resume: None to begin, `auto` to resume from the newest complete checkpoint or begin where there is none, `must`
-            to fail where there is none, or the path of a checkpoint.
-        reporter: told about everything that happens.
-        evaluate_start: evaluate before the first step as well; a comparison does that once, for all its runs.
+        resume: None to begin; `auto` to resume from the newest complete checkpoint, or begin if there is none; `must`
+            to fail if there is none; or the path of a checkpoint.
+        reporter: called about the progress.
+        evaluate_start: evaluate before the first step as well.
 
     Returns:
-        The record; with `resume`, that of a finished run without doing anything.
+        The finished run; with `resume`, a run that is already finished is returned unchanged.
 
     Raises:
-        DudeError: anything the user can mend, another process that writes the folder included; before the first weight
-            is loaded wherever it can be known by then, and before anything is written.
-        Interrupted: stopped by Ctrl-C or SIGTERM: in training after the step, with a checkpoint; elsewhere at once.
-            While the result is being written the run is finished first. `resume="auto"` resumes from what is there.
+        DudeError: a mistake in the settings, or a folder that is in use; raised before the weights are loaded if
+            possible, and before anything is written.
+        Interrupted: stopped by Ctrl-C or SIGTERM: in training after the step, with a checkpoint; else at once, but not
+            while the result is written. `resume="auto"` resumes.
     """
     with connect(settings.train.device) as processes:
         shown = reporter if reporter is not None and processes.first else Reporter()
@@ -103,15 +103,15 @@ def _train(
     folder = RunFolder(settings.output)
 
     def check() -> bool:
-        # A checkpoint named by hand is tried even where the run diverged.
+        # A checkpoint named by its path is used even if the run diverged.
         folder.check(settings, resume=resume is not None, retry=resume not in (None, "auto", "must"))
         return resume is not None and folder.record.is_file()
 
     def claim() -> tuple[bool, Path | None]:
         lock = stack.enter_context(FolderLock(folder.path))
         if not lock.flock:
-            reporter.note(f"{folder.path}: this file system has no flock; {OWNER} alone says that the folder is in use")
-        if check():  # again: another process may have ended in between
+            reporter.note(f"{folder.path}: this file system has no flock; only {OWNER} shows that the folder is in use")
+        if check():  # again: another process may have finished the run in between
             return True, None
         return False, folder.find_checkpoint(resume, reporter.note) if resume is not None else None
 
@@ -139,8 +139,8 @@ def _train(
                     reporter.note(text)
                 return _Run(plan, folder, reporter, stop, evaluate_start, processes).go(checkpoint)
         except KeyboardInterrupt:
-            whole = folder.complete_checkpoints()
-            raise Interrupted(folder, step_of(whole[-1]) if whole else 0, plan.steps, stop.stage) from None
+            complete = folder.complete_checkpoints()
+            raise Interrupted(folder, step_of(complete[-1]) if complete else 0, plan.steps, stop.stage) from None
 
 
 def _finished(folder: RunFolder) -> RunResult:
@@ -148,7 +148,7 @@ def _finished(folder: RunFolder) -> RunResult:
 
 
 def _check_checkpoint(checkpoint: Path, plan: Plan, folder: RunFolder) -> None:
-    """Refuse a checkpoint of another config or other data."""
+    """Reject a checkpoint of another config or other data."""
     manifest = read_manifest(checkpoint)
     if manifest.get("config") != fingerprint(plan.settings):
         raise DudeError(f"--resume: {checkpoint} was written under another config than {folder.config}.")
@@ -198,15 +198,15 @@ class _Run:
             model = self._adapt(base)
             init_seconds = time.perf_counter() - begin
 
-        # Everything is checked; from here on the folder is written.
+        # All checks have passed; now the folder is written.
         self.processes.from_first(lambda: folder.begin(settings))
         self.curves.restore(checkpoint, step_of(checkpoint) if checkpoint else -1)
         trainer = self.trainer = self._make_trainer(model)
         trainer.tokens = manifest.get("tokens", 0)
-        if checkpoint is not None:  # version 0.1.0 saved no averages: they begin at the checkpoint
+        if checkpoint is not None:  # checkpoints of version 0.1.0 have no averages: they begin here
             begun = {"loss_sum": 0.0, "step": step_of(checkpoint), "token_accuracy": []}
             trainer.restore_log_state(manifest.get("log", begun))
-        self._keep_start(trainer)
+        self._save_initial(trainer)
         begins = checkpoint is None and self.evaluate_start
         try:
             before = self.before = self._evaluate(trainer, 0, "before") if begins else self._metrics_before(manifest)
@@ -217,7 +217,7 @@ class _Run:
             raise self._diverged(error) from None
 
         self.stop.stage = "saving"
-        with self.stop.deferred("the result is being written: the run finishes first; once more stops at once"):
+        with self.stop.deferred("the result is being written; the run stops afterwards. Press again to stop at once"):
             record = self.processes.from_first(lambda: self._finish(trainer, init_seconds, before, after))
         return RunResult(folder, record)
 
@@ -250,17 +250,17 @@ class _Run:
         self._draw(record)
         self._sync()
         write_json(folder.record, record, checksum=True)
-        shutil.rmtree(folder.checkpoints / INITIAL, ignore_errors=True)  # until now a resumed run may need it
+        shutil.rmtree(folder.checkpoints / INITIAL, ignore_errors=True)  # a resumed run needs it until here
         return read_record(folder)
 
     def _diverged(self, error: NotFinite) -> DudeError:
-        """Mark the folder, so that nothing takes the run for one that was only stopped."""
-        whole = self.folder.complete_checkpoints()
+        """Record the divergence in the folder and return the error."""
+        complete = self.folder.complete_checkpoints()
         divergence = Divergence(
             step=error.step,
             what=error.what,
             module=error.module,
-            checkpoint=step_of(whole[-1]) if whole else None,
+            checkpoint=step_of(complete[-1]) if complete else None,
             learning_rate=self.plan.settings.train.learning_rate,
         )
         if self.processes.first:
@@ -270,14 +270,14 @@ class _Run:
 
     @contextmanager
     def _stage(self, text: str) -> Iterator[None]:
-        """A part of the run that takes a while."""
+        """Report a stage of the run, and name it if the run is stopped in it."""
         before, self.stop.stage = self.stop.stage, text
         with self.reporter.stage(text):
             yield
-        self.stop.stage = before  # not after an error: it happened there
+        self.stop.stage = before  # not after an error, which is of this stage
 
     def _adapt(self, base: Any) -> Any:
-        """The base with the method's adapter."""
+        """Add the method's adapter to the base model and report the progress."""
         from dude_peft.injection import on_init
 
         from .trainer import adapted_model
@@ -285,12 +285,12 @@ class _Run:
         what = "decomposing" if METHODS[self.plan.settings.method.name].init in FACTORISED else "preparing"
         begin = time.perf_counter()
 
-        def tell(module: str, number: int, of: int) -> None:
+        def report(module: str, number: int, of: int) -> None:
             left = (time.perf_counter() - begin) / number * (of - number) if number else None
             self.reporter.prepared(what, number, of, left)
 
         try:
-            with on_init(tell, len(self.plan.part.targets)):
+            with on_init(report, len(self.plan.part.targets)):
                 return adapted_model(self.plan, base)
         except DudeError:
             raise
@@ -333,7 +333,7 @@ class _Run:
         }
 
     def _train(self, trainer: RunTrainer, checkpoint: Path | None) -> None:
-        """All steps that are left; none where the checkpoint is that of the last one (a trainer would do one more)."""
+        """Train the remaining steps; none if the checkpoint is of the last step (the trainer would do one more)."""
         import torch
         from transformers import set_seed
 
@@ -344,14 +344,16 @@ class _Run:
             before = read_manifest(checkpoint).get("processes", 1)
             if before != self.processes.count:
                 self.reporter.note(
-                    f"{checkpoint} is of {before} processes and now there are {self.processes.count}: the batches are "
-                    "the same, the random numbers of dropout are not"
+                    f"{checkpoint} is of {before} processes, and now there are {self.processes.count}: the batches are "
+                    "the same, the dropout masks are not"
                 )
         elif not self.processes.first:
-            set_seed(self.plan.settings.train.seed + self.processes.rank)  # or all would drop the same activations
+            set_seed(
+                self.plan.settings.train.seed + self.processes.rank
+            )  # or all processes would have the same dropout masks
         self.stop.stage = TRAINING
         try:
-            with self.stop.deferred("stopping after this step, with a checkpoint; once more stops at once"):
+            with self.stop.deferred("stopping after this step, with a checkpoint; press again to stop at once"):
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except torch.OutOfMemoryError:
             raise DudeError(out_of_memory(self.plan)) from None
@@ -362,9 +364,9 @@ class _Run:
             raise Interrupted(self.folder, trainer.state.global_step, self.plan.steps)
 
     def _evaluate(self, trainer: RunTrainer, step: int, name: str | None = None) -> dict[str, Any] | None:
-        """Accuracy and validation loss now; kept in full under `eval/NAME` when it has a name.
+        """Compute accuracy and validation loss; with a name, write answers and metrics to `eval/NAME`.
 
-        Every process computes them, on all the questions: none waits longer than a collective may last.
+        Every process evaluates all questions, so that none waits in a collective.
         """
         import torch
 
@@ -392,7 +394,7 @@ class _Run:
         if not metrics:
             return None
         self.eval_seconds += time.perf_counter() - begin
-        # An evaluation that a stop request cut short is made by the resumed run, when the loss is there already.
+        # The resumed run repeats an interrupted evaluation after the loss was written.
         self.curves.append({"step": step, **point}, before_loss=name is None)
         if name and self.processes.first:
             (self.folder.evaluations / name).mkdir(parents=True, exist_ok=True)
@@ -403,14 +405,14 @@ class _Run:
         self._evaluate(self.trainer, step)
 
     def _metrics_before(self, manifest: dict[str, Any]) -> dict[str, Any] | None:
-        """The metrics before the first step, from a checkpoint; version 0.1.0 wrote them beside the answers alone."""
+        """Return the metrics before the first step, from a checkpoint or (version 0.1.0) from the evaluation folder."""
         path = self.folder.evaluations / "before" / "summary.json"
         if "before" in manifest or not path.is_file():
             return manifest.get("before")
         return read_json(path, "Restore it from a copy, or remove it to resume without these metrics.")
 
-    def _keep_start(self, trainer: RunTrainer) -> None:
-        """Where PEFT overwrote the base, the start is needed to save the adapter as a difference to the true base."""
+    def _save_initial(self, trainer: RunTrainer) -> None:
+        """Save the initial adapter if PEFT overwrote the base weights: the result is saved as a difference to it."""
         if not METHODS[self.plan.settings.method.name].overwrites_base or not self.processes.first:
             return
         config = trainer.model.peft_config["default"]
@@ -435,7 +437,7 @@ class _Run:
         return place
 
     def _sync(self) -> None:
-        """Flush all that the record is about to call finished."""
+        """Flush all files of the result to disk."""
         if self.folder.evaluations.is_dir():
             sync_tree(self.folder.evaluations)
         for path in (self.folder.curves, self.folder.picture, self.folder.config):

@@ -1,4 +1,4 @@
-"""`build_trainer`: the one place where TRL's trainer is made, every default that decides a result written out.
+"""`build_trainer`: TRL's trainer for a plan, with every default that affects results pinned.
 
 This module imports torch, transformers and TRL; import it only to train.
 """
@@ -33,16 +33,16 @@ WINDOW = 50  # batches sorted together: enough for little padding, few enough th
 
 
 class LengthGroupedSampler(Sampler[int]):
-    """The order of an epoch's examples: every one once, neighbours in a batch of about one length.
+    """Sampler of an epoch's examples, with examples of similar length in a batch.
 
     The examples are shuffled, sorted by length within windows of `WINDOW` batches, and a window's batches shuffled
-    again. transformers' sampler of that name leaves out the last step: there the lengths fall from batch to batch, and
-    a short run sees long examples first and short ones last.
+    again. transformers' sampler of that name does not shuffle the batches: their lengths decrease, and a short run sees
+    long examples first and short ones last.
 
     Args:
         lengths: tokens of each example.
         batch_size: examples of a batch.
-        seed: with the epoch it decides the order; a resumed run gets the same one.
+        seed: seed of the order, with the epoch; a resumed run has the same order.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
@@ -52,7 +52,7 @@ class LengthGroupedSampler(Sampler[int]):
         return len(self.lengths)
 
     def set_epoch(self, epoch: int) -> None:
-        """The trainer says which epoch (from 0) comes next."""
+        """Set the epoch, from 0; the trainer calls it."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
@@ -64,20 +64,20 @@ class LengthGroupedSampler(Sampler[int]):
             window = sorted(order[start : min(start + span, whole)], key=lambda i: self.lengths[i])
             for batch in torch.randperm(len(window) // self.batch_size, generator=generator).tolist():
                 yield from window[batch * self.batch_size : (batch + 1) * self.batch_size]
-        yield from order[whole:]  # the short batch stays last: anywhere else it would shift those behind it
+        yield from order[whole:]  # the short batch stays last: elsewhere it would shift those after it
 
 
 class RunTrainer(SFTTrainer):
-    """TRL's trainer, which also counts tokens and measures the gradient norm of A, B and m before clipping.
+    """TRL's trainer, which also counts tokens and computes the gradient norms of A, B and m before clipping.
 
     It raises `NotFinite` at the first step whose loss or gradient norm is not finite, before the optimizer's update,
     and before it saves parameters that are not. What was averaged since the last logged step is part of a checkpoint,
-    so that a resumed run logs the losses of the undisturbed one (the base class forgets them). It writes no model cards
-    and sends no telemetry.
+    so that a resumed run logs the same losses (the base class loses them). It writes no model cards and sends no
+    telemetry.
 
     Args:
-        group_by_length: whether a batch's examples are of about one length (`LengthGroupedSampler`).
-        processes: that share the batches. Each trains on its part of every batch of one process, in the same order.
+        group_by_length: whether to use the `LengthGroupedSampler`.
+        processes: the processes that share the batches; each trains on its part of every batch.
 
     Attributes:
         tokens: tokens seen (without padding), by all processes; set it before `train` when a run is resumed.
@@ -101,12 +101,12 @@ class RunTrainer(SFTTrainer):
         self._groups = {group: parameters for group, parameters in groups.items() if parameters}
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        """One forward and backward; on the last one of a step the gradients are complete and not yet clipped."""
+        """Do one forward and backward; after the last one of a step, compute the norms of the unclipped gradients."""
         if self.processes.count > 1 and not isinstance(model, DistributedDataParallel):
             raise RuntimeError("the model is not wrapped for training by several processes: gradients would differ")
         mask = inputs["attention_mask"]
         if self.processes.count > 1:
-            mask = mask[(inputs["labels"] != IGNORED).any(dim=1)]  # not those that fill up a short batch
+            mask = mask[(inputs["labels"] != IGNORED).any(dim=1)]  # without those that fill up a short batch
         self._step_tokens += int(mask.sum())
         loss = super().training_step(model, inputs, *args, **kwargs)
         self._loss_sum += loss.detach()
@@ -121,10 +121,10 @@ class RunTrainer(SFTTrainer):
         return loss
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
-        """The batches of a step, and the number of their labels over all processes.
+        """Return the batches of a step, and the number of their labels over all processes.
 
         Accelerate fills up the last, short batch of an epoch with examples of the first one, so that every process has
-        some. They are left without loss.
+        some. These get no loss.
         """
         if self.processes.count == 1:
             return super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -139,10 +139,10 @@ class RunTrainer(SFTTrainer):
         return batches, self._get_num_items_in_batch(batches, device)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Metrics of the validation examples; every process computes all of them and gathers nothing.
+        """Return the metrics of the validation examples; every process computes all of them.
 
         Evaluated before it is trained, a model counts as prepared for Accelerate, which then does not wrap it for
-        training: each process would follow its own gradient. So that is undone.
+        training, and each process would follow its own gradient. This is undone.
         """
         if self.processes.count == 1:
             return super().evaluate(*args, **kwargs)
@@ -157,12 +157,12 @@ class RunTrainer(SFTTrainer):
                 self.accelerator._models.clear()
 
     def _own(self, losses: torch.Tensor) -> torch.Tensor:
-        """The losses of a batch, one for each example, as Accelerate gathers them in a single process."""
+        """Return the losses of a batch, one per example, as Accelerate gathers them in a single process."""
         state = self.accelerator.gradient_state
         return losses[: state.remainder] if state.end_of_dataloader and state.remainder > 0 else losses
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
-        """All examples in every process: a loss is a mean over a batch, so it depends on what is in the batch."""
+        """Return all examples in every process: a loss is a mean over a batch, so it depends on the batch."""
         if self.processes.count == 1:
             return super().get_eval_dataloader(eval_dataset)
         data = self.eval_dataset if eval_dataset is None else eval_dataset
@@ -170,7 +170,7 @@ class RunTrainer(SFTTrainer):
         return prepare_data_loader(loader, self.args.device, num_processes=1, process_index=0, put_on_device=True)
 
     def _save_rng_state(self, output_dir: str) -> None:
-        """Of every process, written by the first one: it seals the checkpoint when all files are there."""
+        """Write the random states of all processes in the first one, which seals the checkpoint."""
         if self.processes.count == 1:
             super()._save_rng_state(output_dir)
             return
@@ -183,7 +183,7 @@ class RunTrainer(SFTTrainer):
                 (Path(output_dir) / name).write_bytes(content)
 
     def _clip_grad_norm(self, model: torch.nn.Module) -> Any:
-        """Clip as the trainer does, but look at the norm first: clipping by NaN makes every gradient NaN.
+        """Clip as the base class, but check the norm first: clipping by NaN makes every gradient NaN.
 
         With a loss scaler an infinite gradient is normal: the step is skipped and the scale lowered, as long as it can.
         """
@@ -208,7 +208,7 @@ class RunTrainer(SFTTrainer):
         return NotFinite(self.state.global_step + 1 if step is None else step, what, first_not_finite(self.model))
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
-        """Of the epoch's examples: shuffled, or grouped by length as well."""
+        """Return the sampler of an epoch: shuffled, or also grouped by length."""
         if not self.group_by_length:
             return super()._get_train_sampler(train_dataset)
         data = self.train_dataset if train_dataset is None else train_dataset
@@ -216,7 +216,7 @@ class RunTrainer(SFTTrainer):
         return LengthGroupedSampler([len(ids) for ids in data["input_ids"]], self.args.train_batch_size, seed)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        """A new folder each time: what a resumed run passed over, damaged or not, is not mixed with what it writes."""
+        """Save into a new folder: files of a checkpoint that a resumed run skipped are removed."""
         self.check_parameters()
         place = Path(self.args.output_dir or "") / f"{PREFIX}{self.state.global_step}"
         if self.processes.first and place.is_dir():
@@ -236,7 +236,7 @@ class RunTrainer(SFTTrainer):
             self._metrics["train"]["mean_token_accuracy"] = list(state["token_accuracy"])
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """As the base class, with the loss averaged over all steps since the last logged one, resumed or not."""
+        """Log as the base class, but average the loss over all steps since the last logged one, also after a resume."""
         if "loss" in logs:
             logs["loss"] = self._mean_loss_sum() / (self.state.global_step - self._logged)
             self._loss_sum.zero_()
@@ -246,11 +246,11 @@ class RunTrainer(SFTTrainer):
         super().log(logs, *args, **kwargs)
 
     def _mean_loss_sum(self) -> float:
-        """Over the processes."""
+        """Return the mean over the processes."""
         return float(self.accelerator.gather(self._loss_sum).mean())  # type: ignore[union-attr]
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """None: a run folder documents itself."""
+        """Write no model card: the run folder has the documentation."""
 
     def _send_telemetry(self) -> None:
         pass
@@ -262,13 +262,13 @@ def _norm(parameters: Iterable[torch.nn.Parameter]) -> float:
 
 
 def sft_config(plan: Plan, folder: Path) -> SFTConfig:
-    """The run's settings as TRL's, with every default that matters pinned."""
+    """Return the run's settings as TRL's, with every default that affects results pinned."""
     train = plan.settings.train
     on_cpu = plan.base.device == "cpu"
     mixed = not on_cpu and (plan.base.dtype is torch.bfloat16 or (plan.full and torch.cuda.is_bf16_supported()))
     config = SFTConfig(
         output_dir=str(folder),
-        # length and batches
+        # steps and batches
         max_steps=plan.steps,
         per_device_train_batch_size=train.batch_size,
         per_device_eval_batch_size=train.batch_size,
@@ -278,7 +278,7 @@ def sft_config(plan: Plan, folder: Path) -> SFTConfig:
         dataloader_num_workers=0,
         dataloader_pin_memory=not on_cpu,
         remove_unused_columns=True,
-        # data: `examples` has tokenised, masked and cut it, and counted what it cut
+        # data: already tokenised, masked and truncated
         dataset_kwargs={"skip_prepare_dataset": True},
         max_length=None,
         packing=False,
@@ -312,7 +312,7 @@ def sft_config(plan: Plan, folder: Path) -> SFTConfig:
         seed=train.seed,
         data_seed=train.seed if train.data_seed is None else train.data_seed,
         full_determinism=False,
-        # what is told, and what is kept: our own callbacks show, log, and rotate checkpoints
+        # logging and saving: our own callbacks show progress, log, and delete old checkpoints
         logging_strategy="steps",
         logging_steps=train.log_every,
         logging_first_step=True,
@@ -328,13 +328,13 @@ def sft_config(plan: Plan, folder: Path) -> SFTConfig:
         load_best_model_at_end=False,
         push_to_hub=False,
         ignore_data_skip=False,
-        # several processes: the batch is divided among them, so that the config means the same with any number
+        # several processes share a batch, so that the config has the same meaning with any number of them
         accelerator_config={"split_batches": plan.processes > 1},
         ddp_find_unused_parameters=plan.full and not train.gradient_checkpointing,
         ddp_broadcast_buffers=False,
     )
     if config.n_gpu > 1:
-        config._n_gpu = 1  # one process trains on one GPU; DataParallel would multiply the batch in silence
+        config._n_gpu = 1  # one process trains on one GPU; DataParallel would silently multiply the batch
     return config
 
 
@@ -345,17 +345,17 @@ def build_trainer(
     callbacks: Iterable[TrainerCallback] = (),
     processes: Processes = ALONE,
 ) -> RunTrainer:
-    """TRL's trainer for a plan.
+    """Return TRL's trainer for a plan.
 
     Args:
         plan: a checked plan.
         model: the base model, or the PEFT model made by `adapted_model`.
-        folder: where checkpoints go; the trainer makes it.
-        callbacks: told about steps, in this order.
-        processes: that train together.
+        folder: folder of the checkpoints; the trainer creates it.
+        callbacks: callbacks, called in this order.
+        processes: processes of the run.
 
     Returns:
-        A trainer that trains `plan.steps` steps.
+        The trainer for `plan.steps` steps.
     """
     trainer = RunTrainer(
         model=model,
@@ -373,10 +373,10 @@ def build_trainer(
 
 
 def adapted_model(plan: Plan, base: torch.nn.Module) -> torch.nn.Module:
-    """The base with the method's adapter, seeded: the same plan gives the same adapter.
+    """Add the method's adapter to the base model, seeded: the same plan gives the same adapter.
 
     Raises:
-        DudeError: what the method refuses of this model (a non-finite weight, for instance).
+        DudeError: the method cannot be applied to this model (a non-finite weight, for instance).
     """
     from peft import get_peft_model
     from transformers import set_seed
@@ -388,6 +388,6 @@ def adapted_model(plan: Plan, base: torch.nn.Module) -> torch.nn.Module:
     if config is None:
         return base
     if isinstance(getattr(config, "target_modules", None), str):
-        # Exactly the modules of the plan, for every method: PEFT reads "all-linear" and expressions in its own way.
+        # The modules of the plan for every method: PEFT's "all-linear" and expressions match differently.
         config.target_modules = {target.name for target in plan.part.targets}  # type: ignore[attr-defined]
     return get_peft_model(base, config)
