@@ -128,15 +128,15 @@ def test_a_key_changes_with_what_determines_the_result_and_with_nothing_else(tmp
 def test_searches_are_on_validation_and_never_on_the_questions_of_the_table(tmp_path: Path) -> None:
     made = grid(tmp_path, **SEARCH, search={"steps": 5, "seed": 9, "eval": {"limit": 7}})
     for row in made.rows:
-        cells = made.search_cells(row)
+        cells = made.searches(row)
         assert [cell.settings.train.learning_rate for cell in cells] == [1e-3, 3e-3]
         for cell in cells:
             asked = cell.settings.eval
             assert asked is not None and (asked.suite, asked.split, asked.limit) == ("mini_csqa", "validation", 7)
             assert (cell.settings.train.steps, cell.settings.train.seed) == (5, 9)
-    for cell in grid(tmp_path, **SEARCH).search_cells(made.rows[0]):  # and so without a `search` section
+    for cell in grid(tmp_path, **SEARCH).searches(made.rows[0]):  # and so without a `search` section
         assert cell.settings.eval is not None and cell.settings.eval.split == "validation"
-    assert made.base_cell is not None and made.base_cell.settings.eval.split is None  # type: ignore[union-attr]
+    assert made.base_run is not None and made.base_run.settings.eval.split is None  # type: ignore[union-attr]
 
 
 def test_the_folder_means_the_same_comparison_wherever_it_is_moved(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from test_train_run import steps
 from tiny_run import tiny_base  # noqa: F401
 
 from dude_lab.compare.comparison import compare, plan_comparison
-from dude_lab.compare.grid import Cell
+from dude_lab.compare.grid import PlannedRun
 from dude_lab.compare.watcher import Watcher
 from dude_lab.training.train_run import train
 
@@ -27,12 +27,12 @@ class KillOnce(Watcher):
     def __init__(self, output: Path) -> None:
         self.output, self.killed, self.errors = output, False, [""]
 
-    def running(self, cells: Sequence[tuple[Cell, dict[str, Any]]], elsewhere: int) -> None:
+    def running(self, cells: Sequence[tuple[PlannedRun, dict[str, Any]]], elsewhere: int) -> None:
         if not self.killed and list(self.output.glob("runs/lora*/checkpoints/checkpoint-*/manifest.json")):
             psutil.Process().children(recursive=True)[-1].kill()  # the server of the forks comes before it
             self.killed = True
 
-    def failed(self, cell: Cell, error: str) -> None:
+    def failed(self, cell: PlannedRun, error: str) -> None:
         self.errors.append(error)
 
 
@@ -41,7 +41,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tiny_base: Path, tmp_path: Pat
     config = write(tiny_base, tmp_path, methods=[{"name": "lora", "r": 4}])
     changes = ["run.eval=null", "run.train.steps=60"]
     plan = plan_comparison(config, changes)
-    cell = plan.grid.run_cells(plan.grid.rows[0], 1e-2)[0]
+    cell = plan.grid.runs(plan.grid.rows[0], 1e-2)[0]
     watcher = KillOnce(plan.folder.path)
     compare(plan, watcher)
     assert watcher.killed and "SIGKILL" in watcher.errors[-1] and not plan.folder.is_done(cell)
@@ -67,7 +67,7 @@ def test_nothing_outlives_a_killed_comparison(
     command = "from dude_lab.cli.app import main; main()"
     parent = subprocess.Popen([sys.executable, "-c", command, "compare", str(config), *changes])
     plan = plan_comparison(config, changes)
-    cell = plan.grid.run_cells(plan.grid.rows[0], 1e-2)[0]
+    cell = plan.grid.runs(plan.grid.rows[0], 1e-2)[0]
     place = plan.folder.runs / cell.name
     end = time.monotonic() + 120
     while not list(place.glob("checkpoints/checkpoint-*/manifest.json")):

@@ -22,7 +22,7 @@ from pool_tools import Seen, cells_of, stand_in, visits, work
 
 from dude_lab.compare import processes
 from dude_lab.compare.comparison_folder import claim
-from dude_lab.compare.grid import Cell
+from dude_lab.compare.grid import PlannedRun
 from dude_lab.compare.pool import Pool, Stopped
 
 
@@ -31,7 +31,7 @@ def _stand_in(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, t
     stand_in(monkeypatch, tmp_path, request.param)
 
 
-def test_two_processes_divide_the_work_and_never_do_a_cell_twice(tmp_path: Path) -> None:
+def test_two_processes_divide_the_work_and_never_do_a_run_twice(tmp_path: Path) -> None:
     folder, cells = cells_of(tmp_path, list(range(10, 22)))
     code = f"""
         import sys
@@ -43,7 +43,7 @@ def test_two_processes_divide_the_work_and_never_do_a_cell_twice(tmp_path: Path)
         pool.LOOK, pool.LOOK_ELSEWHERE = 0.02, 0.1
         folder = ComparisonFolder({str(folder.path)!r})
         grid = folder.grid()
-        cells = grid.run_cells(grid.rows[0], grid.rows[0].learning_rates[0])
+        cells = grid.runs(grid.rows[0], grid.rows[0].learning_rates[0])
         pool.Pool(folder, jobs=2, threads=1, retry_failed=False, watcher=Watcher()).work(lambda: cells)
     """
     command = [sys.executable, "-c", textwrap.dedent(code)]
@@ -54,12 +54,12 @@ def test_two_processes_divide_the_work_and_never_do_a_cell_twice(tmp_path: Path)
     assert work(folder, cells).done == [] and len(visits(folder)) == 12  # and a start after that does nothing
 
 
-def test_a_cell_held_elsewhere_is_waited_for(tmp_path: Path) -> None:
+def test_a_run_of_another_pool_is_waited_for(tmp_path: Path) -> None:
     folder, cells = cells_of(tmp_path, [10, 11])
     lock = claim(folder.state, cells[0].name)
 
     class Release(Seen):
-        def finished(self, cell: Cell, record: dict[str, Any], *, here: bool) -> None:
+        def finished(self, cell: PlannedRun, record: dict[str, Any], *, here: bool) -> None:
             super().finished(cell, record, here=here)
             lock.release()  # the other pool has died once the free cell is done
 
@@ -111,7 +111,7 @@ def test_ctrl_c_asks_every_process_to_end_and_waits_for_it(tmp_path: Path) -> No
     assert visits(folder) == [cells[0].name]  # nothing new was begun
 
 
-def test_cells_that_become_known_later_are_worked_on(tmp_path: Path) -> None:
+def test_runs_that_become_known_later_are_worked_on(tmp_path: Path) -> None:
     folder, cells = cells_of(tmp_path, [10, 11])
     Pool(folder, jobs=1, threads=1, retry_failed=False, watcher=Seen()).work(
         lambda: cells if folder.is_done(cells[0]) else cells[:1]

@@ -90,7 +90,7 @@ def pool_of_its_own(folder: ComparisonFolder) -> subprocess.Popen[bytes]:
         processes.COMMAND, processes.SERVER = {processes.COMMAND!r}, {processes.SERVER!r}
         folder = ComparisonFolder({str(folder.path)!r})
         grid = folder.grid()
-        cells = grid.run_cells(grid.rows[0], grid.rows[0].learning_rates[0])
+        cells = grid.runs(grid.rows[0], grid.rows[0].learning_rates[0])
         pool.Pool(folder, jobs=2, threads=1, retry_failed=False, watcher=Watcher()).work(lambda: cells)
     """
     return subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)])
@@ -112,7 +112,7 @@ def test_everything_ends_with_a_killed_pool(monkeypatch: pytest.MonkeyPatch, tmp
     assert work(folder, cells[1:]).bad == {}
 
 
-def test_a_cell_that_does_not_stop_is_ended() -> None:
+def test_a_run_that_does_not_stop_is_ended() -> None:
     code = """
         import signal, time
         from dude_lab.compare import processes
@@ -134,7 +134,7 @@ def test_a_cell_that_does_not_stop_is_ended() -> None:
     assert process.stdout.read() == "asked\n" and process.wait(30) == 1
 
 
-def test_the_cells_of_a_killed_server_are_told_and_the_others_are_worked_on(
+def test_the_runs_of_a_killed_server_are_told_and_the_others_are_worked_on(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     stand_in(monkeypatch, tmp_path, "forked")

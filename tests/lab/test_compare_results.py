@@ -30,7 +30,7 @@ def filled(tmp_path: Path, shares: dict[str, float], **changes: Any) -> Any:
         for cell in cells:
             seed = cell.settings.train.seed + 100 * number
             finish(folder, cell, {"mini_csqa": answers(shares[row], seed)}, loss=3 - shares[row])
-    finish(folder, grid.base_cell, {"mini_csqa": answers(0.2, 0)})
+    finish(folder, grid.base_run, {"mini_csqa": answers(0.2, 0)})
     return folder
 
 
@@ -130,7 +130,7 @@ def test_several_tasks_have_columns_and_their_mean(tmp_path: Path) -> None:
 def test_the_best_on_validation_is_chosen_and_ties_go_to_the_lower_loss(tmp_path: Path) -> None:
     folder, grid = begin(tmp_path, methods=["lora"], learning_rates=[1e-4, 1e-3, 1e-2, 1e-1])
     row = grid.rows[0]
-    cells = grid.search_cells(row)
+    cells = grid.searches(row)
     for cell, right, loss in zip(cells[:3], ([1, 0], [1, 1], [1, 1]), (1.0, 1.5, 1.2), strict=True):
         finish(folder, cell, {"mini_csqa": right}, loss=loss)
     assert choose(grid, row, folder) is None  # one candidate has not run: no choice with an unequal budget
@@ -146,7 +146,7 @@ def test_the_best_on_validation_is_chosen_and_ties_go_to_the_lower_loss(tmp_path
 
 def test_a_best_at_the_end_of_the_grid_is_warned_of(tmp_path: Path) -> None:
     folder, grid = begin(tmp_path, methods=["lora"], learning_rates=[1e-3, 1e-2])
-    for cell, right in zip(grid.search_cells(grid.rows[0]), ([1, 0], [1, 1]), strict=True):
+    for cell, right in zip(grid.searches(grid.rows[0]), ([1, 0], [1, 1]), strict=True):
         finish(folder, cell, {"mini_csqa": right})
     choice = choose(grid, grid.rows[0], folder)
     assert choice is not None and "0.01, lies at an end of those tried (0.001, 0.01)" in (choice.warning or "")

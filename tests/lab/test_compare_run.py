@@ -68,7 +68,7 @@ def test_a_failing_method_does_not_stop_the_rest(done: tuple[Path, str]) -> None
 def test_the_run_is_the_one_that_dude_train_makes(done: tuple[Path, str], tiny_base: Path) -> None:  # noqa: F811
     config, _ = done
     plan = plan_comparison(config)
-    cell = plan.grid.run_cells(plan.grid.rows[0], 1e-2)[0]
+    cell = plan.grid.runs(plan.grid.rows[0], 1e-2)[0]
     alone = cell.settings.model_copy(update={"output": config.parent / "alone"})
     train(alone)
     assert trained(plan.folder.runs / cell.name) == trained(config.parent / "alone")

@@ -15,7 +15,7 @@ from test_cli_train import dude
 from test_compare_results import SHARES, answers, filled
 
 from dude_lab.compare import packing
-from dude_lab.compare.comparison import Plan, known_cells
+from dude_lab.compare.comparison import Plan, known_runs
 from dude_lab.compare.comparison_folder import ComparisonFolder, claim
 from dude_lab.compare.comparison_report import report
 from dude_lab.compare.grid import Grid
@@ -107,9 +107,9 @@ def test_a_packed_study_holds_the_runs_and_unpacking_writes_them_again(study: Pa
 def test_a_comparison_goes_on_from_packed_runs(study: Path) -> None:
     pack(study)
     plan = plan_of(study)
-    assert all(plan.folder.is_done(cell) for cell in known_cells(plan)) and len(known_cells(plan)) == 10
+    assert all(plan.folder.is_done(cell) for cell in known_runs(plan)) and len(known_runs(plan)) == 10
     more = plan_of(study, seeds=[1, 2, 3, 4])
-    left = [cell for cell in known_cells(more) if not more.folder.is_done(cell)]
+    left = [cell for cell in known_runs(more) if not more.folder.is_done(cell)]
     assert [cell.settings.train.seed for cell in left] == [4, 4, 4]
     finish(more.folder, left[0], {"mini_csqa": answers(0.5, 4)})
     assert more.folder.is_done(left[0]) and pack(study).runs == 11
@@ -122,13 +122,13 @@ def test_a_run_folder_counts_before_the_packed_run(study: Path) -> None:
     shutil.copytree(study, whole)
     pack(study)
     plan = plan_of(study)
-    cell = plan.grid.run_cells(plan.grid.rows[1], 1e-3)[0]
+    cell = plan.grid.runs(plan.grid.rows[1], 1e-3)[0]
     finish(plan.folder, cell, {"mini_csqa": answers(0.1, 7)})
-    run = plan.folder.run(cell)
+    run = plan.folder.finished(cell)
     assert run is not None and isinstance(run.source, FolderRun) and run.accuracy == pytest.approx(0.1, abs=0.08)
     assert len(plan.folder.store.names()) == 10
     pack(study)  # the new one takes the place of the old one
-    again = plan.folder.run(cell)
+    again = plan.folder.finished(cell)
     assert again is not None and again.accuracy == run.accuracy and not isinstance(again.source, FolderRun)
 
 
@@ -207,7 +207,7 @@ def test_weights_and_unknown_files_are_not_removed_in_silence(study: Path, tmp_p
 
 def test_unfinished_runs_and_failures_stay(study: Path) -> None:
     plan = plan_of(study)
-    cells = plan.grid.run_cells(plan.grid.rows[0], 1e-3)
+    cells = plan.grid.runs(plan.grid.rows[0], 1e-3)
     (study / "runs" / cells[0].name / "run.json").unlink()
     (study / "state" / f"{cells[0].name}.failed.json").write_text(json.dumps({"error": "out of memory"}))
     made = pack(study)
@@ -220,7 +220,7 @@ def test_unfinished_runs_and_failures_stay(study: Path) -> None:
 
 def test_single_packed_runs_are_compared_and_reported(study: Path, tmp_path: Path) -> None:
     plan = plan_of(study)
-    names = [plan.grid.run_cells(row, 1e-3)[1].name for row in plan.grid.rows]
+    names = [plan.grid.runs(row, 1e-3)[1].name for row in plan.grid.rows]
     paths = [study / "runs" / name for name in names]
     before = dude("compare", *paths).stdout
     pack(study)

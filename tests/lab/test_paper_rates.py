@@ -32,7 +32,7 @@ def search(folder: ComparisonFolder, task: str) -> None:
     """Every search, finished."""
     grid = folder.grid()
     for row in grid.rows:
-        for cell, share in zip(grid.search_cells(row), SHARES[row.method.name], strict=True):
+        for cell, share in zip(grid.searches(row), SHARES[row.method.name], strict=True):
             finish(folder, cell, {task: answers(share, cell.name)})
 
 
@@ -50,7 +50,7 @@ def test_the_searches_are_a_table_a_picture_and_a_claim(tmp_path: Path) -> None:
     gaps = [rates["dude"][rate] - rates["pissa"][rate] for rate in ("0.01", "0.1")]
     assert forgiving[0]["value"] == pytest.approx(sum(gaps) / 2) and gaps[1] > 0.1
     page = (tmp_path / "rates.md").read_text()
-    right = sum(answers(0.7, folder.grid().search_cells(folder.grid().rows[3])[0].name)) / 3
+    right = sum(answers(0.7, folder.grid().searches(folder.grid().rows[3])[0].name)) / 3
     line = next(one for one in page.splitlines() if one.startswith("| DuDe | 16 | **"))
     assert line.startswith(f"| DuDe | 16 | **{right:.1f}** |") and line.endswith("| 300 |")
     assert "lr 0.001 | lr 0.01 | lr 0.1" in page
@@ -71,7 +71,7 @@ def test_whole_runs_with_the_next_rate_are_judged_by_pairs(tmp_path: Path) -> No
     search(folder, "mini_gpqa")
     above = {"lora": 1e-1, "dora": 1e-1, "pissa": 1e-2, "dude": 1e-2}
     assert {row.method: row.learning_rate for row in collect(folder).rows} == above
-    runs = [cell for row in grid.rows for cell in grid.run_cells(row, above[row.method.name])]
+    runs = [cell for row in grid.rows for cell in grid.runs(row, above[row.method.name])]
     shares = {"lora": 0.5, "dora": 0.5, "pissa": 0.4, "dude": 0.6}
     for cell in runs:
         method = cell.settings.method.name
@@ -92,7 +92,7 @@ def test_whole_runs_with_the_next_rate_are_judged_by_pairs(tmp_path: Path) -> No
 def test_above_the_largest_rate_there_is_none(tmp_path: Path) -> None:
     folder, grid = begin(tmp_path, learning_rates=[1e-3, 1e-2], search={"above": True})
     for row in grid.rows:
-        for cell, share in zip(grid.search_cells(row), (0.3, 0.6), strict=True):
+        for cell, share in zip(grid.searches(row), (0.3, 0.6), strict=True):
             finish(folder, cell, {"mini_csqa": answers(share, cell.name)})
     choice = choose(grid, grid.rows[0], folder)
     assert choice is not None and choice.learning_rate is None and "none above" in str(choice.warning)

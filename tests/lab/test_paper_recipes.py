@@ -34,8 +34,8 @@ def grid(comparison: StudyComparison) -> Grid:
 
 def cells(comparison: StudyComparison) -> set[str]:
     made = grid(comparison)
-    every = [cell for row in made.rows for rate in row.learning_rates for cell in made.run_cells(row, rate)]
-    return {cell.name for cell in [*every, *(cell for row in made.rows for cell in made.search_cells(row))]}
+    every = [cell for row in made.rows for rate in row.learning_rates for cell in made.runs(row, rate)]
+    return {cell.name for cell in [*every, *(cell for row in made.rows for cell in made.searches(row))]}
 
 
 @pytest.mark.parametrize("scale", ["paper", "mini"])
@@ -114,7 +114,7 @@ def test_the_paper_recipes_say_what_the_paper_says() -> None:
         made = grid(comparison)
         assert comparison.settings.learning_rates == [2e-5]
         for row in made.rows:
-            run = made.run_cells(row, 2e-5)[0].settings
+            run = made.runs(row, 2e-5)[0].settings
             train = run.train
             assert (train.schedule, train.warmup) == ("cosine", 0.03)
             assert (train.batch_size, train.gradient_accumulation, train.epochs) == batches[comparison.recipe_name]

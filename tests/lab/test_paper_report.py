@@ -13,7 +13,7 @@ from comparison_tools import finish
 from dude_lab.compare.comparison import Plan
 from dude_lab.compare.comparison_folder import ComparisonFolder
 from dude_lab.compare.comparison_report import report
-from dude_lab.compare.grid import Cell, Grid
+from dude_lab.compare.grid import Grid, PlannedRun
 from dude_lab.paper.experiments import chosen
 from dude_lab.paper.recipe import comparisons_of
 from dude_lab.paper.study import Study
@@ -39,9 +39,9 @@ def started(folder: Path, name: str, *overrides: str) -> dict[str, ComparisonFol
     return {one.path.name: one for one in kept}
 
 
-def cells(folder: ComparisonFolder) -> list[Cell]:
+def cells(folder: ComparisonFolder) -> list[PlannedRun]:
     grid = folder.grid()
-    return [cell for row in grid.rows for cell in grid.run_cells(row, row.learning_rates[0])]
+    return [cell for row in grid.rows for cell in grid.runs(row, row.learning_rates[0])]
 
 
 def answers(share: float, mark: object, n: int = 300) -> list[int]:
@@ -233,7 +233,7 @@ def test_what_has_not_run_is_empty_and_nothing_is_drawn(tmp_path: Path) -> None:
 def test_the_calibration_is_a_ladder(tmp_path: Path, base: float, low: float, word: str) -> None:
     folder = started(tmp_path, "calibration", *RATES)["calibration-gpqa"]
     whole = answers(base, "base")
-    finish(folder, folder.grid().base_cell, {"mini_gpqa": whole})
+    finish(folder, folder.grid().base_run, {"mini_gpqa": whole})
     for cell in cells(folder):
         method = cell.settings.method
         share = 0.8 if method.name == "full" else low if method.r == 2 else 0.7

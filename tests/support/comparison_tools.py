@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dude_lab.compare.comparison_folder import ComparisonFolder
-from dude_lab.compare.grid import Cell, Grid
+from dude_lab.compare.grid import Grid, PlannedRun
 from dude_lab.config.compare_settings import parse_comparison
 
 RAW: dict[str, Any] = {
@@ -39,7 +39,7 @@ def begin(folder: Path, **changes: Any) -> tuple[ComparisonFolder, Grid]:
 
 def finish(
     folder: ComparisonFolder,
-    cell: Cell,
+    cell: PlannedRun,
     right: dict[str, list[int]],
     *,
     loss: float = 2.0,
@@ -102,6 +102,6 @@ def finish(
     return place
 
 
-def runs(grid: Grid) -> dict[str, tuple[Cell, ...]]:
+def runs(grid: Grid) -> dict[str, tuple[PlannedRun, ...]]:
     """Row -> its runs at its first learning rate."""
-    return {row.name: grid.run_cells(row, row.learning_rates[0]) for row in grid.rows}
+    return {row.name: grid.runs(row, row.learning_rates[0]) for row in grid.rows}

@@ -13,7 +13,7 @@ from comparison_tools import begin, runs
 from dude_lab.compare import pool as room
 from dude_lab.compare import processes
 from dude_lab.compare.comparison_folder import ComparisonFolder
-from dude_lab.compare.grid import Cell
+from dude_lab.compare.grid import PlannedRun
 from dude_lab.compare.pool import Pool
 from dude_lab.compare.watcher import Watcher
 
@@ -85,19 +85,19 @@ class Seen(Watcher):
         self.bad: dict[str, str] = {}
         self.elsewhere = 0
 
-    def finished(self, cell: Cell, record: dict[str, Any], *, here: bool) -> None:
+    def finished(self, cell: PlannedRun, record: dict[str, Any], *, here: bool) -> None:
         assert record
         self.done.append(cell.name)
 
-    def failed(self, cell: Cell, error: str) -> None:
+    def failed(self, cell: PlannedRun, error: str) -> None:
         self.bad[cell.name] = error
 
-    def running(self, cells: Sequence[tuple[Cell, dict[str, Any]]], elsewhere: int) -> None:
+    def running(self, cells: Sequence[tuple[PlannedRun, dict[str, Any]]], elsewhere: int) -> None:
         self.elsewhere = max(self.elsewhere, elsewhere)
 
 
 def work(
-    folder: ComparisonFolder, cells: Sequence[Cell], *, retry: bool = False, jobs: int = 2, threads: int = 1
+    folder: ComparisonFolder, cells: Sequence[PlannedRun], *, retry: bool = False, jobs: int = 2, threads: int = 1
 ) -> Seen:
     seen = Seen()
     Pool(folder, jobs=jobs, threads=threads, retry_failed=retry, watcher=seen).work(lambda: cells)
@@ -108,6 +108,6 @@ def visits(folder: ComparisonFolder) -> list[str]:
     return (folder.path / "visits").read_text().split()
 
 
-def cells_of(tmp_path: Path, seeds: list[int]) -> tuple[ComparisonFolder, list[Cell]]:
+def cells_of(tmp_path: Path, seeds: list[int]) -> tuple[ComparisonFolder, list[PlannedRun]]:
     folder, grid = begin(tmp_path, methods=["lora"], seeds=seeds)
     return folder, [cell for row in runs(grid).values() for cell in row]

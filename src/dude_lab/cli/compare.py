@@ -11,7 +11,7 @@ from rich.text import Text
 
 from dude_peft.errors import DudeError
 
-from ..compare.comparison import Choices, Plan, compare, known_cells, plan_comparison
+from ..compare.comparison import Choices, Plan, compare, known_runs, plan_comparison
 from ..compare.pool import Stopped
 from ..folders import check_folder, user_path
 from ..training.reporter import quiet
@@ -64,29 +64,29 @@ def _run_config(config: str, overrides: list[str], *, dry_run: bool, retry_faile
 
 
 def _show_plan(plan: Plan) -> int:
-    """All cells, and which are done; writes nothing."""
+    """Show all runs and their states; write nothing."""
     out, folder = console(), plan.folder
     choices = Choices(plan)
-    known = {cell.name: cell for cell in known_cells(plan, choices)}
+    known = {run.name: run for run in known_runs(plan, choices)}
     rows = table("run", "seed", "learning rate", "state", right=("seed", "learning rate"))
     done = failed = 0
-    for cell in known.values():
-        train = cell.settings.train
+    for run in known.values():
+        train = run.settings.train
         state = "to do"
-        if folder.is_done(cell):
+        if folder.is_done(run):
             state, done = "done", done + 1
-        elif folder.failure(cell) is not None:
+        elif folder.failure(run) is not None:
             state, failed = "failed", failed + 1
-        elif folder.state.is_dir() and folder.is_claimed(cell):
+        elif folder.state.is_dir() and folder.is_claimed(run):
             state = "running"
-        number, rate = ("", "") if cell.kind == "base" else (str(train.seed), f"{train.learning_rate:g}")
-        rows.add_row(escape(cell.name), number, rate, state)
+        number, rate = ("", "") if run.kind == "base" else (str(train.seed), f"{train.learning_rate:g}")
+        rows.add_row(escape(run.name), number, rate, state)
     for row in plan.grid.rows:
         if choices.learning_rate(row) is None:
             for seed in plan.settings.seeds:
                 rows.add_row(escape(row.name), str(seed), "to be chosen", "to do")
     out.print(rows)
-    total = plan.cells_in_all
+    total = plan.run_count
     out.print(
         f"{total} runs: {done} done, {failed} failed, {total - done - failed} to do; "
         f"{plan.settings.jobs} side by side, {plan.settings.torch_threads} torch threads each"

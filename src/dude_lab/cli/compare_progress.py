@@ -17,7 +17,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from ..compare.grid import Cell
+from ..compare.grid import PlannedRun
 from ..compare.watcher import Watcher
 from .console import CHECKED, FAILED, NOTE, duration
 from .progress_bar import Count
@@ -31,7 +31,7 @@ def make_watcher(console: Console) -> Watcher:
 
 
 class PlainWatcher(Watcher):
-    """A line for each cell that starts, ends or fails."""
+    """A line for each run that starts, ends or fails."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -43,24 +43,24 @@ class PlainWatcher(Watcher):
         self._done, self._total = done, total
         self._say(f"{done} of {total} runs are finished")
 
-    def started(self, cell: Cell) -> None:
+    def started(self, run: PlannedRun) -> None:
         """One line."""
-        self._since[cell.name] = time.monotonic()
-        self._say(f"  started  {escape(cell.title)}")
+        self._since[run.name] = time.monotonic()
+        self._say(f"  started  {escape(run.title)}")
 
-    def finished(self, cell: Cell, record: dict[str, Any], *, here: bool) -> None:
+    def finished(self, run: PlannedRun, record: dict[str, Any], *, here: bool) -> None:
         """One line, with the result."""
         self._done += 1
         after = record["metrics"]["after"] or {}
         words = [f"accuracy {after['accuracy']:.1%}"] if "accuracy" in after else []
         loss = record.get("training", {}).get("last_tenth_loss")
         words += [f"loss {loss:.4f}"] if loss is not None else []
-        words += [duration(time.monotonic() - self._since[cell.name])] if here else ["by another process"]
-        self._say(f"{CHECKED} [dim]{self._done}/{self._total}[/] {escape(cell.title)}  [dim]{', '.join(words)}[/]")
+        words += [duration(time.monotonic() - self._since[run.name])] if here else ["by another process"]
+        self._say(f"{CHECKED} [dim]{self._done}/{self._total}[/] {escape(run.title)}  [dim]{', '.join(words)}[/]")
 
-    def failed(self, cell: Cell, error: str) -> None:
+    def failed(self, run: PlannedRun, error: str) -> None:
         """One line, with the reason."""
-        self._say(f"{FAILED} {escape(cell.title)}: {escape(error)}")
+        self._say(f"{FAILED} {escape(run.title)}: {escape(error)}")
 
     def note(self, text: str) -> None:
         """One line."""
@@ -71,7 +71,7 @@ class PlainWatcher(Watcher):
 
 
 class LiveWatcher(PlainWatcher):
-    """One bar for all cells, and a line for each that is running."""
+    """One bar for all runs, and a line for each that is running."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
@@ -87,24 +87,24 @@ class LiveWatcher(PlainWatcher):
         self._lines: dict[str, TaskID] = {}
 
     def begin(self, done: int, total: int) -> None:
-        """Show the bar of all cells."""
+        """Show the bar of all runs."""
         self._done, self._total = done, total
         self._bars.start()
         self._all = self._bars.add_task("[bold]all runs", total=total, completed=done, facts="")
 
-    def started(self, cell: Cell) -> None:
+    def started(self, run: PlannedRun) -> None:
         """A line of its own under the bar."""
-        self._since[cell.name] = time.monotonic()
-        self._lines[cell.name] = self._bars.add_task(f"  {escape(cell.title)}", total=None, facts="starting")
+        self._since[run.name] = time.monotonic()
+        self._lines[run.name] = self._bars.add_task(f"  {escape(run.title)}", total=None, facts="starting")
 
-    def running(self, cells: Sequence[tuple[Cell, dict[str, Any]]], elsewhere: int) -> None:
-        """Move the lines; those of cells that run no more go."""
-        for name in [name for name in self._lines if name not in {cell.name for cell, _ in cells}]:
+    def running(self, runs: Sequence[tuple[PlannedRun, dict[str, Any]]], elsewhere: int) -> None:
+        """Move the lines; those of runs that run no more go."""
+        for name in [name for name in self._lines if name not in {run.name for run, _ in runs}]:
             self._bars.remove_task(self._lines.pop(name))
-        for cell, status in cells:
-            if cell.name in self._lines and status:
+        for run, status in runs:
+            if run.name in self._lines and status:
                 done, total, facts = _facts(status)
-                number = self._lines[cell.name]
+                number = self._lines[run.name]
                 task = next(one for one in self._bars.tasks if one.id == number)
                 task.total = total  # `update` takes None for "as it was", and the last stage's total would stay
                 self._bars.update(number, completed=done, facts=facts)
@@ -118,7 +118,7 @@ class LiveWatcher(PlainWatcher):
 
 
 def _facts(status: dict[str, Any]) -> tuple[int, int | None, str]:
-    """How far a cell is: done, of how many, and what a person wants to know beside it."""
+    """How far a run is: done, of how many, and what a person wants to know beside it."""
     stage = str(status.get("stage", ""))
     left = f"{duration(status['left'])} left" if status.get("left") is not None else ""
     if stage == "training":

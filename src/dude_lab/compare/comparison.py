@@ -1,4 +1,4 @@
-"""A comparison from its YAML to its folder: check, work through the cells, collect."""
+"""A comparison from its YAML to its folder: check, work through the runs, collect."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dude_peft.errors import DudeError
 
 from ..config.compare_settings import ComparisonSettings, load_comparison
 from .comparison_folder import ComparisonFolder, mark_of
-from .grid import Cell, Grid
+from .grid import Grid, PlannedRun
 from .pool import Pool
 from .rows import Row
 from .search import Choice, choose, write_choices
 from .watcher import Watcher
 
-PER_METHOD = frozenset({"targets"})  # checks that one method may fail and another pass: a failed cell, not an error
+PER_METHOD = frozenset({"targets"})  # checks that one method may fail and another pass: a failed run, not an error
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Plan:
 
     Attributes:
         settings: as the YAML says.
-        grid: its rows and cells.
+        grid: its rows and runs.
         folder: where it is kept.
         base: `identity` of the base model.
     """
@@ -36,16 +36,16 @@ class Plan:
     base: dict[str, object]
 
     @property
-    def cells_in_all(self) -> int:
+    def run_count(self) -> int:
         """Searches, runs, and the base."""
-        searches = sum(len(self.grid.search_cells(row)) for row in self.grid.rows)
-        return searches + len(self.grid.rows) * len(self.settings.seeds) + (self.grid.base_cell is not None)
+        searches = sum(len(self.grid.searches(row)) for row in self.grid.rows)
+        return searches + len(self.grid.rows) * len(self.settings.seeds) + (self.grid.base_run is not None)
 
 
 def plan_comparison(config: str | Path, overrides: Iterable[str] = ()) -> Plan:
     """Read and check a comparison; writes nothing.
 
-    What all runs share (model, data, questions) is checked as `dude validate` does, unless every cell is finished.
+    What all runs share (model, data, questions) is checked as `dude validate` does, unless every run is finished.
 
     Raises:
         DudeError: every mistake that can be told at once, each with its key and remedy.
@@ -64,16 +64,16 @@ def plan_settings(settings: ComparisonSettings, folder: ComparisonFolder, source
 
     grid = Grid(settings, "", folder.runs, source)  # the mistakes in the YAML first: they need no model
     folder.check()
-    first = grid.run_cells(grid.rows[0], grid.rows[0].learning_rates[0])[0].settings
+    first = grid.runs(grid.rows[0], grid.rows[0].learning_rates[0])[0].settings
     base = identity(find_base(first.model, device=first.train.device))
     plan = Plan(settings, Grid(settings, mark_of(base), folder.runs, source), folder, base)
-    if any(not folder.is_done(cell) for cell in known_cells(plan)):
+    if any(not folder.is_done(run) for run in known_runs(plan)):
         _check_shared(plan)
     return plan
 
 
 def compare(plan: Plan, watcher: Watcher, *, retry_failed: bool = False) -> None:
-    """Work through all cells of a comparison that this process can work on.
+    """Work through all runs of a comparison that this process can work on.
 
     Args:
         plan: a checked comparison.
@@ -87,18 +87,18 @@ def compare(plan: Plan, watcher: Watcher, *, retry_failed: bool = False) -> None
     pool = Pool(folder, jobs=settings.jobs, threads=settings.torch_threads, retry_failed=retry_failed, watcher=watcher)
     folder.begin(settings, plan.base)
     choices = Choices(plan, pool.has_failed)
-    watcher.begin(sum(folder.is_done(cell) for cell in known_cells(plan)), plan.cells_in_all)
+    watcher.begin(sum(folder.is_done(run) for run in known_runs(plan)), plan.run_count)
     told: set[str] = set()
 
-    def todo() -> list[Cell]:
-        cells = known_cells(plan, choices)
+    def todo() -> list[PlannedRun]:
+        runs = known_runs(plan, choices)
         for choice in choices.made.values():
             if choice.row not in told:
                 told.add(choice.row)
                 write_choices(folder, choices.in_order())
                 if choice.warning:
                     watcher.note(choice.warning)
-        return cells
+        return runs
 
     pool.work(todo)
 
@@ -106,7 +106,7 @@ def compare(plan: Plan, watcher: Watcher, *, retry_failed: bool = False) -> None
 class Choices:
     """The learning rates chosen so far; a choice once made stands."""
 
-    def __init__(self, plan: Plan, has_failed: Callable[[Cell], bool] | None = None) -> None:
+    def __init__(self, plan: Plan, has_failed: Callable[[PlannedRun], bool] | None = None) -> None:
         self.plan, self.has_failed = plan, has_failed
         self.made: dict[str, Choice] = {}
 
@@ -126,19 +126,19 @@ class Choices:
         return [self.made[row.name] for row in self.plan.grid.rows if row.name in self.made]
 
 
-def known_cells(plan: Plan, choices: Choices | None = None) -> list[Cell]:
-    """The cells that are determined so far: base, searches, and the runs of rows whose learning rate is known.
+def known_runs(plan: Plan, choices: Choices | None = None) -> list[PlannedRun]:
+    """The runs that are determined so far: base, searches, and the runs of rows whose learning rate is known.
 
     Runs come seed by seed, so that a comparison stopped half-way has compared something.
     """
     choices = choices or Choices(plan)
     grid = plan.grid
-    cells = [grid.base_cell] if grid.base_cell else []
+    runs = [grid.base_run] if grid.base_run else []
     for row in grid.rows:
-        cells += grid.search_cells(row)
+        runs += grid.searches(row)
     rates = {row.name: choices.learning_rate(row) for row in grid.rows}
-    runs = [grid.run_cells(row, rate) for row in grid.rows if (rate := rates[row.name]) is not None]
-    return cells + [cell for seed in zip(*runs, strict=True) for cell in seed]
+    by_row = [grid.runs(row, rate) for row in grid.rows if (rate := rates[row.name]) is not None]
+    return runs + [run for seed in zip(*by_row, strict=True) for run in seed]
 
 
 def _check_shared(plan: Plan) -> None:
@@ -147,7 +147,7 @@ def _check_shared(plan: Plan) -> None:
     from ..training.run_plan import make_plan
 
     grid = plan.grid
-    first = grid.run_cells(grid.rows[0], grid.rows[0].learning_rates[0])[0].settings
+    first = grid.runs(grid.rows[0], grid.rows[0].learning_rates[0])[0].settings
     problems: list[str] = []
 
     def report(name: str, found: str, error: DudeError | None) -> None:
@@ -155,7 +155,7 @@ def _check_shared(plan: Plan) -> None:
             problems.append(f"{grid.source}: {error}")
 
     make_plan(first, report, keep_going=True)
-    searches = [cell.settings for row in grid.rows for cell in grid.search_cells(row)]
+    searches = [run.settings for row in grid.rows for run in grid.searches(row)]
     if searches and searches[0].eval is not None:
         try:
             build_units(searches[0].eval)

@@ -14,7 +14,7 @@ from dude_peft.files import read_json, write_json, write_text
 from ..config.compare_settings import ComparisonSettings, parse_comparison
 from ..config.yaml_reader import dump_yaml, read_yaml
 from ..folders import check_folder
-from .grid import Cell, Grid
+from .grid import Grid, PlannedRun
 from .run_store import Run, RunStore
 
 SCHEMA = 1  # of table.json, search.json and base.json
@@ -72,7 +72,7 @@ class ComparisonFolder:
             )
 
     def begin(self, settings: ComparisonSettings, base: dict[str, Any]) -> None:
-        """Write what the folder is; finished cells of an earlier config stay and are used where they fit."""
+        """Write what the folder is; finished runs of an earlier config stay and are used where they fit."""
         self.path.mkdir(parents=True, exist_ok=True)
         self.runs.mkdir(parents=True, exist_ok=True)
         self.state.mkdir(exist_ok=True)
@@ -84,7 +84,7 @@ class ComparisonFolder:
             write_json(self.base, {"schema": SCHEMA, **base}, checksum=True)
 
     def grid(self) -> Grid:
-        """The rows and cells that the folder's own config stands for.
+        """The rows and runs that the folder's own config stands for.
 
         Raises:
             DudeError: no comparison there.
@@ -106,46 +106,46 @@ class ComparisonFolder:
         with FileLock(self.state / ".writing.lock"):
             yield
 
-    def record(self, cell: Cell) -> dict[str, Any] | None:
-        """The cell's `run.json`; None where it is not finished.
+    def record(self, run: PlannedRun) -> dict[str, Any] | None:
+        """The run's `run.json`; None where it is not finished.
 
         Raises:
             DudeError: it is damaged.
         """
-        return self.store.record(cell.name)
+        return self.store.record(run.name)
 
-    def run(self, cell: Cell) -> Run | None:
-        """The cell's run; None where it is not finished."""
-        source = self.store.find(cell.name)
+    def finished(self, run: PlannedRun) -> Run | None:
+        """The run's run; None where it is not finished."""
+        source = self.store.find(run.name)
         record = None if source is None else source.record()
         return None if source is None or record is None else Run(record, source)
 
-    def is_done(self, cell: Cell) -> bool:
-        """Whether the cell is finished."""
-        return cell.name in self.store
+    def is_done(self, run: PlannedRun) -> bool:
+        """Whether the run is finished."""
+        return run.name in self.store
 
-    def failure(self, cell: Cell) -> dict[str, Any] | None:
-        """Why the cell failed; None where it has not."""
-        return read(self.failed_path(cell.name))
+    def failure(self, run: PlannedRun) -> dict[str, Any] | None:
+        """Why the run failed; None where it has not."""
+        return read(self.failed_path(run.name))
 
     def failed_path(self, name: str) -> Path:
         """The record of a failure."""
         return self.state / f"{name}.failed.json"
 
-    def failed_at(self, cell: Cell) -> int | None:
+    def failed_at(self, run: PlannedRun) -> int | None:
         """When it failed, as the file system counts; None where it has not."""
         try:
-            return self.failed_path(cell.name).stat().st_mtime_ns
+            return self.failed_path(run.name).stat().st_mtime_ns
         except OSError:
             return None
 
     def status(self, name: str) -> dict[str, Any]:
-        """How far a cell is, as its process last said; empty where it said nothing."""
+        """How far a run is, as its process last said; empty where it said nothing."""
         return read(self.state / f"{name}.status.json") or {}
 
-    def is_claimed(self, cell: Cell) -> bool:
-        """Whether some process works on the cell now."""
-        if (lock := claim(self.state, cell.name)) is None:
+    def is_claimed(self, run: PlannedRun) -> bool:
+        """Whether some process works on the run now."""
+        if (lock := claim(self.state, run.name)) is None:
             return True
         lock.release()
         return False
@@ -172,7 +172,7 @@ def find_comparison(path: str | Path) -> ComparisonFolder | None:
 
 
 def claim(state: Path, name: str) -> Any:
-    """The cell's lock, held until the process ends or releases it; None where another process holds it."""
+    """The run's lock, held until the process ends or releases it; None where another process holds it."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(state / f"{name}.lock")

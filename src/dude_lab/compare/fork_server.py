@@ -1,16 +1,16 @@
-"""A process that has imported what every cell needs, and forks one process for each cell that it is asked for.
+"""A process that has imported what every run needs, and forks one process for each run that it is asked for.
 
     python -m dude_lab.compare.fork_server
 
 Requests and replies are lines of JSON on standard input and output:
 
-    {"id": 1, "spec": {...}, "log": "PATH"}    work on the cell (`worker`), its output to the end of the log
+    {"id": 1, "spec": {...}, "log": "PATH"}    work on the run (`worker`), its output to the end of the log
     {"id": 1, "signal": 15}                    send the signal, if that process has not ended
     {"id": 1, "pid": 1234}                     reply: it has begun
     {"id": 1, "code": 0}                       reply: it has ended; minus the signal that killed it
 
 What is shared are imports: no file, no thread, no random state that a run reads before it seeds. The server ends with
-its requests, so it cannot outlive the pool, and the cells end with the server (`processes.end_with`).
+its requests, so it cannot outlive the pool, and the runs end with the server (`processes.end_with`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .worker import work_on
 IDLE = {"jemalloc_bg_thd"}  # threads that a fork does not harm: this one, pyarrow's, jemalloc itself stops and restarts
 LOOK = 0.05  # seconds between two looks at the processes
 
-# What a cell imports, down to the parts that libraries load when they are first asked for.
+# What a run imports, down to the parts that libraries load when they are first asked for.
 PRELOADED = (
     "dude_lab.compare.base_run",
     "dude_peft.checkpoint",
@@ -49,7 +49,7 @@ PRELOADED = (
 
 
 class Server:
-    """The processes of the cells, and the pipes to the pool.
+    """The processes of the runs, and the pipes to the pool.
 
     Args:
         work: spec -> exit code; what a process does.
@@ -62,13 +62,13 @@ class Server:
         self._requests, self._replies = os.dup(0), os.dup(1)
         _redirect(0, os.devnull, os.O_RDONLY)
         os.dup2(2, 1)
-        self._alive = os.pipe()  # cells see its end, which is ours
+        self._alive = os.pipe()  # runs see its end, which is ours
         self._running: dict[int, int] = {}  # pid -> id
         self._fresh: dict[int, subprocess.Popen[bytes]] = {}  # held, or subprocess would reap them before we do
         self._forks = preload(preloaded)
 
     def serve(self) -> int:
-        """Answer requests until there are no more. Returns the exit code: in the process of a cell, that cell's."""
+        """Answer requests until there are no more. Returns the exit code: in the process of a run, that run's."""
         rest = b""
         while True:
             if select.select([self._requests], [], [], LOOK)[0]:
@@ -85,7 +85,7 @@ class Server:
             self._reap()
 
     def _start(self, request: dict[str, Any]) -> bool:
-        """Begin a cell; False in the process that is to work on it."""
+        """Begin a run; False in the process that is to work on it."""
         if self._forks:
             pid = os.fork()
         else:
@@ -126,11 +126,11 @@ class Server:
 
 
 def preload(modules: Sequence[str]) -> bool:
-    """Import; returns whether this process may be forked. If not, cells get processes that import for themselves."""
+    """Import; returns whether this process may be forked. If not, runs get processes that import for themselves."""
     try:
         for module in modules:
             import_module(module)
-    except Exception:  # then every cell will meet it, and say so in its log
+    except Exception:  # then every run will meet it, and say so in its log
         return False
     gc.collect()
     gc.freeze()  # or the first collection of each process would copy every page

@@ -20,7 +20,7 @@ BASE = "base"
 
 
 @dataclass(frozen=True)
-class Cell:
+class PlannedRun:
     """One process's work: a training run, or the evaluation of the untrained base.
 
     Attributes:
@@ -45,12 +45,12 @@ class Cell:
 
 
 class Grid:
-    """Every row and cell of a comparison, all validated when it is made.
+    """Every row and run of a comparison, all validated when it is made.
 
     Args:
         settings: the comparison.
-        base_mark: what tells the base's weights from others (SHA-256 of its files): part of every cell's key.
-        folder: where the cells' folders go.
+        base_mark: what tells the base's weights from others (SHA-256 of its files): part of every run's key.
+        folder: where the runs' folders go.
         source: name of the YAML, for messages.
 
     Raises:
@@ -60,8 +60,8 @@ class Grid:
     def __init__(self, settings: ComparisonSettings, base_mark: str, folder: Path, source: str = "config") -> None:
         self.settings, self.base_mark, self.folder, self.source = settings, base_mark, folder, source
         self.rows = expand_rows(settings, source)
-        self._runs: dict[tuple[str, float], tuple[Cell, ...]] = {}
-        self._searches: dict[str, tuple[Cell, ...]] = {}
+        self._runs: dict[tuple[str, float], tuple[PlannedRun, ...]] = {}
+        self._searches: dict[str, tuple[PlannedRun, ...]] = {}
         problems: dict[str, None] = {}
         for row in self.rows:
             try:
@@ -72,45 +72,45 @@ class Grid:
                 problems[str(error)] = None
         if problems:
             raise DudeError("\n".join(problems))
-        _once([cell for row in self.rows for cell in self.run_cells(row, row.learning_rates[0])], source)
+        _once([run for row in self.rows for run in self.runs(row, row.learning_rates[0])], source)
 
-    def run_cells(self, row: Row, learning_rate: float) -> tuple[Cell, ...]:
+    def runs(self, row: Row, learning_rate: float) -> tuple[PlannedRun, ...]:
         """The runs of a row at one of its learning rates, one for each seed."""
         return self._runs[row.name, learning_rate]
 
-    def search_cells(self, row: Row) -> tuple[Cell, ...]:
+    def searches(self, row: Row) -> tuple[PlannedRun, ...]:
         """The runs that choose its learning rate, one for each candidate; none where there is one only."""
         return self._searches[row.name]
 
     @property
-    def base_cell(self) -> Cell | None:
+    def base_run(self) -> PlannedRun | None:
         """The untrained model on the same questions; None where nothing is asked."""
-        settings = self.run_cells(self.rows[0], self.rows[0].learning_rates[0])[0].settings
+        settings = self.runs(self.rows[0], self.rows[0].learning_rates[0])[0].settings
         if settings.eval is None:
             return None
         values = settings.resolved()
         key = _key({"model": values["model"], "eval": values["eval"], "device": values["train"]["device"]}, self)
         name = f"{BASE}-{key}"
-        return Cell("base", name, settings.model_copy(update={"output": self.folder / name}))
+        return PlannedRun("base", name, settings.model_copy(update={"output": self.folder / name}))
 
-    def _make_runs(self, row: Row, learning_rate: float) -> tuple[Cell, ...]:
+    def _make_runs(self, row: Row, learning_rate: float) -> tuple[PlannedRun, ...]:
         return tuple(
-            self._cell("run", row, self._run(row, learning_rate, seed, self.settings.run))
+            self._planned("run", row, self._run(row, learning_rate, seed, self.settings.run))
             for seed in self.settings.seeds
         )
 
-    def _make_searches(self, row: Row) -> tuple[Cell, ...]:
+    def _make_searches(self, row: Row) -> tuple[PlannedRun, ...]:
         if len(row.learning_rates) == 1:
             return ()
         raw, seed = self._search_config(), self.settings.search.seed
-        return tuple(self._cell("search", row, self._run(row, rate, seed, raw)) for rate in row.learning_rates)
+        return tuple(self._planned("search", row, self._run(row, rate, seed, raw)) for rate in row.learning_rates)
 
-    def _cell(self, kind: Literal["search", "run"], row: Row, settings: RunSettings) -> Cell:
+    def _planned(self, kind: Literal["search", "run"], row: Row, settings: RunSettings) -> PlannedRun:
         train = settings.train
         rate = f"{train.learning_rate:.3g}".replace("e-0", "e-")
         readable = f"{'search-' * (kind == 'search')}{row.name}-lr{rate}-s{train.seed}"
         name = f"{readable}-{_key(fingerprint(settings), self)}"
-        return Cell(kind, name, settings.model_copy(update={"output": self.folder / name}), row.name)
+        return PlannedRun(kind, name, settings.model_copy(update={"output": self.folder / name}), row.name)
 
     def _run(self, row: Row, learning_rate: float, seed: int, raw: Mapping[str, Any]) -> RunSettings:
         values = json_copy(raw)
@@ -150,15 +150,15 @@ class Grid:
         return raw
 
 
-def _once(cells: list[Cell], source: str) -> None:
-    seen: dict[str, Cell] = {}
-    for cell in cells:
-        mark = fingerprint(cell.settings)
+def _once(runs: list[PlannedRun], source: str) -> None:
+    seen: dict[str, PlannedRun] = {}
+    for run in runs:
+        mark = fingerprint(run.settings)
         if mark in seen:
             raise DudeError(
-                f"{source}: methods: '{seen[mark].row}' and '{cell.row}' are the same run. Remove one of them."
+                f"{source}: methods: '{seen[mark].row}' and '{run.row}' are the same run. Remove one of them."
             )
-        seen[mark] = cell
+        seen[mark] = run
 
 
 def _key(what: Any, grid: Grid) -> str:

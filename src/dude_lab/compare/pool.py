@@ -1,4 +1,4 @@
-"""Processes that work on cells: some side by side here, and any number of other pools on the same folder."""
+"""Processes that work on runs: some side by side here, and any number of other pools on the same folder."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from .comparison_folder import ComparisonFolder
-from .grid import Cell
+from .grid import PlannedRun
 from .processes import Launcher, Process
 from .watcher import Watcher
 from .worker import BUSY, FAILED, STOPPED, spec_of, write_failure
 
 LOOK = 0.1  # seconds between two looks at the processes
-LOOK_ELSEWHERE = 1.0  # seconds before a cell that another pool holds is looked at again
+LOOK_ELSEWHERE = 1.0  # seconds before a run that another pool holds is looked at again
 
 
 class Stopped(Exception):  # noqa: N818 - not an error
@@ -26,18 +26,18 @@ class Stopped(Exception):  # noqa: N818 - not an error
 
 @dataclass
 class _Child:
-    cell: Cell
+    run: PlannedRun
     process: Process
 
 
 class Pool:
-    """Works through cells until none is left that this process may work on.
+    """Works through runs until none is left that this process may work on.
 
     Args:
         folder: the comparison's.
         jobs: processes side by side.
         threads: torch's threads in each.
-        retry_failed: work again on cells that failed before this pool was made.
+        retry_failed: work again on runs that failed before this pool was made.
         watcher: told about everything that happens.
     """
 
@@ -47,40 +47,40 @@ class Pool:
         self.folder, self.jobs, self.threads, self.watcher = folder, jobs, threads, watcher
         self.retry_failed = retry_failed
         self.killed: dict[str, str] = {}
-        self._failures: dict[str, int | None] = {}  # cell -> when it had failed as the pool first saw it
+        self._failures: dict[str, int | None] = {}  # run -> when it had failed as the pool first saw it
         self._children: list[_Child] = []
         self._launcher = Launcher(folder.state, threads)
         self._told: set[str] = set()
         self._look_again: dict[str, float] = {}
         self._asked = 0
 
-    def has_failed(self, cell: Cell) -> bool:
-        """Whether the cell failed and will not be worked on again by this pool."""
-        if cell.name not in self._failures:
-            self._failures[cell.name] = self.folder.failed_at(cell)
-        now = self.folder.failed_at(cell)
-        return now is not None and not (self.retry_failed and now == self._failures[cell.name])
+    def has_failed(self, run: PlannedRun) -> bool:
+        """Whether the run failed and will not be worked on again by this pool."""
+        if run.name not in self._failures:
+            self._failures[run.name] = self.folder.failed_at(run)
+        now = self.folder.failed_at(run)
+        return now is not None and not (self.retry_failed and now == self._failures[run.name])
 
-    def work(self, todo: Callable[[], Sequence[Cell]]) -> None:
-        """Work on all cells of `todo()`, in its order; it is asked again and again, so that it may grow.
+    def work(self, todo: Callable[[], Sequence[PlannedRun]]) -> None:
+        """Work on all runs of `todo()`, in its order; it is asked again and again, so that it may grow.
 
         Raises:
             Stopped: by Ctrl-C or SIGTERM, once every process has ended.
         """
-        for cell in todo():
-            if self.folder.is_done(cell):
-                self._told.add(cell.name)
+        for run in todo():
+            if self.folder.is_done(run):
+                self._told.add(run.name)
         try:
             with self._signals():
                 while not self._asked:
                     self._reap()
-                    open_cells = self._open(todo())
-                    self._fill(open_cells)
-                    here = {child.cell.name for child in self._children}
-                    elsewhere = [cell for cell in open_cells if cell.name not in here and cell.name in self._look_again]
-                    if not self._children and not open_cells:
+                    unfinished = self._open(todo())
+                    self._fill(unfinished)
+                    here = {child.run.name for child in self._children}
+                    elsewhere = [run for run in unfinished if run.name not in here and run.name in self._look_again]
+                    if not self._children and not unfinished:
                         return
-                    shown = [(child.cell, self.folder.status(child.cell.name)) for child in self._children]
+                    shown = [(child.run, self.folder.status(child.run.name)) for child in self._children]
                     self.watcher.running(shown, len(elsewhere))
                     time.sleep(LOOK)
                 self._stop()
@@ -92,44 +92,44 @@ class Pool:
             self._launcher.close()
             self.watcher.end()
 
-    def _open(self, cells: Sequence[Cell]) -> list[Cell]:
+    def _open(self, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
         """Cells that are neither done nor given up; tells of those that have just become so."""
         left = []
-        running = {child.cell.name for child in self._children}
-        for cell in cells:
-            if cell.name in self._told:
+        running = {child.run.name for child in self._children}
+        for run in runs:
+            if run.name in self._told:
                 continue
-            if cell.name in running:
-                left.append(cell)
-            elif self.folder.is_done(cell):
-                self._tell_done(cell, here=False)
-            elif self.has_failed(cell):
-                self._told.add(cell.name)
-                self.watcher.failed(cell, (self.folder.failure(cell) or {}).get("error", "failed"))
-            elif cell.name not in self.killed:
-                left.append(cell)
+            if run.name in running:
+                left.append(run)
+            elif self.folder.is_done(run):
+                self._tell_done(run, here=False)
+            elif self.has_failed(run):
+                self._told.add(run.name)
+                self.watcher.failed(run, (self.folder.failure(run) or {}).get("error", "failed"))
+            elif run.name not in self.killed:
+                left.append(run)
         return left
 
-    def _fill(self, cells: Sequence[Cell]) -> None:
-        running = {child.cell.name for child in self._children}
-        for cell in cells:
+    def _fill(self, runs: Sequence[PlannedRun]) -> None:
+        running = {child.run.name for child in self._children}
+        for run in runs:
             if len(self._children) >= self.jobs or self._asked:
                 return
-            if cell.name in running or time.monotonic() < self._look_again.get(cell.name, 0):
+            if run.name in running or time.monotonic() < self._look_again.get(run.name, 0):
                 continue
-            if self.folder.is_claimed(cell):
-                self._look_again[cell.name] = time.monotonic() + LOOK_ELSEWHERE
+            if self.folder.is_claimed(run):
+                self._look_again[run.name] = time.monotonic() + LOOK_ELSEWHERE
                 continue
-            self._look_again.pop(cell.name, None)
-            if self.folder.is_done(cell) or self.has_failed(cell):
+            self._look_again.pop(run.name, None)
+            if self.folder.is_done(run) or self.has_failed(run):
                 continue  # by another pool, since `_open` looked; told there
-            self._start(cell)
+            self._start(run)
 
-    def _start(self, cell: Cell) -> None:
-        spec = spec_of(cell, self.folder.study, self.threads)
-        process = self._launcher.start(spec, self.folder.state / f"{cell.name}.log")
-        self._children.append(_Child(cell, process))
-        self.watcher.started(cell)
+    def _start(self, run: PlannedRun) -> None:
+        spec = spec_of(run, self.folder.study, self.threads)
+        process = self._launcher.start(spec, self.folder.state / f"{run.name}.log")
+        self._children.append(_Child(run, process))
+        self.watcher.started(run)
 
     def _reap(self) -> None:
         for child in list(self._children):
@@ -137,32 +137,32 @@ class Pool:
             if code is None:
                 continue
             self._children.remove(child)
-            self._settle(child.cell, code)
+            self._settle(child.run, code)
 
-    def _settle(self, cell: Cell, code: int) -> None:
+    def _settle(self, run: PlannedRun, code: int) -> None:
         if code == 0:
-            self._tell_done(cell, here=True)
+            self._tell_done(run, here=True)
         elif code == BUSY:
-            self._look_again[cell.name] = time.monotonic() + LOOK_ELSEWHERE
+            self._look_again[run.name] = time.monotonic() + LOOK_ELSEWHERE
         elif code == STOPPED or code < 0:
             # Not the config's fault, so no failure: the next start goes on with it.
             how = "was stopped" if code == STOPPED else f"was killed by {_signal(-code)}"
             hint = ", perhaps for want of memory" if code == -signal.SIGKILL else ""
-            self.killed[cell.name] = f"its process {how}{hint}; the next start goes on with it"
+            self.killed[run.name] = f"its process {how}{hint}; the next start goes on with it"
             if not self._asked:
-                self._told.add(cell.name)
-                self.watcher.failed(cell, self.killed[cell.name])
+                self._told.add(run.name)
+                self.watcher.failed(run, self.killed[run.name])
         else:
-            if self.folder.failed_at(cell) is None or code != FAILED:
+            if self.folder.failed_at(run) is None or code != FAILED:
                 what = f"its process ended with exit code {code} and said nothing"
-                write_failure(self.folder, cell.name, cell.settings.resolved(), what)
-            self._failures[cell.name] = None  # this failure is new: not to be retried by this pool
-            self._told.add(cell.name)
-            self.watcher.failed(cell, (self.folder.failure(cell) or {}).get("error", "failed"))
+                write_failure(self.folder, run.name, run.settings.resolved(), what)
+            self._failures[run.name] = None  # this failure is new: not to be retried by this pool
+            self._told.add(run.name)
+            self.watcher.failed(run, (self.folder.failure(run) or {}).get("error", "failed"))
 
-    def _tell_done(self, cell: Cell, *, here: bool) -> None:
-        self._told.add(cell.name)
-        self.watcher.finished(cell, self.folder.record(cell) or {}, here=here)
+    def _tell_done(self, run: PlannedRun, *, here: bool) -> None:
+        self._told.add(run.name)
+        self.watcher.finished(run, self.folder.record(run) or {}, here=here)
 
     def _stop(self) -> None:
         """Ask every process to write a checkpoint and end; wait for them, or on a second signal kill them."""

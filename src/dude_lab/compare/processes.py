@@ -1,4 +1,4 @@
-"""How the process of a cell comes to be: a Python started afresh, or a fork of a server that has imported everything.
+"""How the process of a run comes to be: a Python started afresh, or a fork of a server that has imported everything.
 
 A fork saves the 8 to 10 s of CPU in which a fresh Python imports torch, transformers, TRL and lm-eval. It is the way on
 Linux without an accelerator, whose runtime does not survive a fork; DUDE_FRESH_PROCESSES=1 turns it off. Both ways a
@@ -57,7 +57,7 @@ def environment(threads: int) -> dict[str, str]:
 
 
 def fresh(spec: str, log: str | Path, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
-    """A Python of its own that works on the cell of `spec` and writes to the end of `log`."""
+    """A Python of its own that works on the run of `spec` and writes to the end of `log`."""
     with open(log, "ab") as file:
         process = subprocess.Popen(
             COMMAND,
@@ -112,7 +112,7 @@ class Launcher:
         self._rest = b""
 
     def start(self, spec: str, log: Path) -> Process:
-        """A process that works on the cell of `spec` (`worker.spec_of`), its output to the end of `log`."""
+        """A process that works on the run of `spec` (`worker.spec_of`), its output to the end of `log`."""
         if not self._lost and self._server is None:
             with self._log.open("ab") as file:
                 self._server = subprocess.Popen(

@@ -89,8 +89,8 @@ def collect(folder: ComparisonFolder) -> Results:
     grid = folder.grid()
     rows = tuple(_row(grid, row, folder) for row in grid.rows)
     base = None
-    if grid.base_cell is not None:
-        base = folder.run(grid.base_cell)
+    if grid.base_run is not None:
+        base = folder.finished(grid.base_run)
     return _results(rows, base, grid.settings.jobs)
 
 
@@ -181,11 +181,11 @@ def _row(grid: Grid, row: Row, folder: ComparisonFolder) -> RowResult:
             return replace(made, failed=len(grid.settings.seeds))
         rate, at_end = choice.learning_rate, choice.at_end
     runs, failed = [], 0
-    for cell in grid.run_cells(row, rate):
-        if (run := folder.run(cell)) is not None:
+    for planned in grid.runs(row, rate):
+        if (run := folder.finished(planned)) is not None:
             runs.append(run)
         else:
-            failed += folder.failure(cell) is not None
+            failed += folder.failure(planned) is not None
     missing = len(grid.settings.seeds) - len(runs) - failed
     return replace(made, learning_rate=rate, runs=tuple(runs), failed=failed, missing=missing, at_end=at_end)
 

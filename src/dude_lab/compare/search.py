@@ -10,7 +10,7 @@ from typing import Any
 from dude_peft.files import write_json
 
 from .comparison_folder import SCHEMA, ComparisonFolder
-from .grid import Cell, Grid
+from .grid import Grid, PlannedRun
 from .rows import Row
 
 
@@ -45,7 +45,7 @@ class Choice:
 
 
 def choose(
-    grid: Grid, row: Row, folder: ComparisonFolder, has_failed: Callable[[Cell], bool] | None = None
+    grid: Grid, row: Row, folder: ComparisonFolder, has_failed: Callable[[PlannedRun], bool] | None = None
 ) -> Choice | None:
     """The choice for a row; None while a candidate is neither done nor failed.
 
@@ -56,16 +56,16 @@ def choose(
         grid: the comparison.
         row: a row with several learning rates.
         folder: where its runs are.
-        has_failed: whether a cell is given up; by default, whether it has a record of a failure.
+        has_failed: whether a run is given up; by default, whether it has a record of a failure.
     """
-    gone = has_failed or (lambda cell: folder.failure(cell) is not None)
+    gone = has_failed or (lambda run: folder.failure(run) is not None)
     candidates = []
-    for rate, cell in zip(row.learning_rates, grid.search_cells(row), strict=True):
-        one: dict[str, Any] = {"learning_rate": rate, "run": cell.name}
-        if (record := folder.record(cell)) is not None:
+    for rate, run in zip(row.learning_rates, grid.searches(row), strict=True):
+        one: dict[str, Any] = {"learning_rate": rate, "run": run.name}
+        if (record := folder.record(run)) is not None:
             one |= _measured(record)
-        elif gone(cell):
-            one["error"] = (folder.failure(cell) or {}).get("error", "failed")
+        elif gone(run):
+            one["error"] = (folder.failure(run) or {}).get("error", "failed")
         else:
             return None
         candidates.append(one)

@@ -5,26 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .grid import Cell
+from .grid import PlannedRun
 
 
 class Watcher:
     """Callbacks of a comparison. None of them may change it."""
 
     def begin(self, done: int, total: int) -> None:
-        """The work starts: `done` of `total` cells are finished already."""
+        """The work starts: `done` of `total` runs are finished already."""
 
-    def started(self, cell: Cell) -> None:
-        """A process works on the cell."""
+    def started(self, run: PlannedRun) -> None:
+        """A process works on the run."""
 
-    def running(self, cells: Sequence[tuple[Cell, dict[str, Any]]], elsewhere: int) -> None:
-        """Called several times a second: cells of this process with their last status, and how many others work on."""
+    def running(self, runs: Sequence[tuple[PlannedRun, dict[str, Any]]], elsewhere: int) -> None:
+        """Called several times a second: runs of this process with their last status, and how many others work on."""
 
-    def finished(self, cell: Cell, record: dict[str, Any], *, here: bool) -> None:
-        """The cell is done, by this process or another."""
+    def finished(self, run: PlannedRun, record: dict[str, Any], *, here: bool) -> None:
+        """The run is done, by this process or another."""
 
-    def failed(self, cell: Cell, error: str) -> None:
-        """The cell failed, or the process that worked on it was killed."""
+    def failed(self, run: PlannedRun, error: str) -> None:
+        """The run failed, or the process that worked on it was killed."""
 
     def note(self, text: str) -> None:
         """Something the user should know."""

@@ -1,8 +1,8 @@
-"""One cell in a process of its own, so that its seconds and its peak memory are its own.
+"""One run in a process of its own, so that its seconds and its peak memory are its own.
 
     python -m dude_lab.compare.worker
 
-The spec is one line of JSON on standard input, which stays open: which cell, its config, the comparison's folder, and
+The spec is one line of JSON on standard input, which stays open: which run, its config, the comparison's folder, and
 torch's threads. Exit code: 0 done, 1 failed (and said why in `state/NAME.failed.json`), 75 another process has it, 130
 stopped, with a checkpoint where it was training.
 """
@@ -36,7 +36,7 @@ TAIL = 40  # lines of output kept with a failure
 
 
 class Status(Reporter):
-    """Writes how far the cell is to a small file, and what a person may want to know later to the log."""
+    """Writes how far the run is to a small file, and what a person may want to know later to the log."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -87,16 +87,14 @@ class Status(Reporter):
         self._write(done=done, total=total)
 
 
-def spec_of(cell: Any, folder: Path, threads: int) -> str:
-    """What a worker reads from its standard input to work on a cell of the comparison in `folder`."""
-    config = cell.settings.resolved()
-    return json.dumps(
-        {"kind": cell.kind, "name": cell.name, "config": config, "folder": str(folder), "threads": threads}
-    )
+def spec_of(run: Any, folder: Path, threads: int) -> str:
+    """What a worker reads from its standard input to work on a run of the comparison in `folder`."""
+    config = run.settings.resolved()
+    return json.dumps({"kind": run.kind, "name": run.name, "config": config, "folder": str(folder), "threads": threads})
 
 
 def work_on(spec: dict[str, Any]) -> int:
-    """Work on the cell of a spec (`spec_of`); returns the exit code."""
+    """Work on the run of a spec (`spec_of`); returns the exit code."""
     folder = ComparisonFolder(spec["folder"])
     lock = claim(folder.state, spec["name"])
     if lock is None:
@@ -134,13 +132,13 @@ def _work(spec: dict[str, Any], settings: RunSettings, status: Status) -> None:
 
         evaluate_base(settings, status)
         return
-    # The base is evaluated once, in a cell of its own.
+    # The base is evaluated once, in a run of its own.
     train(settings, resume="auto", reporter=status, evaluate_start=False)
     shutil.rmtree(RunFolder(settings.output).checkpoints, ignore_errors=True)  # of many runs they would fill the disk
 
 
 def write_failure(folder: ComparisonFolder, name: str, config: dict[str, Any], error: str) -> None:
-    """Record why a cell failed, with the last of what it printed."""
+    """Record why a run failed, with the last of what it printed."""
     log = folder.state / f"{name}.log"
     printed = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
     write_json(

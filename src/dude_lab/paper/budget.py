@@ -70,7 +70,7 @@ def cost(comparison: StudyComparison) -> Cost:
         DudeError: the shape of the model is not known, or it lacks a target module.
     """
     grid = Grid(comparison.settings, comparison.model.name, comparison.settings.output, comparison.source)
-    first = grid.run_cells(grid.rows[0], grid.rows[0].learning_rates[0])[0].settings
+    first = grid.runs(grid.rows[0], grid.rows[0].learning_rates[0])[0].settings
     shape, estimate = shape_of(first.model.name), comparison.recipe.estimate
     hours: dict[str, float] = {}
     trainable, memory = 0, 0
@@ -78,15 +78,15 @@ def cost(comparison: StudyComparison) -> Cost:
         values, frozen = _trained(row, shape)
         trainable, memory = max(trainable, values), max(memory, _memory(row, first, shape, estimate, values, frozen))
         rate = row.learning_rates[-1 if comparison.settings.search.above else 0]
-        for run in (*grid.search_cells(row), *grid.run_cells(row, rate)):
+        for run in (*grid.searches(row), *grid.runs(row, rate)):
             hours[run.name] = _hours(run.settings, shape, estimate, full=isinstance(row.method, FullSettings))
-    if grid.base_cell is not None:
-        hours[grid.base_cell.name] = _asking(first, shape, estimate, times=1) / 3600
+    if grid.base_run is not None:
+        hours[grid.base_run.name] = _asking(first, shape, estimate, times=1) / 3600
     steps = _steps(first, estimate)
     train = first.train
     return Cost(
         runs=len(grid.rows) * len(comparison.settings.seeds),
-        searches=sum(len(grid.search_cells(row)) for row in grid.rows),
+        searches=sum(len(grid.searches(row)) for row in grid.rows),
         steps=steps,
         tokens=steps * train.batch_size * train.gradient_accumulation * estimate.tokens,
         trainable=trainable,

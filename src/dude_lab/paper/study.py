@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from ..compare.comparison import Choices, Plan, compare, known_cells, plan_settings
+from ..compare.comparison import Choices, Plan, compare, known_runs, plan_settings
 from ..compare.comparison_folder import mark_of, read
 from ..compare.grid import Grid
 from ..compare.watcher import Watcher
@@ -93,14 +93,14 @@ def plan_study(
 
 def progress(plans: Iterable[Plan]) -> tuple[int, int]:
     """Return the number of finished runs and of all runs; a run that several comparisons need counts once."""
-    cells: dict[str, bool] = {}
+    done: dict[str, bool] = {}
     later = 0
     for plan in plans:
         choices = Choices(plan)
-        for cell in known_cells(plan, choices):
-            cells[cell.name] = plan.folder.is_done(cell)
+        for run in known_runs(plan, choices):
+            done[run.name] = plan.folder.is_done(run)
         later += sum(choices.learning_rate(row) is None for row in plan.grid.rows) * len(plan.settings.seeds)
-    return sum(cells.values()), len(cells) + later
+    return sum(done.values()), len(done) + later
 
 
 def stored_progress(folder: StudyFolder, comparisons: tuple[StudyComparison, ...]) -> tuple[int, int] | None:

@@ -59,10 +59,10 @@ def failures(folder: ComparisonFolder | None) -> list[dict[str, str]]:
     grid = folder.grid()
     found: dict[str, dict[str, str]] = {}
     for row in grid.rows:
-        cells = [*grid.search_cells(row), *(c for rate in row.learning_rates for c in grid.run_cells(row, rate))]
-        for cell in cells:
-            if not folder.is_done(cell) and (failure := folder.failure(cell)) is not None:
-                found[cell.name] = {"title": cell.title, "error": str(failure.get("error", "failed"))}
+        runs = [*grid.searches(row), *(run for rate in row.learning_rates for run in grid.runs(row, rate))]
+        for run in runs:
+            if not folder.is_done(run) and (failure := folder.failure(run)) is not None:
+                found[run.name] = {"title": run.title, "error": str(failure.get("error", "failed"))}
     return list(found.values())
 
 
