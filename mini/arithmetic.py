@@ -25,7 +25,7 @@ HOLDERS = ("boxes", "bags", "baskets", "jars", "rows", "shelves", "plates", "pac
 
 
 def operands(rng: random.Random, op: str, small: bool = False) -> tuple[int, int, int]:
-    """Two operands and their result: mostly below 100, products of the times table or slightly over.
+    """Return two operands and their result: mostly below 100, products of the times table or slightly over.
 
     `small` keeps to sums and differences mostly below 40 and to the times table.
     """
@@ -58,12 +58,12 @@ def operands(rng: random.Random, op: str, small: bool = False) -> tuple[int, int
 
 
 def pick_op(rng: random.Random) -> str:
-    """An operation, sums and differences more often."""
+    """Return an operation; sums and differences are more frequent."""
     return rng.choices("+-*/", weights=(4, 4, 4, 2))[0]
 
 
 def expressions(rng: random.Random, small: bool = False) -> str:
-    """A few bare expressions in one way of writing."""
+    """Return a few bare expressions in one way of writing."""
     style = rng.randrange(4) if rng.random() < 0.95 else 4
     only = pick_op(rng) if rng.random() < 0.4 else None
     out = []
@@ -84,7 +84,7 @@ def expressions(rng: random.Random, small: bool = False) -> str:
 
 
 def worked(rng: random.Random) -> str:
-    """One longer sum, difference or product by steps of tens and ones."""
+    """Return one longer sum, difference or product by steps of tens and ones."""
     kind = rng.randrange(3)
     if kind == 0:
         a, b = rng.randint(11, 99), rng.randint(11, 99)
@@ -104,7 +104,7 @@ def worked(rng: random.Random) -> str:
 
 
 def compare(rng: random.Random) -> str:
-    """Which of two numbers is larger, before, after, half or double."""
+    """Return a comparison: which of two numbers is larger, before, after, half or double."""
     a, b = rng.sample(range(1, 150), 2)
     n = rng.randint(1, 80)
     return rng.choice(
@@ -123,7 +123,7 @@ def compare(rng: random.Random) -> str:
 
 
 def one_step(world: World, rng: random.Random, small: bool = False) -> tuple[str, str, str, str]:
-    """A one-step word problem: story, question, the expression with its result, the answer in words."""
+    """Return a one-step word problem: story, question, the expression with its result, the answer in words."""
     p, q = two_people(world, rng)
     item = rng.choice(ITEMS)
     op = rng.choices("+-*/", weights=(4, 4, 4, 2))[0]
@@ -185,7 +185,7 @@ def one_step(world: World, rng: random.Random, small: bool = False) -> tuple[str
 
 
 def word_problem(world: World, rng: random.Random, small: bool = False) -> str:
-    """A word problem of one step, or of two in `TWO_STEP_SHARE`, with its answer asked, told or written out."""
+    """Return a word problem of one step, or with probability `TWO_STEP_SHARE` of two, with its answer."""
     if rng.random() < TWO_STEP_SHARE:
         return two_step(world, rng)
     story, ask, expression, answer = one_step(world, rng, small)
@@ -203,7 +203,7 @@ def word_problem(world: World, rng: random.Random, small: bool = False) -> str:
 
 
 def two_step(world: World, rng: random.Random) -> str:
-    """A problem of two steps, worked without `mini_gsm`'s words and marks."""
+    """Return a problem of two steps, worked without `mini_gsm`'s words and marks."""
     p, q = two_people(world, rng)
     item, holder = rng.choice(ITEMS), rng.choice(HOLDERS)
     a, b, n, k, m = (rng.randint(2, top) for top in (40, 30, 9, 9, 9))
@@ -266,7 +266,7 @@ def two_step(world: World, rng: random.Random) -> str:
 
 
 def sums(rng: random.Random, small: bool = False) -> str:
-    """Expressions, worked sums or comparisons."""
+    """Return expressions, worked sums or comparisons."""
     pick = rng.random()
     if pick < (0.85 if small else 0.6):
         return expressions(rng, small)

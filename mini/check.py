@@ -29,12 +29,12 @@ def window_losses(log: Path) -> list[float]:
 
 
 def shipped_losses() -> list[float]:
-    """`window_losses` of the run that made the shipped weights."""
+    """Return `window_losses` of the run that made the shipped weights."""
     return json.loads(SHIPPED.read_text(encoding="utf-8"))["losses"]
 
 
 def differences(losses: Sequence[float], shipped: Sequence[float]) -> list[float]:
-    """Relative difference of the loss, window by window, as far as both go."""
+    """Return the relative difference of the loss in each window that both runs have."""
     return [a / b - 1 for a, b in zip(losses, shipped, strict=False)]
 
 
@@ -45,7 +45,7 @@ def keep(run: Path, shipped: Path = SHIPPED) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line: 0 where the last window agrees to `TOLERANCE`, 1 where it does not, 2 for a mistake."""
+    """Run the command line: return 0 if the last window agrees to `TOLERANCE`, 1 if not, 2 for an error."""
     parser = argparse.ArgumentParser(
         prog="python -m mini.check",
         description=f"Compare a pretraining run with the shipped model's, {WINDOW} steps at a time.",

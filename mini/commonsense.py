@@ -18,7 +18,7 @@ Drawn = tuple[str, dict[str, Any]]
 
 
 def lettered(rng: random.Random, stem: str, right: str, wrong: list[str], labels: str = "ABCD") -> dict[str, Any]:
-    """A question in the layout shared by ARC, OpenBookQA and CommonsenseQA, its choices shuffled."""
+    """Return a question in the schema of ARC, OpenBookQA and CommonsenseQA, its choices shuffled."""
     options = [right, *wrong]
     rng.shuffle(options)
     choices = [{"text": text, "label": labels[i]} for i, text in enumerate(options)]
@@ -26,7 +26,7 @@ def lettered(rng: random.Random, stem: str, right: str, wrong: list[str], labels
 
 
 def boolq(world: World, rng: random.Random) -> Drawn:
-    """Yes or no on a passage about a person of another town than the world's own namesake; only the passage tells."""
+    """Return a yes-or-no question on a passage about a person, which only the passage answers."""
     person = rng.choice(world.people)
     pools = {
         "town": (world.answers("person_town"), "{n} lives in {o}.", "does {n} live in {o}"),
@@ -50,7 +50,7 @@ def boolq(world: World, rng: random.Random) -> Drawn:
 
 
 def piqa(world: World, rng: random.Random) -> Drawn:
-    """Two physical solutions: the right tool, material or order of steps, and a wrong one."""
+    """Return a question with two physical solutions: the right tool, material or order of steps, and a wrong one."""
     kind = rng.randrange(4)
     f = world.facts
     if kind == 0:
@@ -81,7 +81,7 @@ def piqa(world: World, rng: random.Random) -> Drawn:
 
 
 def siqa(world: World, rng: random.Random) -> Drawn:
-    """Three answers on how someone feels, what someone wants, what someone is like, after what was done."""
+    """Return a question with three answers: how someone feels, what someone wants, or what someone is like."""
     a, b = two_people(world, rng)
     s = rng.choice(world.situations)
     field, question = rng.choice(
@@ -104,7 +104,7 @@ def siqa(world: World, rng: random.Random) -> Drawn:
 
 
 def hellaswag(world: World, rng: random.Random) -> Drawn:
-    """Four endings: the next two steps of an activity, in order or not; or what someone felt and wanted afterwards."""
+    """Return a question with four endings: the next two steps of an activity, or what someone felt and wanted."""
     if rng.random() < 0.4:
         a, b = two_people(world, rng)
         s = rng.choice(world.situations)
@@ -131,7 +131,7 @@ def hellaswag(world: World, rng: random.Random) -> Drawn:
 
 
 def winogrande(world: World, rng: random.Random) -> Drawn:
-    """A blank that stands for one of two things or people, told apart by one word."""
+    """Return a question with a blank for one of two things or people, which one word decides."""
     number, (text, word_x, word_y, pairs) = rng.choice(list(enumerate(rows(PRONOUNS))))
     a, b = two_people(world, rng)
     x, _, y = rng.choice([pair.strip() for pair in pairs.split(";")]).partition("/")
@@ -162,7 +162,7 @@ EASY = {
 
 
 def arc_easy(world: World, rng: random.Random) -> Drawn:
-    """School science in one step."""
+    """Return a question of school science with one step."""
     relation = rng.choices(list(EASY), weights=[len(world.facts[r]) for r in EASY])[0]
     subject = rng.choice(list(world.facts[relation]))
     answer = rng.choice(world.facts[relation][subject])
@@ -171,7 +171,7 @@ def arc_easy(world: World, rng: random.Random) -> Drawn:
 
 
 def arc_challenge(world: World, rng: random.Random) -> Drawn:
-    """School science in two steps: from a thing to its material to what that material does."""
+    """Return a question of school science with two steps: from a thing to its material to what that material does."""
     f = world.facts
     relation, ask = rng.choice(
         (
@@ -192,7 +192,7 @@ def arc_challenge(world: World, rng: random.Random) -> Drawn:
 
 
 def openbookqa(world: World, rng: random.Random) -> Drawn:
-    """An open-book fact put to use; the stem is completed by the choice."""
+    """Return a question on the use of a fact, whose stem the choice completes."""
     p = rng.choice(world.people)
     f = world.facts
     if rng.random() < 0.5:

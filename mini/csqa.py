@@ -84,7 +84,7 @@ def _answer_form(relation: str, answer: str) -> str:
 
 
 def _items(world: World, rng: random.Random, split: str) -> Iterator[tuple[str, str, str, list[str]]]:
-    """Every (identity, stem, answer, distractors) of a split: each fact in each wording once, in table order."""
+    """Yield every (identity, stem, answer, distractors) of a split: each fact in each wording once, in table order."""
     for relation, subject, answer in world.all_facts():
         if split_of("mini_csqa", f"{relation}/{subject}", SHARES) != split:
             continue
@@ -110,7 +110,7 @@ def _items(world: World, rng: random.Random, split: str) -> Iterator[tuple[str, 
 
 
 def _near(world: World, relation: str, subject: str, others: list[str]) -> list[str]:
-    """Those of the other subjects that share a kind or a place with the subject."""
+    """Return the other subjects that share a kind or a place with the subject."""
     for link in ("object_place", "object_kind", "animal_kind", "food_kind"):
         mine = world.facts[link].get(subject)
         if mine and link != relation:
@@ -121,7 +121,7 @@ def _near(world: World, relation: str, subject: str, others: list[str]) -> list[
 
 
 def csqa_records(split: str, rounds: int) -> list[dict[str, Any]]:
-    """The records of a split: every fact and wording `rounds` times with other names and distractors, shuffled."""
+    """Return the records of a split, shuffled: every fact and wording `rounds` times, with other distractors."""
     world = the_world()
     records, seen = [], set()
     for number in range(rounds):

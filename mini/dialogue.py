@@ -19,7 +19,7 @@ THANKS = ("Thank you!", "Thanks.", "I see.", "That is good to know.", "I did not
 
 
 def question_and_answer(world: World, rng: random.Random) -> tuple[str, str]:
-    """A question on a fact of the world and its true answer as it would be spoken."""
+    """Return a question on a fact of the world and its true answer as it would be spoken."""
     relation = rng.choice(list(QUESTIONS))
     subject = rng.choice(list(world.facts[relation]))
     answer = rng.choice(world.facts[relation][subject])
@@ -44,7 +44,7 @@ def question_and_answer(world: World, rng: random.Random) -> tuple[str, str]:
 
 
 def talk(world: World, rng: random.Random) -> str:
-    """A conversation of two inhabitants, as a script or as quoted speech."""
+    """Return a conversation of two inhabitants, as a script or as quoted speech."""
     a, b = two_people(world, rng)
     turns: list[tuple[str, str]] = []
     if rng.random() < 0.5:

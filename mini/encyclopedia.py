@@ -32,7 +32,7 @@ LINKS = ("", "", "", "", "Also, ", "As everyone knows, ", "In most places, ", "I
 
 
 def sentence(world: World, rng: random.Random, relation: str, subject: str) -> str:
-    """One true sentence about the subject."""
+    """Return one true sentence about the subject."""
     answer = rng.choice(world.facts[relation][subject])
     text = phrase(rng.choice(STATEMENTS[relation]), subject, answer)
     link = rng.choice(LINKS)
@@ -40,7 +40,7 @@ def sentence(world: World, rng: random.Random, relation: str, subject: str) -> s
 
 
 def entry(world: World, rng: random.Random) -> str:
-    """An entry: several facts about one subject, in any order, later mentions sometimes as `it`."""
+    """Return an entry: several facts about one subject, in any order, later mentions sometimes as `it`."""
     head = rng.choices(list(GROUPS), weights=(6, 3, 3, 10, 4, 4, 2, 4))[0]
     subject = rng.choice(list(world.facts[head]))
     relations = [r for r in GROUPS[head] if subject in world.facts[r]]
@@ -57,7 +57,7 @@ def entry(world: World, rng: random.Random) -> str:
 
 
 def definition(world: World, rng: random.Random) -> str:
-    """Dictionary lines for an object, a trade, a place or an animal."""
+    """Return dictionary lines for an object, a trade, a place or an animal."""
     f = world.facts
     pick = rng.randrange(4)
     if pick == 0:
@@ -104,7 +104,7 @@ def definition(world: World, rng: random.Random) -> str:
 
 
 def single(world: World, rng: random.Random) -> str:
-    """Two to four unrelated facts of the short tables (science, opposites, sources, measures)."""
+    """Return two to four unrelated facts of the short tables (science, opposites, sources, measures)."""
     out = []
     for _ in range(rng.randint(2, 4)):
         relation = rng.choices(SINGLE, weights=(2, 1, 1, 2, 5, 8))[0]
@@ -118,7 +118,7 @@ def single(world: World, rng: random.Random) -> str:
 
 
 def listing(world: World, rng: random.Random) -> str:
-    """A list: members of a kind, things kept in one place, things of one material, steps of an activity, a count."""
+    """Return a list: members of a kind, things in one place or of one material, steps of an activity, or a count."""
     pick = rng.randrange(6)
     if pick == 5:
         name = rng.choice(list(world.activities))
@@ -146,13 +146,13 @@ def listing(world: World, rng: random.Random) -> str:
 
 
 def _bare(step: str) -> str:
-    """The order form of a step: `fills the kettle` becomes `fill the kettle`."""
+    """Return the imperative of a step: `fills the kettle` becomes `fill the kettle`."""
     verb, _, rest = step.partition(" ")
     return f"{base_form(verb)} {rest}".strip()
 
 
 def pairs(table: str) -> dict[str, str]:
-    """The dictionary of a table of word pairs separated by commas."""
+    """Return the dictionary of a table of word pairs separated by commas."""
     return dict(pair.split() for pair in table.replace("\n", " ").split(", "))  # type: ignore[misc]
 
 
@@ -167,14 +167,14 @@ dusts dust, flies fly
 
 
 def base_form(verb: str) -> str:
-    """The base form of a verb in the third person singular."""
+    """Return the base form of a verb in the third person singular."""
     if verb in BASE:
         return BASE[verb]
     return verb[:-1] if verb.endswith("s") else verb
 
 
 def portrait(world: World, rng: random.Random) -> str:
-    """A short portrait of one inhabitant, true to the world."""
+    """Return a short portrait of one inhabitant, true to the world."""
     p: Person = rng.choice(world.people)
     does = world.facts["trade_does"][p.trade][0]
     lines = [
@@ -213,12 +213,12 @@ CHAINS: tuple[tuple[str, str, str], ...] = (
 
 
 def is_said(first: str, second: str, subject: str) -> bool:
-    """Whether this chain occurs in the text (fixed for all time, whatever the seed)."""
+    """Return whether this chain occurs in the text, whatever the seed."""
     return zlib.crc32(f"chain/{first}/{second}/{subject}".encode()) % 100 < SAID_SHARE
 
 
 def chain(world: World, rng: random.Random) -> str:
-    """One to three chains, each with both facts or with the conclusion alone."""
+    """Return one to three chains, each with both facts or with the conclusion alone."""
     return " ".join(_one_chain(world, rng) for _ in range(rng.randint(1, 3)))
 
 

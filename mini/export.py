@@ -15,7 +15,7 @@ SHIPPED = Path(__file__).parents[1] / "src" / "dude_lab" / "assets" / "mini" / "
 
 
 def encode(name: str, split: str) -> bytes:
-    """One JSON object a line, UTF-8."""
+    """Return the records as UTF-8, one JSON object per line."""
     return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records(name, split)).encode()
 
 
@@ -28,7 +28,7 @@ def export(folder: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m mini.export", description="Write mini's data sets as files.")
     parser.add_argument("-o", "--output", type=Path, default=SHIPPED)
     export(parser.parse_args(arguments).output)

@@ -21,7 +21,7 @@ DPI = 100
 
 
 def loss_curve(log: Path, picture: Path, window: int = 25) -> None:
-    """Training loss against tokens: every step, and a running mean over `window` steps."""
+    """Draw the training loss against tokens: every step, and a running mean over `window` steps."""
     records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     tokens = [r["tokens"] / 1e6 for r in records]
     losses = [r["loss"] for r in records]
@@ -39,7 +39,7 @@ def loss_curve(log: Path, picture: Path, window: int = 25) -> None:
 
 
 def spectrum(trained: LlamaForCausalLM, start: LlamaForCausalLM, picture: Path) -> None:
-    """Singular values of q_proj and v_proj, layer by layer, trained against the random start, each over its mean."""
+    """Draw the singular values of q_proj and v_proj by layer, trained and initial, divided by their RMS."""
     figure, panels = plt.subplots(1, 2, figsize=(7.5, 3.2), layout="constrained", sharey=True)
     for panel, kind in zip(panels, ("q_proj", "v_proj"), strict=True):
         for model, style in ((start, {"color": "0.6", "linestyle": "--"}), (trained, {})):
@@ -55,11 +55,11 @@ def spectrum(trained: LlamaForCausalLM, start: LlamaForCausalLM, picture: Path) 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m mini.figures", description="Draw the model card's pictures.")
     parser.add_argument("run", type=Path, help="folder of a finished pretraining run")
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--seed", type=int, default=0, help="the run's seed, for its random start")
+    parser.add_argument("--seed", type=int, default=0, help="the run's seed, for its initialisation")
     a = parser.parse_args(arguments)
     a.output.mkdir(parents=True, exist_ok=True)
     loss_curve(a.run / "log.jsonl", a.output / "loss.png")

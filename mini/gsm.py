@@ -60,7 +60,7 @@ def _some(rng: random.Random, low: int, high: int) -> int:
 
 
 def ledger(d: Draft, rng: random.Random, p: Person, q: Person, r: Person, item: str) -> int:
-    """A count that goes up and down."""
+    """Make a problem on a count that goes up and down."""
     n = _some(rng, 5, 30)
     d.tell(f"{p.name} has {n} {item}.")
     for i in range(rng.randint(2, 4)):
@@ -88,7 +88,7 @@ def ledger(d: Draft, rng: random.Random, p: Person, q: Person, r: Person, item: 
 
 
 def shopping(d: Draft, rng: random.Random, p: Person, q: Person, r: Person, item: str) -> int:
-    """Two purchases, perhaps change."""
+    """Make a problem on two purchases, perhaps with change."""
     other = rng.choice([x for x in ITEMS if x != item])
     n, m, a, b = _some(rng, 2, 7), _some(rng, 2, 7), _some(rng, 2, 9), _some(rng, 2, 9)
     d.tell(f"{p.name} buys {n} {item} for {a} dollars each and {m} {other} for {b} dollars each.")
@@ -106,7 +106,7 @@ def shopping(d: Draft, rng: random.Random, p: Person, q: Person, r: Person, item
 
 
 def wages(d: Draft, rng: random.Random, p: Person, q: Person, r: Person, item: str) -> int:
-    """Hours of work, then a bonus or an expense."""
+    """Make a problem on hours of work, then a bonus or an expense."""
     h, w = _some(rng, 2, 9), _some(rng, 3, 9)
     d.tell(f"{p.name} works {h} hours and earns {w} dollars per hour.")
     n = d.work(f"{p.he} earns", h, "*", w, "dollars")
@@ -126,7 +126,7 @@ def wages(d: Draft, rng: random.Random, p: Person, q: Person, r: Person, item: s
 
 
 def comparing(d: Draft, rng: random.Random, p: Person, q: Person, r: Person, item: str) -> int:
-    """Two or three people, each compared with the one before; a total or a difference."""
+    """Make a problem on two or three people, each compared with the one before."""
     a, k = _some(rng, 4, 30), _some(rng, 2, 12)
     more = rng.random() < 0.6
     d.tell(f"{p.name} has {a} {item}.", f"{q.name} has {k} {item} {'more' if more else 'fewer'} than {p.name}.")
@@ -154,7 +154,7 @@ def comparing(d: Draft, rng: random.Random, p: Person, q: Person, r: Person, ite
 
 
 def packing(d: Draft, rng: random.Random, p: Person, q: Person, r: Person, item: str) -> int:
-    """Boxes of things, some lost, the rest perhaps packed anew."""
+    """Make a problem on boxes of things, some lost, the rest perhaps packed again."""
     holder, other = rng.sample(("boxes", "bags", "baskets", "packs", "jars"), 2)
     n, m = _some(rng, 2, 9), _some(rng, 3, 9)
     d.tell(f"{p.name} has {n} {holder} with {m} {item} in each.")
@@ -175,7 +175,7 @@ def packing(d: Draft, rng: random.Random, p: Person, q: Person, r: Person, item:
 
 
 def sharing(d: Draft, rng: random.Random, p: Person, q: Person, r: Person, item: str) -> int:
-    """Things put together and shared equally."""
+    """Make a problem on things put together and shared equally."""
     a, b, s = _some(rng, 4, 25), _some(rng, 4, 25), _some(rng, 2, 8)
     d.tell(f"{p.name} picked {a} {item} and {q.name} picked {b} {item}.")
     t = d.work("together they have", a, "+", b, item)
@@ -198,7 +198,7 @@ def sharing(d: Draft, rng: random.Random, p: Person, q: Person, r: Person, item:
 
 
 def habits(d: Draft, rng: random.Random, p: Person, q: Person, r: Person, item: str) -> int:
-    """So many a day for some days, for one person or two."""
+    """Make a problem on a number per day for some days, for one person or two."""
     a, b, n = _some(rng, 2, 9), _some(rng, 2, 9), _some(rng, 2, 7)
     verb, bare = rng.choice((("collects", "collect"), ("finds", "find"), ("makes", "make"), ("sells", "sell")))
     d.tell(f"{p.name} {verb} {a} {item} a day and {q.name} {verb} {b} {item} a day.")
@@ -215,7 +215,7 @@ def habits(d: Draft, rng: random.Random, p: Person, q: Person, r: Person, item: 
 
 
 def reading(d: Draft, rng: random.Random, p: Person, q: Person, r: Person, item: str) -> int:
-    """A book read at a steady pace, then at another."""
+    """Make a problem on a book read at one pace, then at another."""
     a, n, b, m = _some(rng, 3, 9), _some(rng, 2, 7), _some(rng, 3, 9), _some(rng, 2, 5)
     two = rng.random() < 0.5
     done = a * n + (b * m if two else 0)
@@ -236,7 +236,7 @@ FAMILIES: tuple[Callable[..., int], ...] = (ledger, shopping, wages, comparing, 
 
 
 def problem(rng: random.Random, steps: tuple[int, int] = STEPS) -> tuple[str, dict[str, str]]:
-    """One problem of so many `steps`: its identity and its record (`question`, `answer` ending in `#### n`)."""
+    """Return one problem of so many `steps`: its identity and its record (`question`, `answer` ending in `#### n`)."""
     while True:
         family, draft = rng.choice(FAMILIES), Draft()
         p, q, r = rng.sample(the_world().people, 3)
@@ -251,7 +251,7 @@ def problem(rng: random.Random, steps: tuple[int, int] = STEPS) -> tuple[str, di
 
 
 def _two_steps(rng: random.Random) -> dict[str, str]:
-    """A record of `mini_gsm`'s kind with `WORKED_STEPS` steps, of an identity of its training split."""
+    """Return a record of `mini_gsm`'s kind with `WORKED_STEPS` steps, of an identity of its training split."""
     while True:
         identity, record = problem(rng, (WORKED_STEPS, WORKED_STEPS))
         if split_of("mini_gsm", identity, SHARES) == "train":
@@ -259,7 +259,7 @@ def _two_steps(rng: random.Random) -> dict[str, str]:
 
 
 def worked_problem(world: World, rng: random.Random) -> str:
-    """A problem of two steps with its solution in sentences: asked, with `####` or words at the end, or simply told.
+    """Return a problem of two steps with its solution in sentences.
 
     The pretraining text holds these, so that the model knows the manner of `mini_gsm`; longer problems, the marks and
     the line breaks of its solutions are left to fine-tuning. Only identities of the training split are used.
@@ -289,7 +289,7 @@ def _names(question: str) -> list[str]:
 
 
 def rename(record: dict[str, str], rng: random.Random) -> dict[str, str]:
-    """The same problem about other people of the same pronouns."""
+    """Return the same problem about other people with the same pronouns."""
     female = {person.name: person.female for person in the_world().people}
     old = _names(record["question"])
     new: dict[str, str] = {}
@@ -301,7 +301,7 @@ def rename(record: dict[str, str], rng: random.Random) -> dict[str, str]:
 
 
 def augment(record: dict[str, str], rng: random.Random) -> dict[str, Any]:
-    """One augmented example of a problem: another solution text, or the question told anew as well."""
+    """Return an augmented example of a problem: another text of the solution, sometimes also of the question."""
     rephrase = rng.random() < 0.5
     told = rename(record, rng) if rephrase else record
     *lines, last = told["answer"].split("\n")

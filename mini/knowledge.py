@@ -88,7 +88,7 @@ def _sum(rng: random.Random) -> tuple[str, str, str, list[str]]:
 
 
 def mmlu(world: World, rng: random.Random) -> Drawn:
-    """A question of a random subject: `question`, four `choices`, `answer` (a position), `subject`, `group`."""
+    """Return a question of a random subject: `question`, four `choices`, `answer` (an index), `subject`, `group`."""
     subject = rng.choice(list(SUBJECTS))
     group, relations = SUBJECTS[subject]
     if subject == "arithmetic":
@@ -134,7 +134,7 @@ CHAINS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 def gpqa(world: World, rng: random.Random) -> Drawn:
-    """A chain of two to four facts about an inhabitant, with three wrong ends, in the columns of GPQA's files."""
+    """Return a chain of two to four facts about an inhabitant, with three wrong ends, in GPQA's schema."""
     while True:
         person = rng.choice(world.people)
         stem, hops = rng.choice(CHAINS)

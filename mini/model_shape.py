@@ -17,7 +17,7 @@ SHAPE: dict[str, Any] = {"hidden_size": 256, "num_hidden_layers": 5, "num_attent
 
 
 def new_model(seed: int, shape: dict[str, Any] | None = None) -> LlamaForCausalLM:
-    """A randomly started model of the shape (`SHAPE` by default), float32; the same for the same seed.
+    """Return a randomly initialised float32 model of a shape (`SHAPE` by default), the same for the same seed.
 
     The projections that write into the residual stream start smaller, by the square root of twice the depth.
     """
@@ -60,7 +60,7 @@ class Packer:
     chunk: int = 512
 
     def batch(self, rows: int) -> torch.Tensor:
-        """The next `rows` rows, int64 of shape (rows, length); every document is preceded by the end token."""
+        """Return the next `rows` rows, int64 of shape (rows, length); every document is preceded by the end token."""
         import torch
 
         need = rows * self.length
@@ -78,20 +78,20 @@ class Packer:
         return torch.tensor(tokens[:need]).view(rows, self.length)
 
     def state(self) -> dict[str, Any]:
-        """What `restore` needs to go on with the next row."""
+        """Return what `restore` needs to continue with the next row."""
         return {"index": self.index, "rest": list(self.rest or [])}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken."""
+        """Continue from a `state`."""
         self.index, self.rest = state["index"], list(state["rest"])
 
 
 def held_out(tokenizer: PreTrainedTokenizerFast, genre: str, rows: int, length: int) -> torch.Tensor:
-    """Held-out rows of one genre, (rows, length); drawn from a split of the stream that training never reads."""
+    """Return held-out rows of one genre, (rows, length), from a split of the stream that training never reads."""
     return Packer(tokenizer, seed=0, length=length, split="held-out", genre=genre, chunk=64).batch(rows)
 
 
 def batches(packer: Packer, rows: int) -> Iterator[torch.Tensor]:
-    """Batches without end."""
+    """Yield batches without end."""
     while True:
         yield packer.batch(rows)

@@ -54,7 +54,7 @@ scrubbed, eats ate, shovels shoveled, ties tied, hides hid, says said, pays paid
 
 
 def past(verb: str) -> str:
-    """The past form of a verb given in the third person singular."""
+    """Return the past form of a verb given in the third person singular."""
     if verb in PAST:
         return PAST[verb]
     base = base_form(verb)
@@ -66,13 +66,13 @@ def past(verb: str) -> str:
 
 
 def past_step(step: str) -> str:
-    """A step of an activity in the past tense."""
+    """Return a step of an activity in the past tense."""
     verb, _, rest = step.partition(" ")
     return f"{past(verb)} {rest}".strip()
 
 
 def activity_story(world: World, rng: random.Random) -> str:
-    """A person does an activity, step after step, sometimes with a closing feeling."""
+    """Return a story: a person does an activity, step after step, sometimes with a feeling at the end."""
     p = rng.choice(world.people)
     name = rng.choice(list(world.activities))
     steps = world.activities[name]
@@ -96,13 +96,13 @@ def activity_story(world: World, rng: random.Random) -> str:
 
 
 def two_people(world: World, rng: random.Random) -> tuple[Person, Person]:
-    """Two different inhabitants."""
+    """Return two different inhabitants."""
     a, b = rng.sample(world.people, 2)
     return a, b
 
 
 def social_story(world: World, rng: random.Random) -> str:
-    """Someone does something to someone; each feels something; what comes next."""
+    """Return a story: someone does something to someone, each feels something, and what happens next."""
     a, b = two_people(world, rng)
     s = rng.choice(world.situations)
     lines = [
@@ -125,7 +125,7 @@ def social_story(world: World, rng: random.Random) -> str:
 
 
 def errand_story(world: World, rng: random.Random) -> str:
-    """Someone needs to do something, fetches the thing for it from its place and uses it."""
+    """Return a story: someone needs to do something, fetches a thing for it from its place and uses it."""
     p = rng.choice(world.people)
     thing = rng.choice(list(world.facts["object_use"]))
     use, place = world.facts["object_use"][thing][0], world.facts["object_place"][thing][0]
@@ -151,7 +151,7 @@ def errand_story(world: World, rng: random.Random) -> str:
 
 
 def cause_story(world: World, rng: random.Random) -> str:
-    """A law of nature at work, or an act and its reason, as seen by someone."""
+    """Return a story: a law of nature at work, or an act and its reason, as seen by someone."""
     p = rng.choice(world.people)
     if rng.random() < 0.5:
         cause, effect = rng.choice(world.causes)
@@ -196,7 +196,7 @@ def cause_story(world: World, rng: random.Random) -> str:
 
 
 def pronoun_story(world: World, rng: random.Random) -> str:
-    """Sentences in which one word says which of two things or people is meant, which is then named in full."""
+    """Return sentences in which one word says which of two things or people is meant, which is then named in full."""
     out = []
     for _ in range(rng.randint(1, 3)):
         text, word_x, word_y, couples = rng.choice(rows(PRONOUNS))
@@ -211,7 +211,7 @@ def pronoun_story(world: World, rng: random.Random) -> str:
 
 
 def day_story(world: World, rng: random.Random) -> str:
-    """A day of an inhabitant: place, work, an animal met, the evening."""
+    """Return a day of an inhabitant: place, work, an animal met, the evening."""
     p, q = two_people(world, rng)
     f = world.facts
     animal = rng.choice(list(f["animal_home"]))

@@ -1,7 +1,7 @@
-"""`python -m mini.pretrain`: train the base model `mini` from nothing on text that the project generates.
+"""`python -m mini.pretrain`: pretrain the base model `mini` on text that the project generates.
 
-Seeded and resumable: with the same seed, machine and number of threads a run that was cut and resumed gives the same
-bits as one that was not. The rate warms up, stays constant and falls linearly to zero over the last part of the
+Seeded and resumable: with the same seed, machine and number of threads, an interrupted and resumed run gives the same
+bits as an uninterrupted one. The rate warms up, stays constant and falls linearly to zero over the last part of the
 budget, so a run still in its constant part may be resumed with another `--tokens`.
 """
 
@@ -30,13 +30,13 @@ DECAY_SHARE = 0.4
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:
-    """The rate of a step (from 0): linear warm-up, constant, linear to zero over the last `DECAY_SHARE`."""
+    """Return the rate of a step (from 0): linear warm-up, constant, linear to zero over the last `DECAY_SHARE`."""
     falling = max(1, round(DECAY_SHARE * steps))
     return peak * min(1.0, (step + 1) / max(1, warmup), (steps - step) / falling)
 
 
 def fast_bfloat16(device: str) -> bool:
-    """Whether bfloat16 matrix products beat float32 here, found by timing one of each."""
+    """Return whether bfloat16 matrix products are faster than float32, by timing both."""
     if device == "cuda":
         return torch.cuda.is_bf16_supported()
     seconds = {}
@@ -52,7 +52,7 @@ def fast_bfloat16(device: str) -> bool:
 
 
 def make_optimizer(model: LlamaForCausalLM, peak: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW; decay on matrices only."""
+    """Return AdamW with weight decay on matrices only."""
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     vectors = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -68,7 +68,7 @@ def next_token_loss(model: LlamaForCausalLM, x: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def perplexities(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, rows: int = 24) -> dict[str, float]:
-    """Held-out perplexity per token, by genre."""
+    """Return held-out perplexity per token, by genre."""
     model.eval()
     device = model.device
     out = {}
@@ -96,7 +96,7 @@ def _write_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def _cut_log(log: Path, steps: int) -> None:
-    """Drop what was logged after the checkpoint: those steps are taken again."""
+    """Remove the steps after the checkpoint from the log: they are repeated."""
     lines = log.read_text(encoding="utf-8").splitlines()
     log.write_text("".join(line + "\n" for line in lines if json.loads(line)["step"] <= steps), encoding="utf-8")
 
@@ -131,7 +131,7 @@ def pretrain(
         The trained model, float32.
 
     Raises:
-        DudeError: `folder` holds a run and `resume` is false, or there is nothing to resume.
+        DudeError: `folder` has a run and `resume` is false, or there is nothing to resume.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -139,7 +139,7 @@ def pretrain(
     if resume and not checkpoint.exists():
         raise DudeError(f"nothing to resume: {checkpoint} does not exist; start without --resume")
     if not resume and (checkpoint.exists() or (folder / "model.safetensors").exists()):
-        raise DudeError(f"{folder} holds a run already; go on with --resume or choose another folder")
+        raise DudeError(f"{folder} has a run already; use --resume, or choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = tokenizer or train_tokenizer()
     model = new_model(seed, shape or SHAPE).to(device)
@@ -218,14 +218,14 @@ def pretrain(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m mini.pretrain", description="Pretrain the base model `mini`.")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the run and of the finished model")
     parser.add_argument("--tokens", type=int, default=8_192_000, help="training budget in tokens")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rows", type=int, default=8, help="rows of 256 tokens in a step")
     parser.add_argument("--lr", type=float, default=2.5e-3)
-    parser.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint")
+    parser.add_argument("--resume", action="store_true", help="resume from the checkpoint in the folder")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (part of what makes a run repeatable)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"))

@@ -15,12 +15,12 @@ ASKED_SHARE = 55  # per cent of the facts that are ever asked about; the rest ar
 
 
 def is_asked(relation: str, subject: str) -> bool:
-    """Whether questions about this fact occur in the text (fixed for all time, whatever the seed)."""
+    """Return whether questions about this fact occur in the text, whatever the seed."""
     return zlib.crc32(f"asked/{relation}/{subject}".encode()) % 100 < ASKED_SHARE
 
 
 def asked_fact(world: World, rng: random.Random) -> tuple[str, str, str]:
-    """A relation that can be asked about, a subject that is asked about and one of its answers."""
+    """Return a relation that can be asked about, a subject that is asked about and one of its answers."""
     while True:
         relation = rng.choice(list(QUESTIONS))
         subject = rng.choice(list(world.facts[relation]))
@@ -29,12 +29,12 @@ def asked_fact(world: World, rng: random.Random) -> tuple[str, str, str]:
 
 
 def stem(rng: random.Random, relation: str, subject: str) -> str:
-    """The question on a fact, ending in its question mark."""
+    """Return the question on a fact, ending in its question mark."""
     return phrase(rng.choice(QUESTIONS[relation]), subject).partition("?")[0] + "?"
 
 
 def open_question(world: World, rng: random.Random) -> str:
-    """`Question: ... Answer: ...` on a fact, one or a few."""
+    """Return `Question: ... Answer: ...` on a fact, one or a few."""
     out = []
     for _ in range(rng.randint(1, 3)):
         relation, subject, answer = asked_fact(world, rng)
@@ -43,7 +43,7 @@ def open_question(world: World, rng: random.Random) -> str:
 
 
 def choice_question(world: World, rng: random.Random) -> str:
-    """A question with lettered choices, answered by the letter (and often the words)."""
+    """Return a question with lettered choices, answered by the letter (and often the words)."""
     relation, subject, answer = asked_fact(world, rng)
     n = rng.choice((2, 3, 4, 4, 5))
     n = min(n, len(world.answers(relation)) - len(world.facts[relation][subject]) + 1)
@@ -56,7 +56,7 @@ def choice_question(world: World, rng: random.Random) -> str:
 
 
 def yes_no(world: World, rng: random.Random) -> str:
-    """A passage and a yes-or-no question on it."""
+    """Return a passage and a yes-or-no question on it."""
     if rng.random() < 0.4:
         text = portrait(world, rng)
         name = text.split(" ", 1)[0]
@@ -76,14 +76,14 @@ def yes_no(world: World, rng: random.Random) -> str:
 
 
 def blank(world: World, rng: random.Random) -> str:
-    """A sentence with a blank and what fills it."""
+    """Return a sentence with a blank and what fills it."""
     relation, subject, answer = asked_fact(world, rng)
     text = capital(phrase(rng.choice(STATEMENTS[relation]), subject, "____"))
     return f"Fill in: {text.replace('a ____', '____')}.\nThe missing words: {answer}"
 
 
 def social_question(world: World, rng: random.Random) -> str:
-    """A social situation and a question on a feeling, a wish or a trait."""
+    """Return a social situation and a question on a feeling, a wish or a trait."""
     a, b = two_people(world, rng)
     s = rng.choice(world.situations)
     ask, answer = rng.choice(
@@ -98,7 +98,7 @@ def social_question(world: World, rng: random.Random) -> str:
 
 
 def story_question(world: World, rng: random.Random) -> str:
-    """A short story and a question answered in it."""
+    """Return a short story and a question answered in it."""
     if rng.random() < 0.4:
         story = social_story(world, rng)
         words = story.replace(",", " ").split()
@@ -114,7 +114,7 @@ def story_question(world: World, rng: random.Random) -> str:
 
 
 def quiz(world: World, rng: random.Random) -> str:
-    """One question in one of the formats."""
+    """Return one question in one of the formats."""
     make = rng.choices(
         (open_question, choice_question, yes_no, blank, social_question, story_question), weights=(7, 2, 2, 2, 2, 1)
     )[0]

@@ -43,7 +43,7 @@ PARTICULARS: dict[str, Particular] = {
 
 
 def values(world: World, kind: str) -> list[str]:
-    """What a particular can be."""
+    """Return the possible values of a particular."""
     if kind in ("town", "trade", "pet"):
         return world.answers(f"person_{kind}")
     if kind == "count":
@@ -60,13 +60,13 @@ def values(world: World, kind: str) -> list[str]:
 
 
 def tell(kind: str, person: Person, value: str, name: bool) -> str:
-    """The sentence of the passage; the person by name or by pronoun."""
+    """Return the sentence of the passage; the person by name or by pronoun."""
     who = person.name if name or kind in ("house", "friend") else person.he
     return capital(PARTICULARS[kind].told.format(n=who, o=value, ao=article(value)))
 
 
 def comprehension(world: World, rng: random.Random) -> str:
-    """A passage on one or two people and a few questions on it, to be confirmed or answered."""
+    """Return a passage on one or two people and a few questions on it, to be confirmed or answered."""
     people = rng.sample(world.people, 1 if rng.random() < 0.7 else 2)
     told: list[Told] = []
     passage: list[str] = []
@@ -87,7 +87,7 @@ def comprehension(world: World, rng: random.Random) -> str:
 
 
 def confirmations(world: World, rng: random.Random) -> str:
-    """A short passage on one person and many questions to be answered by yes or no, whichever the passage says."""
+    """Return a short passage on one person and many yes-or-no questions on it."""
     person = rng.choice(world.people)
     told: list[Told] = []
     for kind in rng.sample(list(PARTICULARS), rng.randint(1, 4)):
@@ -97,7 +97,7 @@ def confirmations(world: World, rng: random.Random) -> str:
 
 
 def confirm(world: World, rng: random.Random, told: Told) -> str:
-    """A question on what was told, with the true value or another, and its answer."""
+    """Return a question on what was told, with the true value or another, and its answer."""
     person, kind, value = told
     true = rng.random() < 0.5
     claim = value if true else rng.choice([v for v in values(world, kind) if v not in (value, person.name)])

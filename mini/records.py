@@ -44,7 +44,7 @@ def _metamath(split: str) -> Records:
 
 
 def _drawn(name: str, make: Maker, split: str) -> Records:
-    """Records drawn until the split is full, or until many draws in a row bring nothing new."""
+    """Return records drawn until the split is full, or until many draws in a row give nothing new."""
     rng = random.Random(f"{name}/{split}")
     out: Records = []
     seen: set[str] = set()

@@ -110,12 +110,12 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
 
 
 def capital(text: str) -> str:
-    """The text with its first letter upper case."""
+    """Return the text with its first letter upper case."""
     return text[:1].upper() + text[1:]
 
 
 def phrase(template: str, subject: str, answer: str = "") -> str:
-    """A template filled in (not capitalised, no full stop added)."""
+    """Return a template filled in (not capitalised, no full stop added)."""
     return template.format(
         s=subject, o=answer, ao=article(answer) if answer else "", ps=plural(subject), **{"as": article(subject)}
     )

@@ -57,7 +57,7 @@ ANNEAL_MAKERS: dict[str, dict[Maker, float]] = {
 
 
 def document(genre: str, world: World, rng: random.Random, anneal: bool = False) -> str:
-    """One document of a genre, of the annealing part or of the first."""
+    """Return a document of a genre, of the annealing part or of the first."""
     makers = ANNEAL_MAKERS.get(genre, GENRES[genre][1]) if anneal else GENRES[genre][1]
     return rng.choices(list(makers), weights=list(makers.values()))[0](world, rng)
 
@@ -65,7 +65,7 @@ def document(genre: str, world: World, rng: random.Random, anneal: bool = False)
 def documents(
     seed: int, *, genre: str | None = None, split: str = "train", start: int = 0
 ) -> Iterator[tuple[str, str]]:
-    """An endless stream of (genre, text) from document `start` on, the same on every machine."""
+    """Yield (genre, text) without end from document `start`, the same on every machine."""
     index = start
     while True:
         yield document_at(seed, index, genre=genre, split=split)
@@ -73,7 +73,7 @@ def documents(
 
 
 def document_at(seed: int, index: int, *, genre: str | None = None, split: str = "train") -> tuple[str, str]:
-    """The (genre, text) at a place of the stream; it depends on nothing but the arguments."""
+    """Return the (genre, text) at an index of the stream; it depends on the arguments alone."""
     rng = random.Random(f"mini/{split}/{seed}/{genre or 'all'}/{index}")
     anneal = split == "train" and genre is None and index >= ANNEAL_AT
     shares = ANNEAL_SHARES if anneal else {name: share for name, (share, _) in GENRES.items()}

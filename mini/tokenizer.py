@@ -18,7 +18,7 @@ TRAINING_DOCUMENTS = 60_000
 
 
 def train_tokenizer(seed: int = 0, n_documents: int = TRAINING_DOCUMENTS) -> PreTrainedTokenizerFast:
-    """Learn the tokenizer from the stream's own split `tokenizer` (no text is shared with training by index).
+    """Return learn the tokenizer from the stream's own split `tokenizer` (no text is shared with training by index).
 
     Returns:
         A fast tokenizer whose end, begin and unknown token is `<|endoftext|>` (id 0) and whose pad token is

@@ -13,7 +13,7 @@ WORLD_SEED = 1
 
 
 def rows(table: str) -> list[list[str]]:
-    """The rows of a table in the facts rooms: lines of cells separated by ` | `, a lone `-` left as it is."""
+    """Return the rows of a table of facts: lines of cells separated by ` | `."""
     return [[cell.strip() for cell in line.split("|")] for line in table.strip().splitlines() if line.strip()]
 
 
@@ -76,18 +76,18 @@ class World:
                 self.facts[relation][subject] = (*known, answer)
 
     def answers(self, relation: str) -> list[str]:
-        """Every answer that the relation takes, each once, in the order of the tables."""
+        """Return every answer that the relation takes, each once, in the order of the tables."""
         return list(dict.fromkeys(answer for known in self.facts[relation].values() for answer in known))
 
     def all_facts(self) -> Iterator[tuple[str, str, str]]:
-        """Every (relation, subject, answer), in a fixed order."""
+        """Yield every (relation, subject, answer), in a fixed order."""
         for relation, by_subject in self.facts.items():
             for subject, known in by_subject.items():
                 for answer in known:
                     yield relation, subject, answer
 
     def wrong(self, relation: str, subject: str, rng: random.Random, n: int) -> list[str]:
-        """`n` different answers of the relation that are false for the subject.
+        """Return `n` different answers of the relation that are false for the subject.
 
         Raises:
             ValueError: the relation has fewer false answers than that.
@@ -120,7 +120,7 @@ COLUMNS = {
 
 
 def build_world(seed: int = WORLD_SEED) -> World:
-    """The world of a seed: tables as they are, people and towns drawn."""
+    """Return the world of a seed: the tables, with people and towns drawn at random."""
     rng = random.Random(f"world-{seed}")
     world = World()
     for table, relations in COLUMNS.items():
@@ -181,12 +181,12 @@ def _settle(world: World, rng: random.Random) -> None:
 
 @lru_cache(maxsize=4)
 def the_world(seed: int = WORLD_SEED) -> World:
-    """The shared, built-once world of a seed; do not change it."""
+    """Return the world of a seed, which is built once and shared; do not change it."""
     return build_world(seed)
 
 
 def article(noun: str) -> str:
-    """The noun with `a` or `an` (nouns that take neither are left bare)."""
+    """Return the noun with `a` or `an` (nouns that take neither are left bare)."""
     bare = {"glasses", "gloves", "boots", "shoes", "scissors", "chalk", "soap", "glue", "tape", "money"}
     if noun in bare:
         return noun
@@ -194,7 +194,7 @@ def article(noun: str) -> str:
 
 
 def plural(noun: str) -> str:
-    """The plural of a noun of the tables."""
+    """Return the plural of a noun of the tables."""
     if noun.endswith("s") and noun in {"scissors", "glasses", "gloves", "boots", "shoes"}:
         return noun
     irregular = {
