@@ -103,84 +103,49 @@ def refuse_foreign(state: Iterable[str], allowed: Iterable[str]) -> None:
         )
 
 
-def check_entry(name: str, tensor: Tensor) -> None:
-    """Refuse a tensor that is not of a floating type or has values that are not finite.
+def checked(
+    state: Mapping[str, Tensor], key: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float32, what: str = ""
+) -> Tensor:
+    """Return the entry `key` of a file, checked.
 
-    Raises:
-        DudeError: names the entry.
-    """
-    if tensor.dtype not in FLOATS:
-        raise DudeError(
-            f"the adapter's entry '{name}' is of type {tensor.dtype}, not one of {', '.join(map(str, FLOATS))}: save "
-            "the adapter again in one of them"
-        )
-    if not torch.isfinite(tensor).all():
-        raise DudeError(f"the adapter's entry '{name}' has values that are not finite: the file is damaged")
-
-
-def check_saved(state: Mapping[str, Tensor], key: str, tensor: Tensor) -> None:
-    """Check the entry `key` of a module to save against the base model's `tensor`.
+    Args:
+        state: the file's entries.
+        key: of the entry.
+        shape: that it must have.
+        dtype: one of a floating type stands for all of them.
+        what: follows the shape in the message.
 
     Raises:
         DudeError: it is missing, has another shape or type, or values that are not finite.
     """
     if key not in state:
-        raise DudeError(f"the adapter has no entry '{key}', which modules_to_save names: it is truncated")
-    if state[key].shape != tensor.shape:
+        raise DudeError(f"the adapter has no entry '{key}': it is truncated, or made for other modules")
+    tensor, allowed = state[key], FLOATS if dtype.is_floating_point else (dtype,)
+    if tuple(tensor.shape) != tuple(shape):
         raise DudeError(
-            f"the adapter does not fit the base model: its entry '{key}' is {tuple(state[key].shape)}, the module's is "
-            f"{tuple(tensor.shape)}. Load the base model that the adapter was trained on"
+            f"the adapter does not fit the base model: its entry '{key}' has shape {tuple(tensor.shape)}, expected "
+            f"{tuple(shape)}{what}. Load the base model that the adapter was trained on"
         )
-    if tensor.is_floating_point():
-        check_entry(key, state[key])
-    elif state[key].dtype != tensor.dtype:
-        raise DudeError(f"the adapter's entry '{key}' is of type {state[key].dtype}, the module's is {tensor.dtype}")
+    if tensor.dtype not in allowed:
+        types = ", ".join(map(str, allowed))
+        raise DudeError(f"the adapter's entry '{key}' is of type {tensor.dtype}, not {types}: save it in that type")
+    if dtype.is_floating_point and not torch.isfinite(tensor).all():
+        raise DudeError(f"the adapter's entry '{key}' has values that are not finite: the file is damaged")
+    return tensor
 
 
-def split(state: Mapping[str, Tensor], layer: str, axis: MagnitudeAxis) -> dict[str, Tensor]:
-    """Return the parts A, B (the differences), M, A0, B0 of `layer` in a file: the inverse of `to_stored`.
+def split(stored: Parts, axis: MagnitudeAxis) -> Parts:
+    """Return the parts A, B (the differences), M, A0, B0 of a layer from its entries: the inverse of `to_stored`.
 
     A0 and B0, which become parameters, are copies: a loaded tensor lies in the memory of the file, unaligned, where
     products may round differently.
-
-    Raises:
-        DudeError: an entry is missing, has an odd shape or type, or values that are not finite.
     """
-    found = {}
-    for part, name in entry_names(state, layer, axis).items():
-        if name not in state:
-            raise DudeError(f"the adapter has no entry '{name}': it is truncated, or made for other modules")
-        check_entry(name, state[name])
-        found[part] = state[name]
     if axis == "in":
-        return found | {part: found[part].clone() for part in (A0, B0)}
-    if found[A].ndim != 2 or found[B].ndim != 2:
-        shapes = f"{tuple(found[A].shape)} and {tuple(found[B].shape)}"
-        raise DudeError(f"the adapter's factors of '{layer}' have shapes {shapes}: not (2r, k) and (d, 2r)")
-    rank2 = found[A].shape[0]
-    if rank2 % 2 or found[B].shape[1] != rank2:
-        shapes = f"{tuple(found[A].shape)} and {tuple(found[B].shape)}"
-        raise DudeError(f"the adapter's factors of '{layer}' have shapes {shapes}: not (2r, k) and (d, 2r)")
-    dA, start_A = found[A].float().chunk(2) if found[A].dtype != torch.float64 else found[A].chunk(2)
-    total, dB = found[B].to(dA.dtype).chunk(2, dim=1)
-    return {A: dA, B: dB, M: found[M], A0: start_A.clone(), B0: recover_b0(total, dB)}
-
-
-def check_shapes(parts: Parts, layer: str, shape: tuple[int, ...], r: int, axis: MagnitudeAxis) -> None:
-    """Check that the parts of `layer` fit the shape (d, k) of its weight, and the rank.
-
-    Raises:
-        DudeError: names the module, the shape in the file and the one expected.
-    """
-    d, k = shape
-    wanted = {A: (r, k), B: (d, r), M: (d,) if axis == "out" else (k,), A0: (r, k), B0: (d, r)}
-    for part, expected in wanted.items():
-        if tuple(parts[part].shape) != expected:
-            raise DudeError(
-                f"the adapter does not fit the base model: '{part.format('').removesuffix('.weight')}' of '{layer}' is "
-                f"{tuple(parts[part].shape)}, the module's weight {(d, k)} at r={r} needs {expected}. Load the base "
-                "model that the adapter was trained on"
-            )
+        return {**stored, **{part: stored[part].clone() for part in (A0, B0)}}
+    wide = torch.float64 if stored[A].dtype == torch.float64 else torch.float32
+    dA, first = stored[A].to(wide).chunk(2)
+    total, dB = stored[B].to(wide).chunk(2, dim=1)
+    return {A: dA, B: dB, M: stored[M], A0: first.clone(), B0: recover_b0(total, dB)}
 
 
 def check_same_base(init: Any, layer: str, scaling: float, axis: MagnitudeAxis) -> None:
@@ -224,11 +189,15 @@ def layer_parts(
     Raises:
         DudeError: an entry is missing, does not fit, is not finite, or belongs neither to a layer nor to `saved`.
     """
-    refuse_foreign(state, {*saved, *(name for key in layers for name in entry_names(state, key, axis).values())})
-    found: dict[str, Parts] = {}
-    for key, (name, shape, r) in layers.items():
-        found[name] = split(state, key, axis)
-        check_shapes(found[name], name, shape, r, axis)
+    names = {key: entry_names(state, key, axis) for key in layers}
+    refuse_foreign(state, {*saved, *(name for entries in names.values() for name in entries.values())})
+    found = {}
+    for key, (name, (d, k), r) in layers.items():
+        stored_rank = 2 * r if axis == "out" else r
+        shapes = {A: (stored_rank, k), B: (d, stored_rank), M: (d,) if axis == "out" else (k,), A0: (r, k), B0: (d, r)}
+        what = f" for a weight of shape {(d, k)} and r={r}"
+        stored = {part: checked(state, entry, shapes[part], what=what) for part, entry in names[key].items()}
+        found[name] = split(stored, axis)
     return found
 
 
@@ -358,9 +327,7 @@ def _checked(
         for entry, tensor in module.state_dict().items()
     }
     found = layer_parts(state, layers, config.magnitude_axis, saved)
-    for key, tensor in saved.items():
-        check_saved(state, key, tensor)
-    entries = {key: state[key] for key in saved}
+    entries = {key: checked(state, key, tensor.shape, tensor.dtype) for key, tensor in saved.items()}
     for name, parts in found.items():
         entries |= parameters(parts, PEFT_PREFIX + name)
     return found, entries

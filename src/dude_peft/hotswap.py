@@ -97,8 +97,7 @@ def swap(model: nn.Module, state: Mapping[str, Tensor], adapter_name: str, confi
         scales[name] = r, alpha, alpha / r**0.5 if config.use_rslora else alpha / r
     copies = {key: model.get_parameter(name) for key, name in saved_parameters(model, adapter_name).items()}
     parts = checkpoint.layer_parts(state, expected, axis, copies)
-    for key, parameter in copies.items():
-        checkpoint.check_saved(state, key, parameter)
+    saved = {key: checkpoint.checked(state, key, tensor.shape, tensor.dtype) for key, tensor in copies.items()}
     inits = {}
     for name, module in layers.items():
         with onloaded(module.get_base_layer()):
@@ -111,7 +110,7 @@ def swap(model: nn.Module, state: Mapping[str, Tensor], adapter_name: str, confi
         _fill(module, adapter_name, parts[name], inits[name], r)
         module.r[adapter_name], module.lora_alpha[adapter_name], module.scaling[adapter_name] = r, alpha, scaling
     for key, parameter in copies.items():
-        parameter.copy_(state[key])
+        parameter.copy_(saved[key])
     for option, value in ranks.items():
         setattr(current, option, value)
 

@@ -85,7 +85,7 @@ def test_modules_to_save_are_taken_whole_and_checked(tmp_path):
     set_peft_model_state_dict(model, load_file(tmp_path / "adapter_model.safetensors"))
     key = PREFIX + "lm_head.weight"
     for value, message in [
-        (torch.zeros(61, 47), r"'.*lm_head.weight' is \(61, 47\), the module's is \(61, 48\)"),
+        (torch.zeros(61, 47), r"'.*lm_head.weight' has shape \(61, 47\), expected \(61, 48\)"),
         (torch.full((61, 48), torch.nan), "'.*lm_head.weight' has values that are not finite"),
         (torch.zeros(61, 48, dtype=torch.int64), "'.*lm_head.weight' is of type torch.int64"),
     ]:
@@ -115,7 +115,7 @@ def test_odd_shapes_and_types_of_every_part(tmp_path, axis, value):
     state = load_file(tmp_path / "adapter_model.safetensors")
     for key in [k for k in state if "layers.0" in k]:
         rewrite(tmp_path, lambda s, key=key: s.update({key: value}))
-        assert_refused(tmp_path, r"have shapes|is of type|does not fit|whose|layers\.0")
+        assert_refused(tmp_path, r"is of type|does not fit")
         rewrite(tmp_path, lambda s, key=key: s.update({key: state[key]}))
 
 
@@ -178,10 +178,10 @@ def test_a_file_is_checked_once(tmp_path):
     model.save_pretrained(str(tmp_path))
     with (
         mock.patch.object(checkpoint, "split", side_effect=checkpoint.split) as split,
-        mock.patch.object(checkpoint, "check_shapes", side_effect=checkpoint.check_shapes) as shapes,
+        mock.patch.object(checkpoint, "checked", side_effect=checkpoint.checked) as entries,
         mock.patch.object(checkpoint, "check_same_base", side_effect=checkpoint.check_same_base) as base,
     ):
         load_adapter(models.llama(), tmp_path)
     layers = len(models.dude_layers(model))
-    assert (split.call_count, shapes.call_count, base.call_count) == (layers,) * 3
+    assert (split.call_count, entries.call_count, base.call_count) == (layers, 3 * layers + 1, layers)
     assert checkpoint.LOADED.get() is None
