@@ -271,9 +271,9 @@ def load_adapter(
     adapter = str(adapter)
     config = DudeConfig.from_pretrained(adapter, subfolder=subfolder, **hub)
     path = find_adapter_file(adapter, WEIGHTS_NAME, subfolder, **hub)
-    state = _read(path, config.weights_sha256)
+    state = read_weights(path, config.weights_sha256)
     try:
-        parts, entries = _checked(model, state, config)
+        parts, entries = checked_parts(model, state, config)
     except DudeError as error:
         raise DudeError(f"{path}: {error}") from None
     config.inference_mode = not is_trainable
@@ -299,7 +299,12 @@ def load_adapter(
     return peft_model
 
 
-def _read(path: Path, expected_hash: str | None) -> dict[str, Tensor]:
+def read_weights(path: Path, expected_hash: str | None) -> dict[str, Tensor]:
+    """Read the entries of an adapter's file.
+
+    Raises:
+        DudeError: it cannot be read, or its SHA-256 is not the expected one.
+    """
     try:
         state = load_file(path)
         actual_hash = None if expected_hash is None else sha256(path)
@@ -315,7 +320,7 @@ def _read(path: Path, expected_hash: str | None) -> dict[str, Tensor]:
     return state
 
 
-def _checked(
+def checked_parts(
     model: nn.Module, state: dict[str, Tensor], config: DudeConfig
 ) -> tuple[dict[str, Parts], dict[str, Tensor]]:
     """Check a file against `model`, and return its layers' parts by module name and the entries that PEFT copies."""

@@ -59,6 +59,7 @@ class DudeConfig(LoraConfig):
         detach_norm: treat ||V||_c as a constant in the gradient (DoRA's rule) instead of the exact Eq. 9.
         svd: `"krylov"` or `"exact"`, see `svd.top_singular_triplets`.
         svd_seed: of the Krylov block, combined with each module's name.
+        factors: folder of `convert.decompose_checkpoint`, whose decompositions are used; not saved with the adapter.
 
     Raises:
         DudeError: an option of LoRA that DuDe cannot honour, or a value out of range; the reason is in the message.
@@ -70,6 +71,7 @@ class DudeConfig(LoraConfig):
     detach_norm: bool = False
     svd: SvdMethod = "krylov"
     svd_seed: int = 0
+    factors: str | None = None
     # A stock LoRA layer that meets this config refuses it by this mark, rather than train LoRA in silence.
     use_dude: bool = dataclasses.field(default=True, init=False, repr=False, metadata={"is_lora_variant": True})
 
@@ -184,7 +186,7 @@ class DudeConfig(LoraConfig):
             )
         if weights is not None and not (isinstance(weights, str) and re.fullmatch("[0-9a-f]{64}", weights)):
             raise DudeError(f"{source}: weights_sha256 must be 64 hexadecimal digits or absent, got {quote(weights)}")
-        known = {field.name for field in dataclasses.fields(cls) if field.init}
+        known = {field.name for field in dataclasses.fields(cls) if field.init} - {"factors"}
         for key in values:
             if key not in known:
                 raise DudeError(f"{source}: unknown key {quote(key)}.{did_you_mean(key[:100], known)}")

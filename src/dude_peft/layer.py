@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -25,10 +24,11 @@ from .base_weight import (
     onloaded,
     quantization,
 )
+from .cache import FactorCache, MicroStepCache
 from .config import DudeConfig
 from .errors import DudeError
 from .functional import Composition, Factors, MagnitudeAxis
-from .svd import SvdMethod, Variant, cached_triplets, initial_factors, module_seed
+from .svd import SvdMethod, Variant, cached_triplets, find_triplets, initial_factors, module_seed
 
 Trained = tuple[Tensor, Tensor, Tensor]  # dA (r, k), dB (d, r) and the magnitude (d,) or (k,)
 
@@ -46,15 +46,32 @@ class Init(NamedTuple):
 
 
 def init_from_svd(
-    weight: Tensor, name: str, r: int, scaling: float, variant: Variant, axis: MagnitudeAxis, svd: SvdMethod, seed: int
+    weight: Tensor,
+    name: str,
+    r: int,
+    scaling: float,
+    variant: Variant,
+    axis: MagnitudeAxis,
+    svd: SvdMethod,
+    seed: int,
+    folder: str | None = None,
 ) -> Init:
-    """Decompose `weight` (d, k) of the module `name` (Eq. 3, 5, 6, 10, 11).
+    """Decompose `weight` (d, k) of the module `name` (Eq. 3, 5, 6, 10, 11), or take the triplets that `folder` has.
 
     Raises:
-        DudeError: weights that are not finite or on the meta device.
+        DudeError: weights that are not finite or on the meta device, or not decomposed in `folder`.
     """
     check_finite(name, weight)
-    triplets = cached_triplets(weight, r, method=svd, seed=module_seed(name, seed))
+    options: Any = {"method": svd, "seed": module_seed(name, seed)}
+    if folder is None:
+        triplets = cached_triplets(weight, r, **options)
+    elif (found := find_triplets(folder, weight, r, **options)) is not None:
+        triplets = found
+    else:
+        raise DudeError(
+            f"factors: {folder} has no decomposition of '{name}' of rank {r} or more, with svd={svd!r} and "
+            f"svd_seed={seed}, of this weight. Decompose this checkpoint (decompose_checkpoint), or leave factors out"
+        )
     return init_from_factors(weight, *initial_factors(triplets, scaling, variant), axis)
 
 
@@ -69,108 +86,6 @@ class Magnitude(FullPrecision):
     def __init__(self, n0: Tensor) -> None:
         super().__init__()
         self.weight = nn.Parameter(n0.clone())
-
-
-CACHED_WEIGHT = 1 << 20  # largest cached W', in entries: 4 MiB a layer
-
-
-class FactorCache:
-    """The factors of the latest forward without a gradient in eval mode, for the next one (generation, scoring).
-
-    W' of a narrow layer is cached with them where a forward needs it.
-
-    No optimizer step can make it stale: a step needs a `.grad`, which comes from a backward and so from a forward with
-    a gradient. After such a forward nothing is cached until `train()` or `eval()` is called, nor while a trained
-    parameter has a `.grad`. Every other write is detected by storage, version and dtype, except for one that raises no
-    version (through `.data` or NumPy, or into the shards of FSDP2) between two forwards in eval mode: call `eval()`
-    after it.
-    """
-
-    def __init__(self) -> None:
-        self._entry: tuple[Any, Any, Any, Any, Factors] | None = None
-        self._weight: Tensor | None = None  # W' of the entry
-
-    def get(self, key: Any, trained: Trained, init: Init, weight: Tensor) -> Factors | None:
-        """Return the cached factors, or None where `key` or a tensor they were computed from may have changed."""
-        if self._entry is None:
-            return None
-        old_key, old_state, _, old_weight, factors = self._entry
-        same = old_key == key and old_weight() is weight and old_state == self._state(trained, init, weight)
-        return factors if same else None
-
-    def put(self, key: Any, trained: Trained, init: Init, weight: Tensor, factors: Factors) -> None:
-        """Cache `factors`. Storages are referenced, so that no address is reused; that of `weight` may be offloaded."""
-        state = self._state(trained, init, weight)
-        storages = tuple(t.detach() for t in (*trained, *init))
-        self._entry = None if state is None else (key, state, storages, weakref.ref(weight), factors)
-        self._weight = None
-
-    def temporary_weight(self, weight: Tensor, factors: Factors) -> Tensor:
-        """Return `functional.temporary_weight` (d, k) of the factors of `get` or `put`, cached with them if narrow."""
-        if self._weight is not None:
-            return self._weight
-        made = functional.temporary_weight(weight, factors)
-        if self._entry is not None and made.numel() <= CACHED_WEIGHT:
-            self._weight = made
-        return made
-
-    @staticmethod
-    def _state(trained: Trained, init: Init, weight: Tensor) -> list[Any] | None:
-        if any(not t.is_leaf or t.grad is not None for t in trained):
-            return None
-        return versions((*trained, *init, weight))
-
-    def __reduce__(self) -> Any:
-        """Copy and pickle as an empty cache."""
-        return FactorCache, ()
-
-
-def versions(tensors: Iterable[Tensor]) -> list[Any] | None:
-    """Return address, version and dtype of each tensor; None where one is an inference tensor, which has no version."""
-    try:
-        return [(t.data_ptr(), t._version, t.dtype) for t in tensors]
-    except RuntimeError:
-        return None
-
-
-class MicroStepCache:
-    """The composition and the factors of the latest forward in training, for the micro-steps of gradient accumulation.
-
-    No step of an optimizer can make it stale: dA, dB and the magnitude are compared by value, for fused optimizers and
-    writes through `.data` raise no version. The composition holds copies of dA and dB. Frozen tensors are compared by
-    identity or address, version and dtype.
-    """
-
-    def __init__(self) -> None:
-        self._entry: tuple[Any, Any, Any, Any, Tensor, Composition, Factors] | None = None
-
-    def get(self, key: Any, trained: Trained, init: Init, weight: Tensor) -> tuple[Composition, Factors] | None:
-        """Return what is cached, or None, and free it, where `key`, a parameter or `weight` may have changed."""
-        if self._entry is None:
-            return None
-        old_key, old_state, _, old_weight, magnitude, composition, factors = self._entry
-        if old_key == key and old_weight() is weight and old_state == versions((*init, weight)):
-            (dA, dB, m), (Ah, Bt), r = trained, composition[:2], len(init.A0)
-            # The magnitude first: it is short, and a step changes it.
-            pairs = (m, magnitude), (dA.to(Ah.dtype), Ah[:r]), (dB.to(Bt.dtype), Bt[r:].T)
-            if all(torch.equal(*pair) for pair in pairs):
-                return composition, factors
-        self._entry = None
-        return None
-
-    def put(
-        self, key: Any, trained: Trained, init: Init, weight: Tensor, composition: Composition, factors: Factors
-    ) -> None:
-        """Cache both, computed from these tensors without a graph."""
-        state = versions((*init, weight))
-        storages = tuple(t.detach() for t in init)  # so that no address is reused
-        magnitude = trained[2].detach().clone()
-        entry = key, state, storages, weakref.ref(weight), magnitude, composition, factors
-        self._entry = None if state is None else entry
-
-    def __reduce__(self) -> Any:
-        """Copy and pickle as an empty cache."""
-        return MicroStepCache, ()
 
 
 def check_whole(tensors: Iterable[Any]) -> None:

@@ -110,7 +110,7 @@ class DudeModel(LoraModel):
                 init = init_from_factors(weight, A0, B0, config.magnitude_axis)
                 checkpoint.check_same_base(init, target.name, target.scaling, config.magnitude_axis)
                 return init
-            options = config.init_variant, config.magnitude_axis, config.svd, config.svd_seed
+            options = config.init_variant, config.magnitude_axis, config.svd, config.svd_seed, config.factors
             return init_from_svd(weight, target.name, target.r, target.scaling, *options)
 
     def _create_and_replace(  # type: ignore[override]

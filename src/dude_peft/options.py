@@ -72,6 +72,7 @@ CHECKS: dict[str, Check] = {
     "auto_mapping": (_is_auto_mapping, "a dict of strings or None"),
     "peft_version": TEXT,
     "base_model_name_or_path": TEXT,
+    "factors": TEXT,
     "revision": TEXT,
     "target_modules": NAMES_OR_EXPRESSION,
     "exclude_modules": NAMES_OR_EXPRESSION,

@@ -2,7 +2,7 @@
 
 The triplets can be cached on disk (`DUDE_CACHE_DIR`), so that a sweep decomposes each weight once.
 
-A file is named by the SHA-256 of everything that the triplets depend on: the weight's bytes, type and shape, the
+A file is named by the SHA-256 of everything that the triplets depend on: the weight's values and shape, the
 method, the seed and the version of the algorithm; and by the rank. A smaller rank takes the leading triplets of the
 smallest larger one that is there. These are the same directions to the accuracy of the decomposition, but not the
 same bits as without the cache: another rank is another Krylov space. Where bits matter, leave the cache off, or begin
@@ -195,20 +195,46 @@ def cached_triplets(
     folder = folder or os.environ.get(ENVIRONMENT)
     if not folder:
         return top_singular_triplets(weight, r, method=method, seed=seed)
-    where, key = Path(folder) / "svd", _key(weight, method, seed)
-    wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
-    for rank, path in sorted(_candidates(where, key, r)):
+    found = find_triplets(folder, weight, r, method=method, seed=seed)
+    if found is None:
+        found = top_singular_triplets(weight, r, method=method, seed=seed)
+        with contextlib.suppress(OSError):  # that costs the next process a decomposition, no more
+            store_triplets(folder, weight, found, method=method, seed=seed)
+    return found
+
+
+def find_triplets(
+    folder: str | Path, weight: Tensor, r: int, *, method: SvdMethod, seed: int
+) -> SingularTriplets | None:
+    """Return the triplets of `weight` that `folder` has, or None."""
+    key, wide = _key(weight, method, seed), torch.float64 if weight.dtype == torch.float64 else torch.float32
+    for rank, path in sorted(_candidates(Path(folder) / "svd", key, r)):
         found = _read(path, key, rank, tuple(weight.shape), wide)
         if found is not None:
             U, S, Vh = (t.to(weight.device) for t in found)
             return SingularTriplets(U[:, :r].contiguous(), S[:r].contiguous(), Vh[:r].contiguous())
-    triplets = top_singular_triplets(weight, r, method=method, seed=seed)
-    _write(where / f"{key}-r{r}.safetensors", triplets, key)
-    return triplets
+    return None
+
+
+def store_triplets(
+    folder: str | Path, weight: Tensor, triplets: SingularTriplets, *, method: SvdMethod, seed: int
+) -> None:
+    """Write the triplets of `weight` into `folder` atomically.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    from safetensors.torch import save
+
+    key, on_cpu = _key(weight, method, seed), SingularTriplets(*(t.cpu().contiguous() for t in triplets))
+    path = Path(folder) / "svd" / f"{key}-r{len(triplets.S)}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, save(on_cpu._asdict(), metadata={"key": key, "sha256": _sum(on_cpu)}))
 
 
 def _key(weight: Tensor, method: str, seed: int) -> str:
-    W = weight.detach().cpu().contiguous()
+    W = weight.detach().cpu()
+    W = (W if W.dtype == torch.float64 else W.float()).contiguous()  # what the triplets are computed from
     digest = hashlib.sha256(f"{ALGORITHM}:{method}:{seed}:{W.dtype}:{tuple(W.shape)}:".encode())
     digest.update(_bytes(W))
     return digest.hexdigest()
@@ -246,14 +272,3 @@ def _read(path: Path, key: str, rank: int, shape: tuple[int, ...], wide: torch.d
     shapes = ((shape[0], rank), (rank,), (rank, shape[1]))
     fits = all(t.dtype == wide and tuple(t.shape) == s for t, s in zip(triplets, shapes, strict=True))
     return triplets if fits and about.get("key") == key and about.get("sha256") == _sum(triplets) else None
-
-
-def _write(path: Path, triplets: SingularTriplets, key: str) -> None:
-    """Write atomically; if the folder is not writable, the next process decomposes again."""
-    from safetensors.torch import save
-
-    on_cpu = SingularTriplets(*(t.cpu().contiguous() for t in triplets))
-    data = save(on_cpu._asdict(), metadata={"key": key, "sha256": _sum(on_cpu)})
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, data)

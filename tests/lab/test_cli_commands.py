@@ -94,6 +94,35 @@ def test_merge_writes_a_plain_model(run: Path, tmp_path: Path) -> None:
     assert result.exit_code == 2 and "not empty" in result.stderr
 
 
+def test_a_merge_by_tensor_is_the_same_model(run: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    assert dude("merge", run, "-o", tmp_path / "merged").exit_code == 0
+    result = dude("merge", run, "-o", tmp_path / "streamed", "--stream")
+    assert result.exit_code == 0 and "KiB" in result.stdout
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("merged", "streamed"))
+    assert one.keys() == two.keys()
+    assert all(float((one[name] - two[name]).abs().max()) < 1e-6 for name in one)
+    assert (tmp_path / "streamed" / "tokenizer.json").is_file()
+    result = dude("merge", run, "-o", tmp_path / "other", "--stream", "--dtype", "bfloat16")
+    assert result.exit_code == 2 and "--stream" in result.stderr and not (tmp_path / "other").exists()
+
+
+def test_decompose_writes_factors_that_an_adapter_begins_with(tmp_path: Path) -> None:
+    from peft import get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from dude_lab.mini import model_dir
+    from dude_peft import DudeConfig
+
+    result = dude("decompose", model_dir(), "-o", tmp_path / "f", "--rank", "4", "--target-modules", "q_proj,v_proj")
+    assert result.exit_code == 0 and "10 weights at rank 4" in result.stdout
+    base = AutoModelForCausalLM.from_pretrained(model_dir())
+    get_peft_model(base, DudeConfig(r=4, target_modules=["q_proj", "v_proj"], factors=str(tmp_path / "f")))
+    result = dude("decompose", tmp_path, "-o", tmp_path / "g")
+    assert result.exit_code == 2 and "safetensors" in result.stderr and not (tmp_path / "g").exists()
+
+
 def test_a_merge_that_is_wrong_is_not_written(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dude_lab.training import merging
 

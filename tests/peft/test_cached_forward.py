@@ -11,7 +11,8 @@ from peft import get_peft_model
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from dude_peft.layer import DudeAdapter, FactorCache
+from dude_peft.cache import FactorCache
+from dude_peft.layer import DudeAdapter
 
 D, K = 40, 24
 

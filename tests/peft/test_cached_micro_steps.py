@@ -14,7 +14,8 @@ from test_cached_norm import WAYS, Counted, fresh, make, x_for
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from dude_peft.layer import MicroStepCache, trained_parameters
+from dude_peft.cache import MicroStepCache
+from dude_peft.layer import trained_parameters
 
 
 def micro_steps(layer, times, train=False):

@@ -109,10 +109,10 @@ def test_it_is_freed_with_the_factors(made, monkeypatch):
 
 @torch.no_grad()
 def test_a_wide_layer_does_not_cache_it(made, monkeypatch):
-    monkeypatch.setattr("dude_peft.layer.CACHED_WEIGHT", 7 * 5 - 1)
+    monkeypatch.setattr("dude_peft.cache.CACHED_WEIGHT", 7 * 5 - 1)
     layer, x = make_layer("out", d=7, k=5).eval(), torch.randn(9, 5, dtype=torch.float64)
     layer(x), layer(x)
     assert len(made) == 2 and layer.lora_dude["default"]._cache._weight is None
-    monkeypatch.setattr("dude_peft.layer.CACHED_WEIGHT", 7 * 5)
+    monkeypatch.setattr("dude_peft.cache.CACHED_WEIGHT", 7 * 5)
     layer(x), layer(x)
     assert len(made) == 3

@@ -169,12 +169,40 @@ def merge(
         typer.Option("-o", "--output", callback=_expanded, help="New folder for the merged model.", show_default=False),
     ],
     dtype: Annotated[str, typer.Option(help="auto (as in training), float32, bfloat16 or float16.")] = "auto",
+    stream: Annotated[
+        bool, typer.Option("--stream", help="One tensor at a time, in the base's dtype, for models larger than memory.")
+    ] = False,
 ) -> None:
     """Write the result of a run as a plain transformers model, and compare its logits with the run's."""
     _prepare()
-    from .finished_runs import merge_run
+    from .finished_runs import merge_run, merge_run_by_tensor
 
-    raise typer.Exit(merge_run(run_folder, output, dtype))
+    if stream and dtype != "auto":
+        raise DudeError(f"--stream writes the dtype of the base's files: leave out --dtype {dtype}, or --stream.")
+    raise typer.Exit(merge_run_by_tensor(run_folder, output) if stream else merge_run(run_folder, output, dtype))
+
+
+@app.command()
+def decompose(
+    model: Annotated[
+        Path, typer.Argument(help="Folder of a model in safetensors.", metavar="MODEL", callback=_expanded)
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", callback=_expanded, help="Folder of the factors.", show_default=False)
+    ],
+    rank: Annotated[int, typer.Option("--rank", min=1, help="Largest rank to be used.")] = 16,
+    target_modules: Annotated[
+        str, typer.Option("--target-modules", help="all-linear, or names separated by commas.")
+    ] = "all-linear",
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", min=1, help="Processes.", show_default="one for each core")
+    ] = None,
+) -> None:
+    """Decompose the weights of a checkpoint one at a time, for DudeConfig(factors=...) or DUDE_CACHE_DIR."""
+    _prepare()
+    from .finished_runs import decompose_model
+
+    raise typer.Exit(decompose_model(model, output, rank, target_modules, jobs))
 
 
 @app.command()

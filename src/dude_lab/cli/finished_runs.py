@@ -14,7 +14,7 @@ from ..folders import check_folder, folder_bytes, sync_tree, user_path
 from ..training.finished_run import is_run, load_any, open_run
 from ..training.reporter import quiet
 from .console import CHECKED, console, size
-from .progress_bar import make_reporter
+from .progress_bar import byte_progress, make_reporter
 
 FILES = ("metrics.json", "metrics.md", "samples", "provenance.json")
 
@@ -82,6 +82,36 @@ def merge_run(run_folder: Path, output: Path, dtype: str) -> int:
         soft_wrap=True,
     )
     out.print(f'  AutoModelForCausalLM.from_pretrained("{merged.folder}")', markup=False, soft_wrap=True)
+    return 0
+
+
+def merge_run_by_tensor(run_folder: Path, output: Path) -> int:
+    """Merge a run into the files of its base, one tensor at a time; return the exit code."""
+    from ..training.merging import merge_stream
+
+    quiet()
+    out = console()
+    with byte_progress(out, f"merging {run_folder}") as report:
+        merge_stream(run_folder, output, report)
+    out.print(f"{CHECKED} {escape(str(output))}: {size(folder_bytes(output))}", soft_wrap=True)
+    return 0
+
+
+def decompose_model(model: Path, output: Path, rank: int, target_modules: str, jobs: int | None) -> int:
+    """Decompose every target of a checkpoint; return the exit code."""
+    from dude_peft import DudeConfig
+    from dude_peft.convert import decompose_checkpoint
+
+    quiet()
+    out = console()
+    names = [one.strip() for one in target_modules.split(",")] if "," in target_modules else target_modules
+    if isinstance(names, str) and names != "all-linear":
+        names = [names]
+    config = DudeConfig(r=rank, target_modules=names, task_type="CAUSAL_LM")
+    with byte_progress(out, f"decomposing {model}") as report:
+        count = decompose_checkpoint(model, output, config, jobs=jobs, report=report)
+    out.print(f"{CHECKED} {escape(str(output))}: {count} weights at rank {rank}", soft_wrap=True)
+    out.print(f'  DudeConfig(r={rank}, factors="{output}")', markup=False, soft_wrap=True)
     return 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
@@ -186,6 +187,15 @@ class LiveReporter(PlainReporter):
         if self._bar is not None:
             self._bar.stop()
             self._bar = self._training = None
+
+
+@contextmanager
+def byte_progress(console: Console, text: str) -> Iterator[Callable[[int, int, str], None]]:
+    """Show a bar of bytes with the time left, and yield the function that moves it: bytes done, all bytes, a name."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(escape(text), total=None)
+        yield lambda done, total, name: progress.update(task, completed=done, total=total)
 
 
 def show_failure(console: Console, name: str, error: DudeError) -> None:

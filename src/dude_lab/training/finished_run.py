@@ -56,6 +56,17 @@ def load_run(path: str | Path, *, dtype: str = "auto", device: str = "auto") -> 
     Raises:
         DudeError: not a finished run, its base model is missing or has changed, or a file is damaged.
     """
+    folder, base = run_base(path, dtype=dtype, device=device)
+    if isinstance(open_run(path)[1].method, FullSettings):
+        return base, load_base(base)
+    return base, attach_adapter(load_base(base), folder.adapter)
+
+
+def run_base(path: str | Path, *, dtype: str = "auto", device: str = "auto") -> tuple[RunFolder, Base]:
+    """Return the folder of a finished run and its base, or after full fine-tuning its result; nothing is loaded.
+
+    Args and errors are those of `load_run`.
+    """
     folder, settings = open_run(path)
     full = isinstance(settings.method, FullSettings)
     record = read_record(folder)
@@ -65,8 +76,7 @@ def load_run(path: str | Path, *, dtype: str = "auto", device: str = "auto") -> 
     wanted = settings.model.model_copy(update={"dtype": trained_in if dtype == "auto" else dtype})
     if full:
         trained = ModelSettings(name=str(folder.model), dtype=wanted.dtype, trust_remote_code=wanted.trust_remote_code)
-        base = find_base(trained, device=device, full=True)
-        return base, load_base(base)
+        return folder, find_base(trained, device=device, full=True)
     base = find_base(wanted, device=device)
     found = identity(base)
     for mark in ("sha256", "commit"):
@@ -76,7 +86,7 @@ def load_run(path: str | Path, *, dtype: str = "auto", device: str = "auto") -> 
                 f"{str(found.get(mark))[:12]}, in training {recorded[mark][:12]}), so the adapter does not fit. "
                 "Restore the old files, or train again."
             )
-    return base, attach_adapter(load_base(base), folder.adapter)
+    return folder, base
 
 
 def attach_adapter(model: nn.Module, adapter: Path) -> nn.Module:

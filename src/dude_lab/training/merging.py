@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from dude_peft.errors import DudeError
 from ..folders import atomic_folder, check_folder
 from .base_model import Base
 from .base_weights import load_weights
-from .finished_run import load_run
+from .finished_run import load_run, run_base
 
 if TYPE_CHECKING:
     import torch
@@ -79,6 +80,30 @@ def merge(run: Path, output: Path, dtype: str = "auto") -> Merged:
                 f"more than {name} explains; nothing was written."
             )
     return Merged(output, name, difference, scale)
+
+
+def merge_stream(run: Path, output: Path, report: Callable[[int, int, str], None] | None = None) -> Path:
+    """Merge a finished run's DuDe adapter into its base's files, one tensor at a time, in the dtype of the files.
+
+    Needs a few hundred rows of one weight in memory. An interrupted call is resumed by the same call.
+
+    Args:
+        run: the run's folder.
+        output: a new folder, or that of an interrupted call.
+        report: called with the bytes done, all bytes, and the tensor's name.
+
+    Raises:
+        DudeError: no finished run, another method than DuDe, a base that is no local folder, a folder in the way.
+    """
+    from dude_peft.convert import merge_checkpoint
+
+    folder, base = run_base(run, device="cpu")
+    if not (folder.adapter / "dude_config.json").is_file():
+        raise DudeError(f"{run}: --stream merges adapters of dude, dude_a and dude_b. Merge this run without it.")
+    if not Path(base.source).is_dir():
+        raise DudeError(f"--stream: the base '{base.name}' is not a local folder. Download it and train on the folder.")
+    merge_checkpoint(base.source, folder.adapter, output, report=report)
+    return output
 
 
 def _logits(model: Any, base: Base) -> torch.Tensor:
