@@ -231,7 +231,10 @@ def test_altered_file(tmp_path):
     [
         (lambda s: s.pop(first(s, "lora_B")), "no entry .*lora_B"),
         (lambda s: s.pop(first(s, "magnitude")), "no entry .*magnitude"),
-        (lambda s: s.update({first(s, "lora_A"): torch.zeros(8, 5)}), r"lora_A.* has shape \(8, 5\), expected \(8, 80\)"),
+        (
+            lambda s: s.update({first(s, "lora_A"): torch.zeros(8, 5)}),
+            r"lora_A.* has shape \(8, 5\), expected \(8, 80\)",
+        ),
         (lambda s: s[first(s, "lora_A")].fill_(float("nan")), "not finite"),
         (
             lambda s: s.update({"base_model.model.other.lora_A.weight": torch.zeros(8, 5)}),
@@ -260,7 +263,10 @@ def test_adapter_of_another_base(tmp_path):
 
     config = models.llama().config
     config.intermediate_size = 64
-    with pytest.raises(DudeError, match=r"does not fit the base model: .*gate_proj.*\(80, 8\), expected \(64, 8\) for a weight of shape \(64, 48\)"):
+    with pytest.raises(
+        DudeError,
+        match=r"does not fit .*gate_proj.*\(80, 8\), expected \(64, 8\) .* shape \(64, 48\)",
+    ):
         load_adapter(LlamaForCausalLM(config), tmp_path)
 
 
