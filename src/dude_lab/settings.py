@@ -134,11 +134,11 @@ def _line(model: type[BaseModel], issue: Any) -> str:
 
 def _fields(model: type[BaseModel], path: list[str]) -> list[str]:
     """Return the keys allowed at `path` below `model`; of a union, those of its first model."""
-    here: Any = model
+    found: Any = model
     for part in path:
-        field = getattr(here, "model_fields", {}).get(part)
+        field = getattr(found, "model_fields", {}).get(part)
         if field is None:
             continue  # pydantic puts the name of a union's member into the path
         kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        here = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), here)
-    return sorted(getattr(here, "model_fields", {}))
+        found = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), found)
+    return sorted(getattr(found, "model_fields", {}))

@@ -137,7 +137,7 @@ def test_mmlu_keeps_none_and_line_breaks(real_data):
     }
     everything = [one for split in ("dev", "validation", "test") for one in SETS["mmlu"].examples(split, real_data)]
     assert sum(choice == "None" for one in everything for choice in one.choices) == 12
-    assert sum("\n" in one.asked for one in everything) > 500
+    assert sum("\n" in one.stem for one in everything) > 500
     assert all(len(one.choices) == 4 for one in everything)
     dev = SETS["mmlu"].examples("dev", real_data)
     assert all(sum(one.subject == subject for one in dev) == 5 for subject in GROUP_OF)

@@ -36,14 +36,14 @@ def override(raw: Mapping[str, Any], pairs: Iterable[str]) -> dict[str, Any]:
             raise DudeError(f"override '{said}': the value is not YAML; quote it: {key}='\"...\"'. ({error})") from None
         if value is None and text.strip().lower() not in ("null", "~"):  # as of an unset variable of the shell
             raise DudeError(f"override '{said}': no value. Write {key}=null to use the default.")
-        here = result
+        section = result
         for depth, part in enumerate(path):
-            if here.get(part) is None:
-                here[part] = {}
-            here = here[part]
-            if not isinstance(here, dict):
+            if section.get(part) is None:
+                section[part] = {}
+            section = section[part]
+            if not isinstance(section, dict):
                 raise DudeError(f"override '{said}': '{'.'.join(path[: depth + 1])}' is a value, not a section.")
-        here[last] = _long(last, value) if not path else value
+        section[last] = _long(last, value) if not path else value
     return result
 
 

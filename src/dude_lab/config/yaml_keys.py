@@ -55,9 +55,9 @@ def keys() -> list[Key]:
 
 
 def _of(section: str, settings: type[BaseModel]) -> list[Key]:
-    said = meanings(settings)
+    documented = meanings(settings)
     return [
-        Key(section, name, _type(field), _default(field), field.description or said.get(name, ""))
+        Key(section, name, _type(field), _default(field), field.description or documented.get(name, ""))
         for name, field in settings.model_fields.items()
     ]
 

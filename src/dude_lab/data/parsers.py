@@ -59,15 +59,15 @@ def boolq(record: Record, number: int) -> Question:
     gold = {"false": 0, "0": 0, "true": 1, "1": 1}.get(label)
     if gold is None:
         raise ValueError(f"the label is {quote(label)}, not true or false")
-    asked = f"{_text(record, 'passage')}\nQuestion: {_text(record, 'question')}?"
-    return Question(str(record.get("idx", number)), f"{asked}\nAnswer:", asked, ("no", "yes"), gold)
+    stem = f"{_text(record, 'passage')}\nQuestion: {_text(record, 'question')}?"
+    return Question(str(record.get("idx", number)), f"{stem}\nAnswer:", stem, ("no", "yes"), gold)
 
 
 def piqa(record: Record, number: int) -> Question:
     """Parse PIQA: two ways to reach a goal."""
-    asked = f"Question: {_text(record, 'goal')}"
+    stem = f"Question: {_text(record, 'goal')}"
     choices = (_text(record, "sol1"), _text(record, "sol2"))
-    return Question(_id(record, number), f"{asked}\nAnswer:", asked, choices, _integer(record, "label"))
+    return Question(_id(record, number), f"{stem}\nAnswer:", stem, choices, _integer(record, "label"))
 
 
 def siqa(record: Record, number: int) -> Question:
@@ -97,7 +97,7 @@ def winogrande(record: Record, number: int) -> Question:
     return Question(
         str(record.get("qID", number)),
         cloze=sentence,
-        asked=f"Question: {sentence}",
+        stem=f"Question: {sentence}",
         choices=choices,
         gold=_integer(record, "answer") - 1,
         prefixes=tuple(sentence[:blank] + one for one in choices),

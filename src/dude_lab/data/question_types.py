@@ -52,7 +52,7 @@ class Question:
     Attributes:
         id: identifier of the record in its data set, or its number.
         cloze: the text that each choice completes.
-        asked: the text above the list of choices under the letter protocol.
+        stem: the text above the list of choices under the letter protocol.
         choices: the text of each choice.
         gold: index of the correct one in `choices`.
         subject: subject of MMLU.
@@ -64,7 +64,7 @@ class Question:
 
     id: str
     cloze: str
-    asked: str
+    stem: str
     choices: tuple[str, ...]
     gold: int
     subject: str | None = None
@@ -76,7 +76,7 @@ class Question:
     def __post_init__(self) -> None:
         if not 0 <= self.gold < len(self.choices):
             raise ValueError(f"the answer is choice {self.gold + 1} of {len(self.choices)}")
-        _check(self.asked, *self.choices)
+        _check(self.stem, *self.choices)
 
     def ask(self, protocol: Protocol) -> Asked:
         """Return the contexts and continuations under a protocol."""
@@ -84,7 +84,7 @@ class Question:
             labels = self.labels or tuple(LETTERS[: len(self.choices)])
             mark = "{} {}" if self.labels else "{}. {}"
             listed = "\n".join(mark.format(label, choice) for label, choice in zip(labels, self.choices, strict=True))
-            return Asked(self, (f"{self.asked}\n{listed}\nAnswer:",), labels)
+            return Asked(self, (f"{self.stem}\n{listed}\nAnswer:",), labels)
         if self.prefixes:
             return Asked(self, self.prefixes, (self.suffix,))
         return Asked(self, (self.cloze,), self.choices)

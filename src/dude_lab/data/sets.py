@@ -154,11 +154,11 @@ class NamedSet:
             try:
                 out.append(self.parser(row, number))
             except (KeyError, ValueError, IndexError, TypeError, AttributeError, OverflowError) as error:
-                said = f"field {error} is missing" if isinstance(error, KeyError) else shorten(error, 300)
-                raise DudeError(f"{rows.place(number)}: not a record of {self.name}: {said}.") from None
+                reason = f"field {error} is missing" if isinstance(error, KeyError) else shorten(error, 300)
+                raise DudeError(f"{rows.place(number)}: not a record of {self.name}: {reason}.") from None
         return out  # type: ignore[return-value]
 
-    def found(self, split: str, root: str | Path) -> Path | None:
+    def find(self, split: str, root: str | Path) -> Path | None:
         """Return the file or folder of `split` under `root`, or in `root` itself; None if there is none."""
         for folder in (Path(root) / (self.folder or self.name), Path(root)):
             for name in self.files.get(split, ()):
@@ -170,30 +170,30 @@ class NamedSet:
         return None
 
     def _read(self, split: str, root: str | Path | None) -> Rows:
-        given = root if root is not None else os.environ.get(ROOT_VARIABLE) or None
-        if given is not None:
-            given = user_path(given)
-            if (file := self.found(split, given)) is not None:
+        name = root if root is not None else os.environ.get(ROOT_VARIABLE) or None
+        base = None if name is None else user_path(name)
+        if base is not None:
+            if (file := self.find(split, base)) is not None:
                 return self.reader(file)
             if root is not None:
-                here = [one for one in self.splits if self.found(one, given)]
-                there = f" It has the splits: {', '.join(here)}." if here else ""
+                present = [one for one in self.splits if self.find(one, base)]
+                hint = f" It has the splits: {', '.join(present)}." if present else ""
                 names = (
                     " or ".join(f"{self.folder or self.name}/{one}" for one in self.files.get(split, ())) or "nothing"
                 )
-                raise DudeError(f"{self.name}, split {split}: {given} has no {names}.{there}")
-        return self._download(split, given)
+                raise DudeError(f"{self.name}, split {split}: {base} has no {names}.{hint}")
+        return self._download(split, base)
 
-    def _download(self, split: str, looked: Path | None) -> Rows:
+    def _download(self, split: str, searched: Path | None) -> Rows:
         if self.hub is None or split not in self.hub.splits:
             raise DudeError(f"{self.name}, split {split}: not on the hub. {self._remedy(split)}")
-        seen = f"{looked} does not have it. " if looked else ""
+        prefix = f"{searched} does not have it. " if searched else ""
         rows = read_hub(
             self.hub.path,
             self.hub.subset,
             self.hub.splits[split],
             what=f"{self.name}, split {split}",
-            remedy=seen + self._remedy(split),
+            remedy=prefix + self._remedy(split),
         )
         return readers.ordered(rows) if self.parser is parsers.gpqa else rows
 

@@ -85,21 +85,21 @@ def _samples(unit: Unit, logged: Sequence[Mapping[str, Any]]) -> list[dict[str, 
     for item in sorted(logged, key=lambda one: one["doc_id"]):
         number = item["doc_id"]
         scores = {name: item[name] for name in item["metrics"]}
-        asked = unit.questions[number] if unit.questions else None
-        if asked is None:
+        question = unit.questions[number] if unit.questions else None
+        if question is None:
             sample = {"id": str(number), "prompt": item["arguments"][0][0], "gold": item["target"]}
             sample["prediction"] = item["filtered_resps"]
-        elif isinstance(asked, Problem):
-            said = item["filtered_resps"][0]
+        elif isinstance(question, Problem):
+            generated = item["filtered_resps"][0]
             sample = {
-                "id": asked.id,
+                "id": question.id,
                 "prompt": item["arguments"][0][0],
-                "gold": str(final_number(asked.answer)),
-                "prediction": _text(final_number(said)),
-                "generated": said,
+                "gold": str(final_number(question.answer)),
+                "prediction": _text(final_number(generated)),
+                "generated": generated,
             }
         else:
-            sample = _choice_sample(asked, item, unit.metric)
+            sample = _choice_sample(question, item, unit.metric)
         main = unit.metric or next(iter(scores), "")
         out.append({"task": unit.name, **sample, "correct": bool(scores.get(main)), **scores})
     return out

@@ -237,7 +237,7 @@ def stored_prompts(settings: EvalSettings) -> dict[tuple[str, str], dict[str, An
 def _prompts_of(name: str, settings: EvalSettings) -> dict[tuple[str, str], dict[str, Any]]:
     named = named_set(name)
     root, split = settings.root or os.environ.get(ROOT_VARIABLE), settings.split or named.eval_split
-    if not named.embedded and (root is None or named.found(split, root) is None):
+    if not named.embedded and (root is None or named.find(split, root) is None):
         return {}
     found: dict[tuple[str, str], dict[str, Any]] = {}
     protocol = settings.protocol or named.choice_protocol

@@ -167,16 +167,16 @@ class Method:
         documented = meanings(config)
         made: dict[str, Any] = {}
         for key, changes in self.keys.items():
-            own = TargetSettings.model_fields.get(key)
+            shared = TargetSettings.model_fields.get(key)
             field = fields[key]
             spec = dict(changes)
-            kind = spec.pop("type", own.annotation if own else types[key])
+            kind = spec.pop("type", shared.annotation if shared else types[key])
             if not {"default", "default_factory"} & set(spec):
                 if field.default is not dataclasses.MISSING:
                     spec["default"] = field.default
                 else:
                     spec["default_factory"] = field.default_factory
-            if own is None:
+            if shared is None:
                 spec.setdefault("description", field.metadata.get("help") or documented.get(key))
             made[key] = (kind, Field(**spec))
         for key in TargetSettings.model_fields.keys() - fields.keys() - {"name"}:  # PEFT has it for other methods only

@@ -289,17 +289,16 @@ def _check_quantization(settings: ModelSettings, config: PretrainedConfig) -> No
 
 
 def _unreadable(settings: ModelSettings, source: str, what: str, error: BaseException) -> str:
-    said = shorten(error, 400).rstrip(".")
-    reason = said if isinstance(error, (OSError, ValueError)) and said else f"{type(error).__name__}: {said}"
-    first = f"{reason}."
+    text = shorten(error, 400).rstrip(".")
+    reason = text if isinstance(error, (OSError, ValueError)) and text else f"{type(error).__name__}: {text}"
     if "trust_remote_code" in str(error):
         return (
             f"model '{settings.name}': its {what} runs code of the model's repository. If you trust it, set "
             "model.trust_remote_code=true."
         )
     if Path(source).is_dir():
-        return f"model '{settings.name}': the {what} in {source} cannot be read: {first}"
+        return f"model '{settings.name}': the {what} in {source} cannot be read: {reason}."
     return (
-        f"model '{settings.name}': not a local folder, and the {what} cannot be loaded from the hub: {first} Check the "
-        f"name and the network, or give a folder; '{EMBEDDED}' is the embedded model, which needs no network."
+        f"model '{settings.name}': not a local folder, and the {what} cannot be loaded from the hub: {reason}. Check "
+        f"the name and the network, or give a folder; '{EMBEDDED}' is the embedded model, which needs no network."
     )

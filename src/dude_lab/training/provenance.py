@@ -45,15 +45,15 @@ def git_state() -> dict[str, Any] | None:
     Changes outside the package, such as results, do not count. A copy installed inside another repository has no
     commit: git must track this file.
     """
-    here = Path(__file__).resolve()
+    this_file = Path(__file__).resolve()
 
     def git(*words: str) -> str:
-        command = ["git", "-C", str(here.parent), *words]
+        command = ["git", "-C", str(this_file.parent), *words]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", here.name)
-        changes = git("status", "--porcelain", "--untracked-files=no", "--", str(here.parents[1]))
+        git("ls-files", "--error-unmatch", this_file.name)
+        changes = git("status", "--porcelain", "--untracked-files=no", "--", str(this_file.parents[1]))
         return {"sha": git("rev-parse", "HEAD"), "dirty": bool(changes)}
     except (OSError, subprocess.SubprocessError):
         return None

@@ -58,9 +58,8 @@ class RunFolder:
             raise DudeError(
                 f"output: {self.path} is not empty and is not a run ({', '.join(found[:4])}). Choose another folder."
             )
-        there = read_yaml(self.config)
-        here = settings.resolved()
-        changed = differences({**there, "output": None}, {**here, "output": None})
+        existing, new = read_yaml(self.config), settings.resolved()
+        changed = differences({**existing, "output": None}, {**new, "output": None})
         if changed:
             more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
             raise DudeError(

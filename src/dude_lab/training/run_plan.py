@@ -191,10 +191,10 @@ def _steps(plan: Plan) -> str:
     train, count = plan.settings.train, plan.processes
     if train.batch_size % count:
         down, up = train.batch_size // count * count, -(-train.batch_size // count) * count
-        near = " or ".join(str(size) for size in (down, up) if size)
+        nearest = " or ".join(str(size) for size in (down, up) if size)
         raise DudeError(
             f"train.batch_size: {train.batch_size} is not a multiple of the {count} processes, which share a batch. "
-            f"Set train.batch_size to {near}, or start another number of processes."
+            f"Set train.batch_size to {nearest}, or start another number of processes."
         )
     if count > 1:
         plan.notes.append(

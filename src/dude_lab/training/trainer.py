@@ -58,13 +58,13 @@ class LengthGroupedSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(len(self.lengths), generator=generator).tolist()
-        whole = len(order) - len(order) % self.batch_size
+        full = len(order) - len(order) % self.batch_size  # examples in full batches
         span = WINDOW * self.batch_size
-        for start in range(0, whole, span):
-            window = sorted(order[start : min(start + span, whole)], key=lambda i: self.lengths[i])
+        for start in range(0, full, span):
+            window = sorted(order[start : min(start + span, full)], key=lambda i: self.lengths[i])
             for batch in torch.randperm(len(window) // self.batch_size, generator=generator).tolist():
                 yield from window[batch * self.batch_size : (batch + 1) * self.batch_size]
-        yield from order[whole:]  # the short batch stays last: elsewhere it would shift those after it
+        yield from order[full:]  # the short batch stays last: elsewhere it would shift those after it
 
 
 class RunTrainer(SFTTrainer):
