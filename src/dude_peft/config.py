@@ -58,7 +58,7 @@ class DudeConfig(LoraConfig):
             letter; saved in another form and exported merged).
         detach_norm: treat ||V||_c as a constant in the gradient (DoRA's rule) instead of the exact Eq. 9.
         svd: `"krylov"` or `"exact"`, see `svd.top_singular_triplets`.
-        svd_seed: of the Krylov block, combined with each module's name.
+        svd_seed: seed of the Krylov block, combined with each module's name.
         factors: folder of `convert.decompose_checkpoint`, whose decompositions are used; not saved with the adapter.
 
     Raises:

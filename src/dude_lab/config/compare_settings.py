@@ -27,7 +27,7 @@ class SearchSettings(Settings):
     """The search for a learning rate.
 
     Attributes:
-        seed: seed of the search runs; best none of `seeds`.
+        seed: seed of the search runs; should not be one of `seeds`.
         steps: optimizer steps of a search run. As many as the other runs if null.
         eval: evaluation of the search runs, merged over `run.eval`; never on the test split. If null, the learning rate
             is chosen by the loss on `run.data.validation`.

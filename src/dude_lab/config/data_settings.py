@@ -28,7 +28,7 @@ class DataSettings(Settings):
             with its letter. The data set's default if null.
         calculator_marks: GSM8K's `<<48/2=24>>`: `keep` (as lm-evaluation-harness does; the default) or `strip`.
         prompt: a column, or a template such as `"Question: {question}\\nAnswer:"`. Column `prompt` if null.
-        completion: likewise for the text to learn. Column `completion` if null.
+        completion: likewise, for the text to train on. Column `completion` if null.
         validation: fraction of the training records to hold out; or, with `train`, a file; or, with `name` and `hub`,
             a split.
         limit: use only the first `limit` training records.

@@ -21,7 +21,7 @@ class EvalSettings(Settings):
 
     Attributes:
         suite: a named data set or a group of them, or `lm_eval:NAME` for a task of lm-evaluation-harness.
-        tasks: a list of these.
+        tasks: a list of such names.
         every: evaluate every `every` optimizer steps and at the end. Only at the end if null.
         limit: use only the first `limit` questions of each task (of each subject of MMLU). All if null.
         batch_size: sequences in one forward.
@@ -30,7 +30,7 @@ class EvalSettings(Settings):
         protocol: `cloze` scores the text of each choice, `letter` its letter. The data set's default if null.
         root: folder with the raw files. If null, the environment variable DUDE_DATA_DIR, then the hub.
         split: split to evaluate on. The data set's evaluation split if null.
-        seed: seed of the draw of few-shot examples.
+        seed: seed of the choice of few-shot examples.
     """
 
     suite: str | None = None

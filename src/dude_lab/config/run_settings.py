@@ -54,7 +54,7 @@ class TrainSettings(Settings):
         group_by_length: batch examples of similar length: less padding, a different order of the same examples.
         gradient_checkpointing: recompute activations in the backward pass to save memory.
         seed: seed of the adapter's initialisation, dropout and the order of the examples.
-        data_seed: order of the examples. Equal to `seed` if null.
+        data_seed: seed of the order of the examples. Equal to `seed` if null.
         save_every: steps between checkpoints.
         keep_checkpoints: number of checkpoints to keep.
         log_every: steps between logged values.

@@ -30,7 +30,7 @@ class LoraXsConfig(BaselineConfig):
         lora_dropout: of the update's input.
         init_std: standard deviation of R's initial entries; the paper's is 1e-5.
         svd: `krylov` or `exact`.
-        svd_seed: of the Krylov block, combined with the module's name.
+        svd_seed: seed of the Krylov block, combined with the module's name.
     """
 
     r: int = 16
