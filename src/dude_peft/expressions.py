@@ -50,7 +50,9 @@ def check_expression(option: str, expression: str) -> None:
     """
     shown = f"{option}: {quote(expression)}"
     if len(expression) > MAX_LENGTH:
-        raise DudeError(f"{shown} has {len(expression)} characters, the most is {MAX_LENGTH}: give a list of names")
+        raise DudeError(
+            f"{shown} has {len(expression)} characters, at most {MAX_LENGTH} are allowed: give a list of names"
+        )
     try:
         tree = _parser.parse(expression)
         re.compile(FORMS[option].format(expression))
@@ -64,7 +66,7 @@ def check_expression(option: str, expression: str) -> None:
         ) from None
     if steps > MAX_STEPS:
         raise DudeError(
-            f"{shown} could take {steps:.0e} steps on a module name, the most is {MAX_STEPS:.0e}. Use fewer "
+            f"{shown} could take {steps:.0e} steps on a module name, at most {MAX_STEPS:.0e} are allowed. Use fewer "
             "quantifiers (at most 4 such as .*, or 7 such as [^.]*), or give a list of names"
         )
 

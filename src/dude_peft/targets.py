@@ -100,7 +100,7 @@ def check_rank(name: str, shape: tuple[int, ...], r: int) -> None:
     if r > min(shape):
         last = name.rsplit(".", 1)[-1]
         raise DudeError(
-            f"rank {r} is above {min(shape)}, the most that module '{name}' of shape {tuple(shape)} can have. "
+            f"rank {r} is above {min(shape)}, the maximum for module '{name}' of shape {tuple(shape)}. "
             f"Lower r, or set another for this module: rank_pattern: {{{last}: {min(shape)}}}."
         )
 
