@@ -91,8 +91,8 @@ def test_suites_are_made_of_known_sets():
 def additions(monkeypatch, tmp_path):
     """A data set that is in the catalogue and nowhere else; its folder."""
     splits = {"train": ("train.jsonl",), "test": ("test.jsonl",)}
-    options = {"protocol": "generate", "metric": "exact_match", "suites": ("commonsense", "sums")}
-    entry = NamedSet("additions", parsers.gsm8k, splits, None, "train", "test", "train", **options)
+    options = {"eval_split": "test", "protocol": "generate", "metric": "exact_match", "suites": ("commonsense", "sums")}
+    entry = NamedSet("additions", parsers.gsm8k, splits, None, **options)
     monkeypatch.setitem(SETS, "additions", entry)
     (tmp_path / "additions").mkdir()
     for split in splits:

@@ -13,8 +13,6 @@ from . import parsers, readers
 from .data_files import read_rows
 from .sets import Hub, NamedSet
 
-_ARC_PARTS = {"train": "Train", "validation": "Dev", "test": "Test"}
-
 _EMBEDDED = {
     "mini_gsm": "gsm8k",
     "mini_metamath": "metamathqa",
@@ -33,172 +31,144 @@ _EMBEDDED = {
 """Set that ships with the package -> the published set whose schema, prompts and metric it shares."""
 
 
-def _published() -> list[NamedSet]:
-    three = {"train": "train", "validation": "validation", "test": "test"}
-    two = {"train": "train", "validation": "validation"}
-    return [
+_TWO = {"train": "train", "validation": "validation"}  # splits that have the same name on the hub
+_THREE = {**_TWO, "test": "test"}
+
+_PUBLISHED = (
+    NamedSet(
+        "gsm8k",
+        parsers.gsm8k,
+        {"train": ("train.jsonl",), "test": ("test.jsonl",)},
+        Hub("openai/gsm8k", "main", {"train": "train", "test": "test"}),
+        eval_split="test",
+        protocol="generate",
+        metric="exact_match",
+    ),
+    NamedSet(
+        "metamathqa",
+        parsers.metamathqa,
+        {"train": ("MetaMathQA-395K.json", "train.jsonl", "sample.jsonl")},
+        Hub("meta-math/MetaMathQA", None, {"train": "train"}),
+        eval_split="",
+        fewshot_split=None,
+        reader=read_rows,
+        protocol="generate",
+        metric="exact_match",
+    ),
+    NamedSet(
+        "commonsense_qa",
+        parsers.commonsense_qa,
+        {"train": ("train_rand_split.jsonl",), "validation": ("dev_rand_split.jsonl",)},
+        Hub("tau/commonsense_qa", None, _TWO),
+    ),
+    NamedSet(
+        "boolq",
+        parsers.boolq,
+        {"train": ("train.jsonl",), "validation": ("val.jsonl", "dev.jsonl")},
+        Hub("google/boolq", None, _TWO),
+        suites=("commonsense",),
+    ),
+    NamedSet(
+        "piqa",
+        parsers.piqa,
+        {"train": ("train.jsonl",), "validation": ("valid.jsonl",)},
+        Hub("baber/piqa", None, _TWO),
+        reader=readers.with_labels("label"),
+        metric="acc_norm",
+        suites=("commonsense",),
+    ),
+    NamedSet(
+        "siqa",
+        parsers.siqa,
+        {"train": ("train.jsonl",), "validation": ("dev.jsonl",)},
+        Hub("lighteval/siqa", None, _TWO),
+        reader=readers.with_labels("label"),
+        suites=("commonsense",),
+    ),
+    NamedSet(
+        "hellaswag",
+        parsers.hellaswag,
+        {
+            "train": ("hellaswag_train.jsonl",),
+            # All records with their tags; all without tags; some with tags.
+            "validation": ("hellaswag_val.jsonl", "hellaswag_val_full.txt", "hellaswag_val_1000.jsonl"),
+        },
+        Hub("Rowan/hellaswag", None, _TWO),
+        reader=readers.hellaswag,
+        metric="acc_norm",
+        suites=("commonsense",),
+    ),
+    NamedSet(
+        "winogrande",
+        parsers.winogrande,
+        {"train": ("train_xl.jsonl",), "validation": ("dev.jsonl",)},
+        Hub("allenai/winogrande", "winogrande_xl", _TWO),
+        reader=readers.with_labels("answer"),
+        suites=("commonsense",),
+    ),
+    *(
         NamedSet(
-            "gsm8k",
-            parsers.gsm8k,
-            {"train": ("train.jsonl",), "test": ("test.jsonl",)},
-            Hub("openai/gsm8k", "main", {"train": "train", "test": "test"}),
-            "train",
-            "test",
-            "train",
-            protocol="generate",
-            metric="exact_match",
-        ),
-        NamedSet(
-            "metamathqa",
-            parsers.metamathqa,
-            {"train": ("MetaMathQA-395K.json", "train.jsonl", "sample.jsonl")},
-            Hub("meta-math/MetaMathQA", None, {"train": "train"}),
-            "train",
-            "",
-            None,
-            reader=read_rows,
-            protocol="generate",
-            metric="exact_match",
-        ),
-        NamedSet(
-            "commonsense_qa",
-            parsers.commonsense_qa,
-            {"train": ("train_rand_split.jsonl",), "validation": ("dev_rand_split.jsonl",)},
-            Hub("tau/commonsense_qa", None, two),
-            "train",
-            "validation",
-            "train",
-        ),
-        NamedSet(
-            "boolq",
-            parsers.boolq,
-            {"train": ("train.jsonl",), "validation": ("val.jsonl", "dev.jsonl")},
-            Hub("google/boolq", None, two),
-            "train",
-            "validation",
-            "train",
-            suites=("commonsense",),
-        ),
-        NamedSet(
-            "piqa",
-            parsers.piqa,
-            {"train": ("train.jsonl",), "validation": ("valid.jsonl",)},
-            Hub("baber/piqa", None, two),
-            "train",
-            "validation",
-            "train",
-            reader=readers.with_labels("label"),
-            metric="acc_norm",
-            suites=("commonsense",),
-        ),
-        NamedSet(
-            "siqa",
-            parsers.siqa,
-            {"train": ("train.jsonl",), "validation": ("dev.jsonl",)},
-            Hub("lighteval/siqa", None, two),
-            "train",
-            "validation",
-            "train",
-            reader=readers.with_labels("label"),
-            suites=("commonsense",),
-        ),
-        NamedSet(
-            "hellaswag",
-            parsers.hellaswag,
+            name,
+            parsers.arc,
             {
-                "train": ("hellaswag_train.jsonl",),
-                # Whole and with its tags; whole without them; a part with them.
-                "validation": ("hellaswag_val.jsonl", "hellaswag_val_full.txt", "hellaswag_val_1000.jsonl"),
+                "train": (f"{title}-Train.jsonl",),
+                "validation": (f"{title}-Dev.jsonl",),
+                "test": (f"{title}-Test.jsonl",),
             },
-            Hub("Rowan/hellaswag", None, two),
-            "train",
-            "validation",
-            "train",
-            reader=readers.hellaswag,
+            Hub("allenai/ai2_arc", title, _THREE),
+            eval_split="test",
             metric="acc_norm",
             suites=("commonsense",),
-        ),
+        )
+        for name, title in (("arc_easy", "ARC-Easy"), ("arc_challenge", "ARC-Challenge"))
+    ),
+    NamedSet(
+        "openbookqa",
+        parsers.openbookqa,
+        {"train": ("train.jsonl",), "validation": ("dev.jsonl",), "test": ("test.jsonl",)},
+        Hub("allenai/openbookqa", "main", _THREE),
+        eval_split="test",
+        metric="acc_norm",
+        suites=("commonsense",),
+    ),
+    NamedSet(
+        "mmlu",
+        parsers.mmlu,
+        {"train": ("auxiliary_train/",), "validation": ("val/",), "dev": ("dev/",), "test": ("test/",)},
+        Hub("cais/mmlu", "all", {**_THREE, "train": "auxiliary_train", "dev": "dev"}),
+        eval_split="test",
+        fewshot_split="dev",
+        reader=readers.mmlu,
+        protocol="letter",
+        by_subject=True,
+    ),
+    *(
         NamedSet(
-            "winogrande",
-            parsers.winogrande,
-            {"train": ("train_xl.jsonl",), "validation": ("dev.jsonl",)},
-            Hub("allenai/winogrande", "winogrande_xl", two),
-            "train",
-            "validation",
-            "train",
-            reader=readers.with_labels("answer"),
-            suites=("commonsense",),
-        ),
-        *(
-            NamedSet(
-                name,
-                parsers.arc,
-                {split: (f"{title}-{part}.jsonl",) for split, part in _ARC_PARTS.items()},
-                Hub("allenai/ai2_arc", title, three),
-                "train",
-                "test",
-                "train",
-                metric="acc_norm",
-                suites=("commonsense",),
-            )
-            for name, title in (("arc_easy", "ARC-Easy"), ("arc_challenge", "ARC-Challenge"))
-        ),
-        NamedSet(
-            "openbookqa",
-            parsers.openbookqa,
-            {"train": ("train.jsonl",), "validation": ("dev.jsonl",), "test": ("test.jsonl",)},
-            Hub("allenai/openbookqa", "main", three),
-            "train",
-            "test",
-            "train",
-            metric="acc_norm",
-            suites=("commonsense",),
-        ),
-        NamedSet(
-            "mmlu",
-            parsers.mmlu,
-            {"train": ("auxiliary_train/",), "validation": ("val/",), "dev": ("dev/",), "test": ("test/",)},
-            Hub(
-                "cais/mmlu",
-                "all",
-                {"train": "auxiliary_train", "validation": "validation", "dev": "dev", "test": "test"},
-            ),
-            "train",
-            "test",
-            "dev",
-            reader=readers.mmlu,
-            protocol="letter",
-            by_subject=True,
-        ),
-        *(
-            NamedSet(
-                name,
-                parsers.gpqa,
-                {"train": (f"{name}.csv",)},
-                Hub("Idavidrein/gpqa", name, {"train": "train"}),
-                "train",
-                "train",
-                None,
-                reader=readers.gpqa,
-                protocol="letter",
-                folder="gpqa",
-            )
-            for name in ("gpqa_main", "gpqa_diamond", "gpqa_extended")
-        ),
-        # What the DuDe paper fine-tunes on: one after the other, a question that is in both twice.
-        NamedSet(
-            "gpqa_main_extended",
+            name,
             parsers.gpqa,
-            {"train": ("./",)},
-            Hub("Idavidrein/gpqa", "gpqa_main+gpqa_extended", {"train": "train"}),
-            "train",
-            "train",
-            None,
-            reader=readers.gpqa_both,
+            {"train": (f"{name}.csv",)},
+            Hub("Idavidrein/gpqa", name, {"train": "train"}),
+            eval_split="train",
+            fewshot_split=None,
+            reader=readers.gpqa,
             protocol="letter",
             folder="gpqa",
-        ),
-    ]
+        )
+        for name in ("gpqa_main", "gpqa_diamond", "gpqa_extended")
+    ),
+    # The training data of the DuDe paper: one after the other, a question that is in both twice.
+    NamedSet(
+        "gpqa_main_extended",
+        parsers.gpqa,
+        {"train": ("./",)},
+        Hub("Idavidrein/gpqa", "gpqa_main+gpqa_extended", {"train": "train"}),
+        eval_split="train",
+        fewshot_split=None,
+        reader=readers.gpqa_both,
+        protocol="letter",
+        folder="gpqa",
+    ),
+)
 
 
 def _embedded(name: str, published: NamedSet) -> NamedSet:
@@ -223,7 +193,7 @@ def _embedded(name: str, published: NamedSet) -> NamedSet:
 
 
 def _entries() -> dict[str, NamedSet]:
-    published = {one.name: one for one in _published()}
+    published = {one.name: one for one in _PUBLISHED}
     return published | {name: _embedded(name, published[real]) for name, real in _EMBEDDED.items()}
 
 

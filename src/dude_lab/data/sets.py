@@ -86,9 +86,9 @@ class NamedSet:
     parser: parsers.Parser
     files: Mapping[str, tuple[str, ...]]
     hub: Hub | None
-    train_split: str
-    eval_split: str
-    fewshot_split: str | None
+    train_split: str = "train"
+    eval_split: str = "validation"
+    fewshot_split: str | None = "train"
     reader: readers.Reader = read_jsonl
     protocol: Literal["generate", "cloze", "letter"] = "cloze"
     metric: str = "acc"
