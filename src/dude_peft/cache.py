@@ -88,14 +88,17 @@ class MicroStepCache:
         self._entry: tuple[Any, Any, Any, Any, Tensor, Composition, Factors] | None = None
 
     def get(self, key: Any, trained: Tensors, init: Tensors, weight: Tensor) -> tuple[Composition, Factors] | None:
-        """Return what is cached, or None, and free it, where `key`, a parameter or `weight` may have changed."""
+        """Return what is cached, or None, and free it, where `key`, a parameter or `weight` may have changed.
+
+        Parameters are compared as they enter the composition, in its dtype.
+        """
         if self._entry is None:
             return None
         old_key, old_state, _, old_weight, magnitude, composition, factors = self._entry
         if old_key == key and old_weight() is weight and old_state == versions((*init, weight)):
             (dA, dB, m), (Ah, Bt), r = trained, composition[:2], len(init[0])
             # The magnitude first: it is short, and a step changes it.
-            pairs = (m, magnitude), (dA.to(Ah.dtype), Ah[:r]), (dB.to(Bt.dtype), Bt[r:].T)
+            pairs = (m.to(magnitude.dtype), magnitude), (dA.to(Ah.dtype), Ah[:r]), (dB.to(Bt.dtype), Bt[r:].T)
             if all(torch.equal(*pair) for pair in pairs):
                 return composition, factors
         self._entry = None
@@ -113,7 +116,7 @@ class MicroStepCache:
         """Cache both, computed from these tensors without a graph."""
         state = versions((*init, weight))
         storages = tuple(t.detach() for t in init)  # so that no address is reused
-        magnitude = trained[2].detach().clone()
+        magnitude = trained[2].detach().to(composition.norm.dtype, copy=True)
         entry = key, state, storages, weakref.ref(weight), magnitude, composition, factors
         self._entry = None if state is None else entry
 

@@ -129,6 +129,11 @@ def replaced_parameter(model, layer):
     layer.lora_A["default"].weight = nn.Parameter(layer.lora_A["default"].weight * 2)
 
 
+def rounded_magnitude(model, layer):
+    magnitude = layer.lora_magnitude_vector["default"]
+    magnitude.weight = nn.Parameter(magnitude.weight.detach().bfloat16())
+
+
 def bare_pointer_step(model, layer):
     """As 8-bit optimizers step."""
     for p in trained_parameters(layer, "default"):
@@ -141,6 +146,7 @@ MORE = {
     "one entry of the magnitude": step_of_one_entry(2),
     "base weight": replaced_base_weight,
     "parameter": replaced_parameter,
+    "magnitude in another dtype": rounded_magnitude,
     "bare pointers": bare_pointer_step,
 }
 
