@@ -13,7 +13,7 @@ from dude_peft.errors import DudeError, quote
 
 from ..config.compare_settings import ComparisonSettings
 from ..config.run_settings import RunSettings
-from ..config.yaml_file import fingerprint, json_copy, parse_run
+from ..config.yaml_file import fingerprint, fingerprinted, json_copy, parse_run
 from .rows import Row, expand_rows
 
 BASE = "base"
@@ -88,7 +88,7 @@ class Grid:
         settings = self.runs(self.rows[0], self.rows[0].learning_rates[0])[0].settings
         if settings.eval is None:
             return None
-        values = settings.resolved()
+        values = fingerprinted(settings)
         key = _key({"model": values["model"], "eval": values["eval"], "device": values["train"]["device"]}, self)
         name = f"{BASE}-{key}"
         return PlannedRun("base", name, settings.model_copy(update={"output": self.folder / name}))

@@ -20,12 +20,15 @@ class ModelSettings(Settings):
             safetensors are loaded.
         dtype: dtype of the weights. `auto` is bfloat16 on a GPU that supports it, else float32; full fine-tuning always
             uses float32, since a bfloat16 parameter does not change by steps of 1e-5.
+        quantization: quantise the linear layers of the base model on loading, by bitsandbytes: `nf4` (4 bits, with
+            double quantisation) or `int8`. No quantisation if null.
         revision: branch, tag or commit on the hub. The default branch if null.
         trust_remote_code: run the Python code that the model's repository ships.
     """
 
     name: str = Field(min_length=1)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    quantization: Literal["nf4", "int8"] | None = None
     revision: str | None = None
     trust_remote_code: bool = False
 

@@ -96,17 +96,23 @@ def to_yaml(settings: RunSettings) -> str:
 
 # Keys that older runs do not have, with the value that those runs used. At that value a key is no part of the
 # fingerprint, so that it is still the one of the older runs.
-ADDED = {("train", "group_by_length"): False}
+ADDED = {("train", "group_by_length"): False, ("model", "quantization"): None}
 
 
 def fingerprint(settings: RunSettings) -> str:
     """Return the SHA-256 of a config without `output`: runs with the same fingerprint have the same result."""
-    values = settings.resolved()
+    values = fingerprinted(settings)
     del values["output"]
+    return json_sha256(values)
+
+
+def fingerprinted(settings: RunSettings) -> dict[str, Any]:
+    """Return the resolved config without the keys of `ADDED` at their former values."""
+    values = settings.resolved()
     for (section, key), former in ADDED.items():
         if values[section][key] == former:
             del values[section][key]
-    return json_sha256(values)
+    return values
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -131,6 +131,7 @@ class Method:
         conv1d: whether GPT-2's `Conv1D` can be a target beside `nn.Linear`.
         overwrites_base: whether PEFT changes the base weights on initialisation, so that the adapter has to be saved as
             a difference to the original base.
+        quantizations: the values of `model.quantization` that the method can train on.
         merges: whether the result can be merged into the base weights.
     """
 
@@ -147,6 +148,7 @@ class Method:
     check: Callable[[Any, Target], None] = _no_check
     conv1d: bool = True
     overwrites_base: bool = False
+    quantizations: tuple[str, ...] = ()
     merges: bool = True
 
     @cached_property

@@ -35,6 +35,7 @@ def _alphas(value: dict[str, float]) -> dict[str, float]:
 
 
 PROBABILITY = {"ge": 0, "lt": 1}
+BITSANDBYTES = ("nf4", "int8")
 DROPOUT = {**PROBABILITY, "description": "dropout probability of the update's input."}
 ALPHA = {
     "type": float | None,
@@ -93,18 +94,30 @@ _PISSA = (
 _OLORA = "OLoRA: Orthonormal Low-Rank Adaptation of Large Language Models, arXiv 2406.01775 (PEFT)"
 
 
-def _variant(name: str, title: str, source: str, init: str, count: Any, overwrites_base: bool, **fixed: Any) -> Method:
+def _variant(
+    name: str, title: str, source: str, init: str, count: Any, quantizations: tuple[str, ...], **fixed: Any
+) -> Method:
     return Method(
-        name, title, source, "peft.LoraConfig", init, count, LORA, fixed, _lora_scale, overwrites_base=overwrites_base
+        name,
+        title,
+        source,
+        "peft.LoraConfig",
+        init,
+        count,
+        LORA,
+        fixed,
+        _lora_scale,
+        overwrites_base=not quantizations,
+        quantizations=quantizations,
     )
 
 
 LORA_METHODS = (
-    _variant("lora", "LoRA", _LORA, "kaiming", lora_count, False),
-    _variant("dora", "DoRA", _DORA, "kaiming", dora_count, False, use_dora=True),
+    _variant("lora", "LoRA", _LORA, "kaiming", lora_count, BITSANDBYTES),
+    _variant("dora", "DoRA", _DORA, "kaiming", dora_count, ("nf4",), use_dora=True),
     # The exact SVD: PEFT's fast one (pissa_niter_k) is unseeded and its adapters reload wrongly.
-    _variant("pissa", "PiSSA", _PISSA, "svd", lora_count, True, init_lora_weights="pissa"),
-    _variant("olora", "OLoRA", _OLORA, "qr", lora_count, True, init_lora_weights="olora"),
+    _variant("pissa", "PiSSA", _PISSA, "svd", lora_count, (), init_lora_weights="pissa"),
+    _variant("olora", "OLoRA", _OLORA, "qr", lora_count, (), init_lora_weights="olora"),
 )
 
 
@@ -138,6 +151,7 @@ DUDE_METHODS = tuple(
         {"init_variant": name},
         _lora_scale,
         frozen=dude_frozen,
+        quantizations=BITSANDBYTES,
     )
     for name, title in (("dude", "DuDe"), ("dude_a", "DuDe-A"), ("dude_b", "DuDe-B"))
 )

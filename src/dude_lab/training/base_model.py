@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,7 +115,7 @@ def find_base(settings: ModelSettings, *, device: str = "auto", full: bool = Fal
         )
     except Exception as error:  # an unexpected value fails anywhere in transformers, with any class
         raise DudeError(_unreadable(settings, source, "config", error)) from None
-    _check_quantization(settings, config)
+    _check_quantization(settings, config, full)
     return Base(
         name=settings.name,
         source=source,
@@ -166,13 +167,33 @@ def load_base(base: Base) -> PreTrainedModel:
             revision=base.settings.revision,
             trust_remote_code=base.settings.trust_remote_code,
             dtype=base.dtype,
+            **_quantized(base),
         )
     except DudeError as error:
         raise DudeError(f"model '{base.name}': {error}") from None
     except (OSError, ValueError, RuntimeError, SafetensorError, TypeError, LookupError, AttributeError) as error:
         check_base(base)  # raises a better message if it finds the cause
         raise DudeError(_unreadable(base.settings, base.source, "weights", error)) from None
+    if base.settings.quantization is not None:
+        return model  # is on the device; bitsandbytes' layers cannot be moved
     return model.to(device=base.device)  # type: ignore[arg-type]
+
+
+def _quantized(base: Base) -> dict[str, Any]:
+    """Return the arguments of `from_pretrained` for `model.quantization`."""
+    if base.settings.quantization is None:
+        return {}
+    from transformers import BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(load_in_8bit=True)
+    if base.settings.quantization == "nf4":
+        config = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=base.dtype,
+        )
+    return {"quantization_config": config, "device_map": {"": base.device}}
 
 
 def meta_model(base: Base) -> PreTrainedModel:
@@ -276,7 +297,17 @@ def _check_sizes(file: Path) -> None:
                 raise DudeError(f"{file}: '{key}' is {quote(value)}, and must be between 1 and {most:,}. {remedy}")
 
 
-def _check_quantization(settings: ModelSettings, config: PretrainedConfig) -> None:
+def _check_quantization(settings: ModelSettings, config: PretrainedConfig, full: bool) -> None:
+    if settings.quantization is not None:
+        wanted = f"model.quantization: {settings.quantization}"
+        if find_spec("bitsandbytes") is None:
+            raise DudeError(f"{wanted} needs bitsandbytes, which is not installed: pip install bitsandbytes")
+        if full:
+            raise DudeError(
+                f"{wanted}: full fine-tuning trains the weights themselves. Choose a method with an adapter."
+            )
+        if getattr(config, "quantization_config", None) is not None:
+            raise DudeError(f"{wanted}: the weights of '{settings.name}' are quantised already. Leave it out.")
     from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
     quantization = getattr(config, "quantization_config", None)

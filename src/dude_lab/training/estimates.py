@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..config.run_settings import TrainSettings
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 # Values of width `hidden_size` stored for each token and layer (Korthikanti et al. 2022, Eq. 1).
 ACTIVATIONS_PER_LAYER = 34
 ATTENTION_MAPS = 5 / 2  # and for each head and pair of tokens, if attention is not fused
+# Of a weight: 4 bits, and an 8-bit scale for 64 of them, with a float32 for 256 scales; or 8 bits.
+QUANTIZED_BYTES = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
 PYTHON_AND_TORCH = 600 * 2**20  # the process itself, measured
 
 
@@ -32,6 +34,7 @@ class ModelSize:
         hidden, layers, vocabulary: as in its config.
         width: bytes of a weight.
         heads: attention heads, if the attention maps are stored (eager attention); else 0.
+        weights: bytes of all weights; `parameters * width` if None.
     """
 
     parameters: int
@@ -40,6 +43,7 @@ class ModelSize:
     vocabulary: int
     width: int
     heads: int = 0
+    weights: int | None = None
 
 
 def training_bytes(
@@ -63,7 +67,8 @@ def training_bytes(
         layers = one_layer + size.layers * tokens * size.hidden * size.width
     logits = 2 * 4 * tokens * size.vocabulary  # and their gradient, in float32
     adapter = 0 if full else (trainable + frozen) * adapter_width
-    return size.parameters * size.width, adapter, 3 * trainable * adapter_width, int(layers + logits)
+    weights = size.parameters * size.width if size.weights is None else size.weights
+    return weights, adapter, 3 * trainable * adapter_width, int(layers + logits)
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,11 @@ def estimate(plan: Plan) -> MemoryEstimate:
     eager = getattr(base.config, "_attn_implementation", None) == "eager"
     heads = getattr(config, "num_attention_heads", 1) if eager else 0
     vocabulary = getattr(config, "vocab_size", None) or len(base.tokenizer)
-    size = ModelSize(part.total, config.hidden_size, config.num_hidden_layers, vocabulary, base.dtype.itemsize, heads)
+    width = base.dtype.itemsize
+    size = ModelSize(part.total, config.hidden_size, config.num_hidden_layers, vocabulary, width, heads)
+    if plan.settings.model.quantization is not None:
+        narrow = QUANTIZED_BYTES[plan.settings.model.quantization]
+        size = replace(size, weights=int(part.linear * narrow + (part.total - part.linear) * width))
     needed = training_bytes(
         size,
         train,

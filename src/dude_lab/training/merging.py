@@ -64,6 +64,9 @@ def merge(run: Path, output: Path, dtype: str = "auto") -> Merged:
     check_output(output)
     base, model = load_run(run, dtype=dtype, device="cpu")
     model.eval()
+    for module in model.modules():
+        if type(module).__name__ == "Linear8bitLt":
+            module.train()  # in eval mode it rounds its input to 8 bits, too, which the merged model does not
     wanted = _logits(model, base)
     plain = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model  # type: ignore[operator]
 

@@ -39,6 +39,7 @@ class TrainablePart:
         sizes: number of trained values in each of them.
         trainable: number of trained values, `modules_to_save` included.
         total: number of values in the base model.
+        linear: those in its linear layers but for the output layer, which `model.quantization` quantises.
         frozen: number of float32 values that the method stores beside the base model, untrained.
         notes: on modules that `all-linear` does not match.
     """
@@ -48,6 +49,7 @@ class TrainablePart:
     trainable: int
     total: int
     frozen: int = 0
+    linear: int = 0
     notes: list[str] = field(default_factory=list)
 
 
@@ -123,6 +125,8 @@ def _model(plan: Plan) -> str:
             f"full fine-tuning in {settings.model.dtype}: small updates are lost to rounding; float32 is safer"
         )
     dtype = str(plan.base.dtype).removeprefix("torch.")
+    if settings.model.quantization is not None:
+        dtype = f"{settings.model.quantization}, {dtype}"
     return f"{plan.base.config.model_type}, {dtype} on {plan.base.device}, {len(plan.base.tokenizer):,} tokens"
 
 
@@ -159,6 +163,13 @@ def _lengths(plan: Plan) -> str:
 
 
 def _targets(plan: Plan) -> str:
+    quantization, method = plan.settings.model.quantization, METHODS[plan.settings.method.name]
+    if quantization is not None and quantization not in method.quantizations:
+        able = [one.name for one in METHODS.values() if quantization in one.quantizations]
+        raise DudeError(
+            f"model.quantization: method '{method.name}' does not train on {quantization} weights. Leave it out, or "
+            f"choose one of {', '.join(able)}."
+        )
     plan.part = trainable_part(meta_model(plan.base), plan.settings.method)
     plan.notes.extend(plan.part.notes)
     if not plan.part.targets:
@@ -284,7 +295,12 @@ def trainable_part(model: nn.Module, settings: MethodSettings) -> TrainablePart:
     saved = tuple(settings.modules_to_save or ())
     copied = [module for name, module in modules.items() if name.endswith(saved)]  # PEFT's rule, "norm" in "layernorm"
     trainable = sum(sizes) + sum(p.numel() for m in copied for p in m.parameters())
-    return TrainablePart(targets, sizes, trainable, total, method.frozen(settings, targets), notes)
+    linear = sum(
+        module.weight.numel()
+        for module in modules.values()
+        if type(module).__name__ in ("Linear", "Conv1D") and module is not output_layer
+    )
+    return TrainablePart(targets, sizes, trainable, total, method.frozen(settings, targets), linear, notes)
 
 
 def _find_targets(model: nn.Module, settings: TargetSettings) -> Targets:
