@@ -48,7 +48,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tiny_base: Path, tmp_path: Pat
     compare(plan, Watcher())
     assert plan.folder.is_done(cell)
     log = (plan.folder.state / f"{cell.name}.log").read_text()
-    assert "going on after step" in log
+    assert "resuming after step" in log
     train(cell.settings.model_copy(update={"output": tmp_path / "whole"}))
     assert steps(plan.folder.runs / cell.name) == steps(tmp_path / "whole")
 
@@ -83,4 +83,4 @@ def test_nothing_outlives_a_killed_comparison(
     assert not plan.folder.is_done(cell) and not plan.folder.is_claimed(cell)
     compare(plan, Watcher())
     assert plan.folder.is_done(cell)
-    assert "going on after step" in (plan.folder.state / f"{cell.name}.log").read_text()
+    assert "resuming after step" in (plan.folder.state / f"{cell.name}.log").read_text()

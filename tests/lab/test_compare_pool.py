@@ -40,7 +40,7 @@ def test_two_processes_divide_the_work_and_never_do_a_run_twice(tmp_path: Path) 
         from dude_lab.compare.comparison_folder import ComparisonFolder
         from dude_lab.compare.watcher import Watcher
         processes.COMMAND, processes.SERVER = {processes.COMMAND!r}, {processes.SERVER!r}
-        pool.LOOK, pool.LOOK_ELSEWHERE = 0.02, 0.1
+        pool.POLL, pool.POLL_OTHERS = 0.02, 0.1
         folder = ComparisonFolder({str(folder.path)!r})
         grid = folder.grid()
         cells = grid.runs(grid.rows[0], grid.rows[0].learning_rates[0])

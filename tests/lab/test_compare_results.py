@@ -149,7 +149,9 @@ def test_a_best_at_the_end_of_the_grid_is_warned_of(tmp_path: Path) -> None:
     for cell, right in zip(grid.searches(grid.rows[0]), ([1, 0], [1, 1]), strict=True):
         finish(folder, cell, {"mini_csqa": right})
     choice = choose(grid, grid.rows[0], folder)
-    assert choice is not None and "0.01, lies at an end of those tried (0.001, 0.01)" in (choice.warning or "")
+    assert choice is not None and "0.01, is the smallest or largest of the search (0.001, 0.01)" in (
+        choice.warning or ""
+    )
 
 
 def test_finished_runs_give_the_same_table(tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ def test_what_reads_back_differently_removes_nothing(study: Path, monkeypatch: p
     before = contents(study)
     write = packing.write_table
     monkeypatch.setattr(packing, "write_table", lambda table, file: write(table.slice(0, max(1, len(table) - 1)), file))
-    with pytest.raises(DudeError, match="reads back differently"):
+    with pytest.raises(DudeError, match="differs when read back"):
         pack(study)
     monkeypatch.undo()
     assert contents(study) == before and not (study / "runs.parquet").exists()
@@ -183,7 +183,7 @@ def test_a_study_that_a_process_works_on_is_refused(study: Path) -> None:
     name = next((study / "runs").iterdir()).name
     (study / "state").mkdir()
     lock = claim(study / "state", name)
-    with pytest.raises(DudeError, match=f"a process works on {name}"):
+    with pytest.raises(DudeError, match=f"a process is working on {name}"):
         pack(study)
     lock.release()
     assert pack(study).runs == 10
@@ -271,8 +271,8 @@ def test_what_is_no_study_is_refused(tmp_path: Path, study: Path) -> None:
     (tmp_path / "empty").mkdir()
     for path in (tmp_path / "empty", tmp_path / "nothing"):
         assert dude("pack", path).exit_code == 2
-    assert "no packed runs here" in dude("unpack", study).output
+    assert "no packed runs" in dude("unpack", study).output
     pack(study)
     assert find_packed(study) is not None
     result = dude("unpack", study, "-o", study)
-    assert result.exit_code == 2 and "is there already" in result.output and find_packed(study) is not None
+    assert result.exit_code == 2 and "exists" in result.output and find_packed(study) is not None

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from comparison_tools import begin, runs
 
-from dude_lab.compare import pool as room
+from dude_lab.compare import pool as pool_module
 from dude_lab.compare import processes
 from dude_lab.compare.comparison_folder import ComparisonFolder
 from dude_lab.compare.grid import PlannedRun
@@ -75,8 +75,8 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, folder: Path, way: str, *preloaded
     script.write_text(WORKER)
     monkeypatch.setattr(processes, "COMMAND", (sys.executable, str(script)))
     monkeypatch.setattr(processes, "SERVER", (sys.executable, str(script), "serve", *preloaded))
-    monkeypatch.setattr(room, "LOOK", 0.02)
-    monkeypatch.setattr(room, "LOOK_ELSEWHERE", 0.1)
+    monkeypatch.setattr(pool_module, "POLL", 0.02)
+    monkeypatch.setattr(pool_module, "POLL_OTHERS", 0.1)
 
 
 class Seen(Watcher):

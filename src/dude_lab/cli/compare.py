@@ -1,4 +1,4 @@
-"""`dude compare`: work through a comparison, or tabulate runs that are there; show the table and what it says."""
+"""`dude compare`: run a comparison, or compare finished runs; show the table and the outcome."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FILES = ("table.md", "table.json", "curves.png", "curves.svg")
 
 
 def run(words: list[str], *, dry_run: bool, retry_failed: bool, output: Path | None) -> int:
-    """Compare; returns the exit code: 0 all finished, 1 some runs failed or are missing, 130 stopped."""
+    """Compare; return the exit code: 0 all finished, 1 some runs failed or are missing, 130 stopped."""
     if Path(words[0]).suffix.lower() in YAML and not Path(words[0]).is_dir():
         if output is not None:
             raise DudeError("-o is for finished runs; a comparison's folder is set by output=DIR.")
@@ -45,7 +45,7 @@ def _run_config(config: str, overrides: list[str], *, dry_run: bool, retry_faile
         compare(plan, make_watcher(out), retry_failed=retry_failed)
     except Stopped:
         again = shlex.join(["dude", "compare", config, *overrides])
-        out.print(f"{NOTE} stopped; finished runs are kept, and what was training has a checkpoint. Go on with")
+        out.print(f"{NOTE} stopped; finished runs stay, unfinished ones have a checkpoint. Resume with")
         out.print(Text(f"  {again}"), soft_wrap=True)
         return INTERRUPTED
     from ..compare.comparison_report import report
@@ -56,10 +56,10 @@ def _run_config(config: str, overrides: list[str], *, dry_run: bool, retry_faile
     missing = sum(row["missing"] for row in made["rows"])
     if failed:
         runs = "1 run" if failed == 1 else f"{failed} runs"
-        out.print(f"{NOTE} {runs} failed, and will not be tried again unless asked for:")
-        out.print(Text(f"  why       {plan.folder.state}/*.failed.json"), soft_wrap=True)
+        out.print(f"{NOTE} {runs} failed and will not be retried by default:")
+        out.print(Text(f"  errors  {plan.folder.state}/*.failed.json"), soft_wrap=True)
         again = shlex.join(["dude", "compare", config, *overrides, "--retry-failed"])
-        out.print(Text(f"  once more {again}"), soft_wrap=True)
+        out.print(Text(f"  retry   {again}"), soft_wrap=True)
     return FAILED_RUNS if failed or missing else 0
 
 
@@ -84,15 +84,15 @@ def _show_plan(plan: Plan) -> int:
     for row in plan.grid.rows:
         if choices.learning_rate(row) is None:
             for seed in plan.settings.seeds:
-                rows.add_row(escape(row.name), str(seed), "to be chosen", "to do")
+                rows.add_row(escape(row.name), str(seed), "from search", "to do")
     out.print(rows)
     total = plan.run_count
     out.print(
         f"{total} runs: {done} done, {failed} failed, {total - done - failed} to do; "
-        f"{plan.settings.jobs} side by side, {plan.settings.torch_threads} torch threads each"
+        f"{plan.settings.jobs} in parallel, {plan.settings.torch_threads} torch threads each"
     )
     out.print(f"folder: {escape(str(folder.path))}", soft_wrap=True)
-    out.print("[dim]A dry run: nothing was written.[/]")
+    out.print("[dim]Dry run: nothing was written.[/]")
     return 0
 
 
@@ -109,7 +109,7 @@ def _tabulate(paths: list[Path], output: Path | None) -> int:
         show_files(folder.path)
         return 0
     table = make_table(results)
-    show_table(table)  # first of all: a disk that is full must not lose it
+    show_table(table)  # before writing: the disk may be full
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
         write_report(results, table, output)
@@ -118,7 +118,7 @@ def _tabulate(paths: list[Path], output: Path | None) -> int:
 
 
 def show_table(made: dict[str, Any]) -> None:
-    """The table, the outcome and the notes."""
+    """Show the table, the outcome and the notes."""
     from ..compare.table import columns
 
     out = console()
@@ -137,29 +137,29 @@ def show_table(made: dict[str, Any]) -> None:
 
 
 def show_files(folder: Path) -> None:
-    """Where everything is."""
+    """Show the paths of the files."""
     out = console()
     out.print()
-    for what, name in (("table", "table.md"), ("picture", "curves.png"), ("data", "table.json")):
-        out.print(Text(f"{what + ':':9}{folder / name}"), soft_wrap=True)  # whole, so that it can be copied
+    for what, name in (("table", "table.md"), ("figure", "curves.png"), ("data", "table.json")):
+        out.print(Text(f"{what + ':':9}{folder / name}"), soft_wrap=True)  # on one line, so that it can be copied
 
 
 def blocks(heads: list[str], body: list[list[str]], width: int | None) -> list[list[int]]:
-    """Columns that stand side by side in a terminal `width` columns wide, the first two (method, rank) in every block.
+    """Return blocks of columns that fit a terminal of `width` columns, each with the first two (method, rank).
 
-    None is as wide as it takes. A cell is never broken: that makes numbers unreadable.
+    With None there is one block. A cell is never broken, since that makes numbers unreadable.
     """
-    room = [2 + max(len(line[k].replace("**", "")) for line in [heads, *body]) for k in range(len(heads))]
+    widths = [2 + max(len(line[k].replace("**", "")) for line in [heads, *body]) for k in range(len(heads))]
     made: list[list[int]] = [[0, 1]]
     for k in range(2, len(heads)):
-        if width is not None and len(made[-1]) > 2 and sum(room[j] for j in [*made[-1], k]) > width:
+        if width is not None and len(made[-1]) > 2 and sum(widths[j] for j in [*made[-1], k]) > width:
             made.append([0, 1])
         made[-1].append(k)
     return made
 
 
 def _bold(cell: str) -> str:
-    """Markdown's bold as rich's."""
+    """Convert bold text from Markdown to rich."""
     before, mark, rest = escape(cell).partition("**")
     inside, _, after = rest.partition("**")
     return f"{before}[bold]{inside}[/]{after}" if mark else before

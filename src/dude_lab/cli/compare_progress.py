@@ -1,4 +1,4 @@
-"""A comparison as it is watched: live bars on a terminal, plain lines elsewhere."""
+"""Progress of a comparison: live bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from ..compare.watcher import Watcher
 from .console import CHECKED, FAILED, NOTE, duration
 from .progress_bar import Count
 
-WIDE = 110  # columns of a terminal that has room for bars beside the words
+WIDE = 110  # terminal columns from which bars are shown
 
 
 def make_watcher(console: Console) -> Watcher:
-    """The one that suits where the output goes."""
+    """Return the watcher for the console: live on a terminal, else plain."""
     return LiveWatcher(console) if console.is_terminal else PlainWatcher(console)
 
 
 class PlainWatcher(Watcher):
-    """A line for each run that starts, ends or fails."""
+    """Prints a line for each run that starts, finishes or fails."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -39,17 +39,17 @@ class PlainWatcher(Watcher):
         self._since: dict[str, float] = {}
 
     def begin(self, done: int, total: int) -> None:
-        """How much there is to do."""
+        """Print the number of finished runs and of all."""
         self._done, self._total = done, total
         self._say(f"{done} of {total} runs are finished")
 
     def started(self, run: PlannedRun) -> None:
-        """One line."""
+        """Print one line."""
         self._since[run.name] = time.monotonic()
         self._say(f"  started  {escape(run.title)}")
 
     def finished(self, run: PlannedRun, record: dict[str, Any], *, here: bool) -> None:
-        """One line, with the result."""
+        """Print one line with the result."""
         self._done += 1
         after = record["metrics"]["after"] or {}
         words = [f"accuracy {after['accuracy']:.1%}"] if "accuracy" in after else []
@@ -59,11 +59,11 @@ class PlainWatcher(Watcher):
         self._say(f"{CHECKED} [dim]{self._done}/{self._total}[/] {escape(run.title)}  [dim]{', '.join(words)}[/]")
 
     def failed(self, run: PlannedRun, error: str) -> None:
-        """One line, with the reason."""
+        """Print one line with the error."""
         self._say(f"{FAILED} {escape(run.title)}: {escape(error)}")
 
     def note(self, text: str) -> None:
-        """One line."""
+        """Print one line."""
         self._say(f"{NOTE} {escape(text)}")
 
     def _say(self, text: str) -> None:
@@ -71,7 +71,7 @@ class PlainWatcher(Watcher):
 
 
 class LiveWatcher(PlainWatcher):
-    """One bar for all runs, and a line for each that is running."""
+    """Shows one bar for all runs, and a line for each running one."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
@@ -93,12 +93,12 @@ class LiveWatcher(PlainWatcher):
         self._all = self._bars.add_task("[bold]all runs", total=total, completed=done, facts="")
 
     def started(self, run: PlannedRun) -> None:
-        """A line of its own under the bar."""
+        """Add a line for the run."""
         self._since[run.name] = time.monotonic()
         self._lines[run.name] = self._bars.add_task(f"  {escape(run.title)}", total=None, facts="starting")
 
     def running(self, runs: Sequence[tuple[PlannedRun, dict[str, Any]]], elsewhere: int) -> None:
-        """Move the lines; those of runs that run no more go."""
+        """Update the lines; remove those of runs that have ended."""
         for name in [name for name in self._lines if name not in {run.name for run, _ in runs}]:
             self._bars.remove_task(self._lines.pop(name))
         for run, status in runs:
@@ -106,19 +106,19 @@ class LiveWatcher(PlainWatcher):
                 done, total, facts = _facts(status)
                 number = self._lines[run.name]
                 task = next(one for one in self._bars.tasks if one.id == number)
-                task.total = total  # `update` takes None for "as it was", and the last stage's total would stay
+                task.total = total  # `update` ignores None, and the total of the last stage would stay
                 self._bars.update(number, completed=done, facts=facts)
         if self._all is not None:
             others = f"{elsewhere} more in other processes" if elsewhere else ""
             self._bars.update(self._all, completed=self._done, facts=others)
 
     def end(self) -> None:
-        """Take the bars away; the lines above stay."""
+        """Remove the bars; the lines above stay."""
         self._bars.stop()
 
 
 def _facts(status: dict[str, Any]) -> tuple[int, int | None, str]:
-    """How far a run is: done, of how many, and what a person wants to know beside it."""
+    """Return the progress of a run: done, total, and details."""
     stage = str(status.get("stage", ""))
     left = f"{duration(status['left'])} left" if status.get("left") is not None else ""
     if stage == "training":

@@ -1,4 +1,4 @@
-"""The first row of every table: the model as it was before any training."""
+"""The first row of every table: the untrained model."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ..training.run_folder import SCHEMA, RunFolder
 
 
 def evaluate_base(settings: RunSettings, reporter: Reporter) -> dict[str, Any]:
-    """Evaluate the untrained model of a run on the run's questions, and write `run.json` and every answer.
+    """Evaluate the untrained model on the questions of a run; write `run.json` and all answers.
 
     Args:
-        settings: `model`, `eval`, `train.device` and `output` count.
-        reporter: told about everything that happens.
+        settings: `model`, `eval`, `train.device` and `output` are used.
+        reporter: notified of everything that happens.
 
     Raises:
-        DudeError: a model or a set that cannot be read.
+        DudeError: a model or a data set that cannot be read.
     """
     from ..evaluation.evaluator import evaluate
 

@@ -1,4 +1,4 @@
-"""A comparison from its YAML to its folder: check, work through the runs, collect."""
+"""A comparison: check its YAML, plan its runs, and run them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .rows import Row
 from .search import Choice, choose, write_choices
 from .watcher import Watcher
 
-PER_METHOD = frozenset({"targets"})  # checks that one method may fail and another pass: a failed run, not an error
+PER_METHOD = frozenset({"targets"})  # a check that can fail for one method only: a failed run, not an error
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Plan:
     """A checked comparison.
 
     Attributes:
-        settings: as the YAML says.
+        settings: the YAML.
         grid: its rows and runs.
-        folder: where it is kept.
+        folder: its folder.
         base: `identity` of the base model.
     """
 
@@ -37,32 +37,32 @@ class Plan:
 
     @property
     def run_count(self) -> int:
-        """Searches, runs, and the base."""
+        """Number of searches, runs, and the base."""
         searches = sum(len(self.grid.searches(row)) for row in self.grid.rows)
         return searches + len(self.grid.rows) * len(self.settings.seeds) + (self.grid.base_run is not None)
 
 
 def plan_comparison(config: str | Path, overrides: Iterable[str] = ()) -> Plan:
-    """Read and check a comparison; writes nothing.
+    """Read and check a comparison; write nothing.
 
-    What all runs share (model, data, questions) is checked as `dude validate` does, unless every run is finished.
+    What all runs share (model, data, questions) is checked as by `dude validate`, unless every run is finished.
 
     Raises:
-        DudeError: every mistake that can be told at once, each with its key and remedy.
+        DudeError: all mistakes that can be found at once, each with its key and remedy.
     """
     settings = load_comparison(config, overrides)
     return plan_settings(settings, ComparisonFolder(settings.output), str(config))
 
 
 def plan_settings(settings: ComparisonSettings, folder: ComparisonFolder, source: str = "config") -> Plan:
-    """Check a comparison that is kept in `folder`; writes nothing.
+    """Check a comparison with the folder `folder`; write nothing.
 
     Raises:
         DudeError: as `plan_comparison`.
     """
     from ..training.base_model import find_base, identity
 
-    grid = Grid(settings, "", folder.runs, source)  # the mistakes in the YAML first: they need no model
+    grid = Grid(settings, "", folder.runs, source)  # mistakes in the YAML first: finding them needs no model
     folder.check()
     first = grid.runs(grid.rows[0], grid.rows[0].learning_rates[0])[0].settings
     base = identity(find_base(first.model, device=first.train.device))
@@ -73,28 +73,28 @@ def plan_settings(settings: ComparisonSettings, folder: ComparisonFolder, source
 
 
 def compare(plan: Plan, watcher: Watcher, *, retry_failed: bool = False) -> None:
-    """Work through all runs of a comparison that this process can work on.
+    """Run all runs of a comparison that no other process has claimed.
 
     Args:
         plan: a checked comparison.
-        watcher: told about everything that happens.
-        retry_failed: also those that failed in an earlier start.
+        watcher: notified of everything that happens.
+        retry_failed: also retry runs that failed before.
 
     Raises:
-        Stopped: on request; the next start goes on.
+        Stopped: on request; the same call resumes.
     """
     settings, folder = plan.settings, plan.folder
     pool = Pool(folder, jobs=settings.jobs, threads=settings.torch_threads, retry_failed=retry_failed, watcher=watcher)
     folder.begin(settings, plan.base)
     choices = Choices(plan, pool.has_failed)
     watcher.begin(sum(folder.is_done(run) for run in known_runs(plan)), plan.run_count)
-    told: set[str] = set()
+    reported: set[str] = set()
 
     def todo() -> list[PlannedRun]:
         runs = known_runs(plan, choices)
         for choice in choices.made.values():
-            if choice.row not in told:
-                told.add(choice.row)
+            if choice.row not in reported:
+                reported.add(choice.row)
                 write_choices(folder, choices.in_order())
                 if choice.warning:
                     watcher.note(choice.warning)
@@ -104,14 +104,14 @@ def compare(plan: Plan, watcher: Watcher, *, retry_failed: bool = False) -> None
 
 
 class Choices:
-    """The learning rates chosen so far; a choice once made stands."""
+    """The learning rates chosen so far; a choice is final."""
 
     def __init__(self, plan: Plan, has_failed: Callable[[PlannedRun], bool] | None = None) -> None:
         self.plan, self.has_failed = plan, has_failed
         self.made: dict[str, Choice] = {}
 
     def learning_rate(self, row: Row) -> float | None:
-        """The row's learning rate; None where it is not chosen yet, or nothing could be chosen."""
+        """Return the row's learning rate; None if it is not chosen yet, or none could be chosen."""
         if len(row.learning_rates) == 1:
             return row.learning_rates[0]
         if row.name not in self.made:
@@ -122,14 +122,14 @@ class Choices:
         return self.made[row.name].learning_rate
 
     def in_order(self) -> list[Choice]:
-        """The choices made, in the order of the rows."""
+        """Return the choices made, in the order of the rows."""
         return [self.made[row.name] for row in self.plan.grid.rows if row.name in self.made]
 
 
 def known_runs(plan: Plan, choices: Choices | None = None) -> list[PlannedRun]:
-    """The runs that are determined so far: base, searches, and the runs of rows whose learning rate is known.
+    """Return the runs that are determined so far: base, searches, and the runs of rows whose learning rate is known.
 
-    Runs come seed by seed, so that a comparison stopped half-way has compared something.
+    Runs are ordered by seed, so that a comparison that is stopped half-way has rows to compare.
     """
     choices = choices or Choices(plan)
     grid = plan.grid
@@ -142,7 +142,7 @@ def known_runs(plan: Plan, choices: Choices | None = None) -> list[PlannedRun]:
 
 
 def _check_shared(plan: Plan) -> None:
-    """What every run shares, through the checks of a single run; of the searches their questions."""
+    """Check what all runs share, with the checks of a single run, and the questions of the searches."""
     from ..evaluation.tasks import build_units
     from ..training.run_plan import make_plan
 

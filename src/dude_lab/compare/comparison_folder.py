@@ -1,4 +1,4 @@
-"""The folder of a comparison: where things lie, who works on what, what is done and what has failed."""
+"""The folder of a comparison: its paths, locks, finished and failed runs."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class ComparisonFolder:
 
         runs/NAME/                             one run each
         runs.parquet, curves.parquet, answers.parquet    finished runs that were packed (`packing.pack`)
-        state/NAME.lock, .log, .status.json    held while a process works on the run; its output; how far it is
-        state/NAME.failed.json                 why it failed
+        state/NAME.lock, .log, .status.json    locked while a process works on the run; output; progress
+        state/NAME.failed.json                 the error of a failed run
 
     A run is named by what determines it, so a run that two comparisons need is one folder. A lock is the operating
     system's (`flock`): it ends with the process that holds it, however that dies.
@@ -58,25 +58,25 @@ class ComparisonFolder:
         self.picture = self.path / "curves.png"
 
     def check(self) -> None:
-        """Refuse a path that a comparison may not be written to; writes nothing.
+        """Reject a folder that a comparison cannot be written to; write nothing.
 
         Raises:
             DudeError: a folder that cannot be written or holds something else.
         """
         check_folder(self.path, "output")
-        held = sorted(p.name for p in self.path.iterdir()) if self.path.is_dir() else []
-        if held and not self.config.is_file():
+        entries = sorted(p.name for p in self.path.iterdir()) if self.path.is_dir() else []
+        if entries and not self.config.is_file():
             raise DudeError(
-                f"output: {self.path} is not empty and holds no comparison ({', '.join(held[:4])}). "
+                f"output: {self.path} is not empty and holds no comparison ({', '.join(entries[:4])}). "
                 "Choose another folder."
             )
 
     def begin(self, settings: ComparisonSettings, base: dict[str, Any]) -> None:
-        """Write what the folder is; finished runs of an earlier config stay and are used where they fit."""
+        """Write config and base model; finished runs of an earlier config stay and are used if they match."""
         self.path.mkdir(parents=True, exist_ok=True)
         self.runs.mkdir(parents=True, exist_ok=True)
         self.state.mkdir(exist_ok=True)
-        values = {**settings.resolved(), "output": "."}  # the folder may be moved
+        values = {**settings.resolved(), "output": "."}  # the folder can be moved
         text = dump_yaml(values)
         with self.writing():
             if not self.config.is_file() or self.config.read_text(encoding="utf-8") != text:
@@ -84,10 +84,10 @@ class ComparisonFolder:
             write_json(self.base, {"schema": SCHEMA, **base}, checksum=True)
 
     def grid(self) -> Grid:
-        """The rows and runs that the folder's own config stands for.
+        """Return the grid of the config in the folder.
 
         Raises:
-            DudeError: no comparison there.
+            DudeError: the folder holds no comparison, or it is damaged.
         """
         if not self.config.is_file() or not self.base.is_file():
             raise DudeError(f"{self.path}: no comparison here (no compare.yaml). Give the output of `dude compare`.")
@@ -100,14 +100,14 @@ class ComparisonFolder:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Alone among the processes of this comparison, for files that more than one of them writes."""
+        """Lock the files that several processes of a comparison write."""
         from filelock import FileLock
 
         with FileLock(self.state / ".writing.lock"):
             yield
 
     def record(self, run: PlannedRun) -> dict[str, Any] | None:
-        """The run's `run.json`; None where it is not finished.
+        """Return the run's `run.json`; None if it is not finished.
 
         Raises:
             DudeError: it is damaged.
@@ -115,7 +115,7 @@ class ComparisonFolder:
         return self.store.record(run.name)
 
     def finished(self, run: PlannedRun) -> Run | None:
-        """The run's run; None where it is not finished."""
+        """Return the finished run; None if it is not finished."""
         source = self.store.find(run.name)
         record = None if source is None else source.record()
         return None if source is None or record is None else Run(record, source)
@@ -125,26 +125,26 @@ class ComparisonFolder:
         return run.name in self.store
 
     def failure(self, run: PlannedRun) -> dict[str, Any] | None:
-        """Why the run failed; None where it has not."""
+        """Return the record of the run's failure; None if it has not failed."""
         return read(self.failed_path(run.name))
 
     def failed_path(self, name: str) -> Path:
-        """The record of a failure."""
+        """Return the path of the record of a failure."""
         return self.state / f"{name}.failed.json"
 
     def failed_at(self, run: PlannedRun) -> int | None:
-        """When it failed, as the file system counts; None where it has not."""
+        """Return the time of its failure in ns; None if it has not failed."""
         try:
             return self.failed_path(run.name).stat().st_mtime_ns
         except OSError:
             return None
 
     def status(self, name: str) -> dict[str, Any]:
-        """How far a run is, as its process last said; empty where it said nothing."""
+        """Return the progress of a run as its process last wrote it; empty if there is none."""
         return read(self.state / f"{name}.status.json") or {}
 
     def is_claimed(self, run: PlannedRun) -> bool:
-        """Whether some process works on the run now."""
+        """Whether a process works on the run."""
         if (lock := claim(self.state, run.name)) is None:
             return True
         lock.release()
@@ -172,7 +172,7 @@ def find_comparison(path: str | Path) -> ComparisonFolder | None:
 
 
 def claim(state: Path, name: str) -> Any:
-    """The run's lock, held until the process ends or releases it; None where another process holds it."""
+    """Acquire the lock of a run until the process ends or releases it; return None if another process has it."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(state / f"{name}.lock")
@@ -184,12 +184,12 @@ def claim(state: Path, name: str) -> Any:
 
 
 def mark_of(identity: dict[str, Any]) -> str:
-    """What tells a base model's weights from others, from its `identity`."""
+    """Return what identifies the weights of a base model, from its `identity`."""
     return str(identity.get("sha256") or identity.get("commit") or identity["name"])
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """A JSON file; None where there is none, or where it is being replaced."""
+    """Read a JSON file; None if there is none, or it is being replaced."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

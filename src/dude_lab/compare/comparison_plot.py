@@ -1,4 +1,4 @@
-"""The picture of a comparison: loss against step, and accuracy with its interval."""
+"""The figure of a comparison: loss against step, and accuracy with its interval."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .results import Results, RowResult, seed_series
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-BANDS = 4  # more of them cover each other
+BANDS = 4  # more would cover each other
 LABEL_GAP = 0.055  # of the axes' height, between two direct labels
 
 
 @dataclass(frozen=True)
 class Look:
-    """How a row is drawn: its method's colour and marker, and the number of its dash pattern."""
+    """Style of a row: its method's colour and marker, and the index of its dash pattern."""
 
     color: str
     marker: Marker
@@ -64,7 +64,7 @@ def looks(rows: Sequence[RowResult]) -> dict[str, Look]:
 
 
 def _names(rows: Sequence[RowResult]) -> dict[str, str]:
-    """Ranks are named only where there are several."""
+    """Return the labels of the rows, with ranks if there are several."""
     several = len({row.r for row in rows if row.r is not None}) > 1
     return {row.name: row.name if several else row.label for row in rows}
 
@@ -87,7 +87,7 @@ def _losses(axes: Axes, rows: Sequence[RowResult]) -> None:
             marker=look.marker, markersize=5, markevery=max(1, len(steps) // 8),
         )  # fmt: skip
         ends.append((steps[-1], float(mean[-1]), names[row.name], color))
-        # The fall of the first steps would press the rest flat; the end is what matters.
+        # The fall of the first steps would flatten the rest.
         settled = mean[len(mean) // 5 :]
         lowest, highest, last = min(lowest, settled.min()), max(highest, settled.max()), max(last, steps[-1])
     axes.set_title("Training loss (nats per token)")
@@ -101,7 +101,7 @@ def _losses(axes: Axes, rows: Sequence[RowResult]) -> None:
 
 
 def _label_ends(axes: Axes, ends: list[tuple[int, float, str, str]]) -> None:
-    """A name at the end of each line, pushed apart where they would cover each other."""
+    """Label the end of each line; labels that would overlap are moved apart."""
     low, high = axes.get_ylim()
     ordered = sorted(ends, key=lambda end: end[1:])
     wanted = np.array([(value - low) / (high - low) for _, value, _, _ in ordered])
@@ -127,7 +127,7 @@ def _label_ends(axes: Axes, ends: list[tuple[int, float, str, str]]) -> None:
 
 
 def spread(wanted: np.ndarray, gap: float) -> np.ndarray:
-    """Places at least `gap` apart, in the order of `wanted` (ascending), within 0 and 1 where they fit, near it."""
+    """Return positions near `wanted` (ascending) in order, at least `gap` apart, within 0 and 1 if possible."""
     places = np.clip(wanted, 0, 1).astype(float)
     for _ in range(200):
         moved = False
@@ -176,4 +176,4 @@ def _accuracies(axes: Axes, results: Results, rows: Sequence[RowResult]) -> None
     seeds = {len(row.runs) for row in rows}
     over = "seeds (ticks)" if seeds - {1} else "questions, one seed"
     axes.set_title(f"Accuracy on {results.headline} (%)")
-    axes.set_xlabel(f"per cent, with 95% interval over {over}")
+    axes.set_xlabel(f"accuracy (%), 95% interval over {over}")

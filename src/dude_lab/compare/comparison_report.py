@@ -1,4 +1,4 @@
-"""Writes what a comparison has found (table, picture, choices of learning rates), from its folder alone."""
+"""Write the table, the figure and the learning rates of a comparison, from its folder only."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from .table import make_table, markdown
 
 
 def report(folder: ComparisonFolder, show: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
-    """Collect the folder's runs and write table and picture into it; returns the table.
+    """Write the table and the figure of a comparison into its folder; return the table.
 
-    The files depend on nothing but the folder: written again they are the same bytes.
+    The files depend on the folder only: repeated calls give the same bytes.
 
     Args:
-        folder: the comparison's.
-        show: called with the table before anything is written, so that a full disk does not lose it.
+        folder: folder of the comparison.
+        show: called with the table before anything is written, so that it is shown even if the disk is full.
 
     Raises:
-        DudeError: no comparison there.
+        DudeError: the folder holds no comparison.
     """
     grid = folder.grid()
     results = collect(folder)
@@ -41,7 +41,7 @@ def report(folder: ComparisonFolder, show: Callable[[dict[str, Any]], None] | No
 
 
 def write_report(results: Results, table: dict[str, Any], folder: Path) -> None:
-    """Write the table (`make_table`) and the picture of any results into a folder."""
+    """Write a table (`make_table`) and the figure of its results into a folder."""
     write_json(folder / "table.json", json_values(table))
     write_text(folder / "table.md", markdown(table))
     draw(results, folder / "curves.png", folder / "curves.svg")

@@ -1,16 +1,17 @@
-"""A process that has imported what every run needs, and forks one process for each run that it is asked for.
+"""A process that has imported the libraries, and forks a worker process for each run that it is asked for.
 
     python -m dude_lab.compare.fork_server
 
 Requests and replies are lines of JSON on standard input and output:
 
-    {"id": 1, "spec": {...}, "log": "PATH"}    work on the run (`worker`), its output to the end of the log
-    {"id": 1, "signal": 15}                    send the signal, if that process has not ended
-    {"id": 1, "pid": 1234}                     reply: it has begun
+    {"id": 1, "spec": {...}, "log": "PATH"}    start a worker (`worker`), its output is appended to the log
+    {"id": 1, "signal": 15}                    send a signal to the worker, unless it has ended
+    {"id": 1, "pid": 1234}                     reply: it has started
     {"id": 1, "code": 0}                       reply: it has ended; minus the signal that killed it
 
-What is shared are imports: no file, no thread, no random state that a run reads before it seeds. The server ends with
-its requests, so it cannot outlive the pool, and the runs end with the server (`processes.end_with`).
+Workers share imports only: no file, no thread, no random state that a run reads before it sets its seed. The server
+ends when its standard input closes, so it cannot outlive the pool, and workers end with the server
+(`processes.end_with`).
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ from ..training.reporter import prepare_environment
 from .processes import end_with, fresh
 from .worker import work_on
 
-IDLE = {"jemalloc_bg_thd"}  # threads that a fork does not harm: this one, pyarrow's, jemalloc itself stops and restarts
-LOOK = 0.05  # seconds between two looks at the processes
+IDLE = {"jemalloc_bg_thd"}  # threads that survive a fork: jemalloc (pyarrow) stops and restarts its own
+POLL = 0.05  # seconds between two polls of the workers
 
-# What a run imports, down to the parts that libraries load when they are first asked for.
+# What a run imports, including modules that libraries import on first use.
 PRELOADED = (
     "dude_lab.compare.base_run",
     "dude_peft.checkpoint",
@@ -49,29 +50,29 @@ PRELOADED = (
 
 
 class Server:
-    """The processes of the runs, and the pipes to the pool.
+    """The workers, and the pipes to the pool.
 
     Args:
-        work: spec -> exit code; what a process does.
+        work: spec -> exit code; runs in a worker.
         preloaded: modules to import first.
     """
 
     def __init__(self, work: Callable[[dict[str, Any]], int], preloaded: Sequence[str]) -> None:
         self.work = work
-        # Descriptors of our own: an import that prints must not reach the pool.
+        # Duplicates, since an import that prints must not write to the pool.
         self._requests, self._replies = os.dup(0), os.dup(1)
         _redirect(0, os.devnull, os.O_RDONLY)
         os.dup2(2, 1)
-        self._alive = os.pipe()  # runs see its end, which is ours
+        self._alive = os.pipe()  # workers see the server end
         self._running: dict[int, int] = {}  # pid -> id
-        self._fresh: dict[int, subprocess.Popen[bytes]] = {}  # held, or subprocess would reap them before we do
+        self._fresh: dict[int, subprocess.Popen[bytes]] = {}  # references, since subprocess would reap them otherwise
         self._forks = preload(preloaded)
 
     def serve(self) -> int:
-        """Answer requests until there are no more. Returns the exit code: in the process of a run, that run's."""
+        """Serve requests until standard input closes; return the exit code: in a worker, that of its run."""
         rest = b""
         while True:
-            if select.select([self._requests], [], [], LOOK)[0]:
+            if select.select([self._requests], [], [], POLL)[0]:
                 data = os.read(self._requests, 1 << 16)
                 if not data:
                     os.close(self._alive[1])
@@ -85,7 +86,7 @@ class Server:
             self._reap()
 
     def _start(self, request: dict[str, Any]) -> bool:
-        """Begin a run; False in the process that is to work on it."""
+        """Start a worker; return False in the worker."""
         if self._forks:
             pid = os.fork()
         else:
@@ -108,7 +109,7 @@ class Server:
     def _signal(self, number: int, what: int) -> None:
         for pid, one in self._running.items():
             if one == number:
-                os.kill(pid, what)  # not reaped yet, so the number is still its own
+                os.kill(pid, what)  # not reaped yet, so the pid is still its own
 
     def _reap(self) -> None:
         for pid in list(self._running):
@@ -126,15 +127,15 @@ class Server:
 
 
 def preload(modules: Sequence[str]) -> bool:
-    """Import; returns whether this process may be forked. If not, runs get processes that import for themselves."""
+    """Import modules; return whether this process can be forked. If not, workers are fresh processes."""
     try:
         for module in modules:
             import_module(module)
-    except Exception:  # then every run will meet it, and say so in its log
+    except Exception:  # every run will raise it too, and write it to its log
         return False
     gc.collect()
-    gc.freeze()  # or the first collection of each process would copy every page
-    if (pid := os.fork()) == 0:  # libraries that are ready for a fork (OpenBLAS) end their threads before it
+    gc.freeze()  # otherwise the first collection of each worker would copy every page
+    if (pid := os.fork()) == 0:  # libraries that support fork (OpenBLAS) end their threads before it
         os._exit(0)
     os.waitpid(pid, 0)
     torch = sys.modules.get("torch")
@@ -149,11 +150,11 @@ def _redirect(descriptor: int, path: str, flags: int) -> None:
 
 
 def main(work: Callable[[dict[str, Any]], int] = work_on, preloaded: Sequence[str] = PRELOADED) -> int:
-    """Serve until the pool is gone; returns the exit code."""
+    """Serve until the pool ends; return the exit code."""
     prepare_environment()
     try:
         return Server(work, preloaded).serve()
-    except BrokenPipeError:  # the pool died between two looks
+    except BrokenPipeError:  # the pool died between two polls
         return 0
 
 

@@ -1,4 +1,4 @@
-"""From the YAML of a comparison to its rows, and from each row to the runs that it needs."""
+"""The rows of a comparison, and the runs of each row."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ BASE = "base"
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One process's work: a training run, or the evaluation of the untrained base.
+    """A run of a comparison: training, or the evaluation of the untrained base.
 
     Attributes:
-        kind: `base`, `search` (for the choice of a learning rate) or `run`.
-        name: of its folder: readable, and eight digits of what determines its result.
-        settings: the run; of `base` only model, eval and device count.
+        kind: `base`, `search` (for the learning rate) or `run`.
+        name: name of its folder: readable, with eight digits of a hash of what determines its result.
+        settings: its config; for `base` only model, eval and device matter.
         row: `Row.name`; empty for the base.
     """
 
@@ -37,7 +37,7 @@ class PlannedRun:
 
     @property
     def title(self) -> str:
-        """As messages call it."""
+        """Its name in messages."""
         if self.kind == "base":
             return "base"
         train = self.settings.train
@@ -45,16 +45,16 @@ class PlannedRun:
 
 
 class Grid:
-    """Every row and run of a comparison, all validated when it is made.
+    """All rows and runs of a comparison, validated on construction.
 
     Args:
         settings: the comparison.
-        base_mark: what tells the base's weights from others (SHA-256 of its files): part of every run's key.
-        folder: where the runs' folders go.
+        base_mark: identifies the weights of the base (SHA-256 of its files); part of the hash in every run's name.
+        folder: parent of the run folders.
         source: name of the YAML, for messages.
 
     Raises:
-        DudeError: every mistake in methods, ranks and the run config that can be told without loading anything.
+        DudeError: all mistakes in methods, ranks and the run config that can be found without loading anything.
     """
 
     def __init__(self, settings: ComparisonSettings, base_mark: str, folder: Path, source: str = "config") -> None:
@@ -75,16 +75,16 @@ class Grid:
         _once([run for row in self.rows for run in self.runs(row, row.learning_rates[0])], source)
 
     def runs(self, row: Row, learning_rate: float) -> tuple[PlannedRun, ...]:
-        """The runs of a row at one of its learning rates, one for each seed."""
+        """Return the runs of a row at one of its learning rates, one for each seed."""
         return self._runs[row.name, learning_rate]
 
     def searches(self, row: Row) -> tuple[PlannedRun, ...]:
-        """The runs that choose its learning rate, one for each candidate; none where there is one only."""
+        """Return the search runs of a row, one for each learning rate; empty if it has only one."""
         return self._searches[row.name]
 
     @property
     def base_run(self) -> PlannedRun | None:
-        """The untrained model on the same questions; None where nothing is asked."""
+        """The evaluation of the untrained model; None without an evaluation."""
         settings = self.runs(self.rows[0], self.rows[0].learning_rates[0])[0].settings
         if settings.eval is None:
             return None
@@ -121,7 +121,7 @@ class Grid:
         return parse_run({**values, "method": row.method, "output": str(self.folder)}, f"{self.source}: run")
 
     def _search_config(self) -> dict[str, Any]:
-        """`run` with what `search` changes of it."""
+        """Return `run` with the changes of `search`."""
         raw, search = json_copy(self.settings.run), self.settings.search
         asked = raw.pop("eval", None)
         if search.eval is not None:

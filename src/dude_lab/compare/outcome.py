@@ -1,4 +1,4 @@
-"""What the results say: an interval for each accuracy, and which rows differ significantly."""
+"""Intervals of accuracies, and which rows differ significantly."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Outcome:
     """Intervals and verdicts.
 
     Attributes:
-        sentences: the outcome as measured, one for each group of rows that is compared.
-        pairs: (row, row) -> the difference of the first to the second, both ways.
+        sentences: the outcome in words, one for each group of rows that is compared.
+        pairs: (row, row) -> first minus second, in both orders.
         adjusted: (row, row) -> its p-value after Holm's correction over all pairs of the table.
-        bold: (row, column) -> its value is the best of its group and significantly higher than the runner-up's.
+        bold: (row, column) whose value is the best of its group and significantly higher than the second best.
     """
 
     sentences: list[str] = field(default_factory=list)
@@ -38,9 +38,9 @@ class Outcome:
 
 
 def accuracy(runs: Sequence[Run], task: str | None = None) -> Interval | None:
-    """Mean accuracy of a row's runs with its interval; of one task, or of the headline.
+    """Return the mean accuracy of a row's runs with its interval, on one task or the headline.
 
-    Several seeds: Student's t over them. One: Wilson's over the questions, or for an average the normal one.
+    With several seeds, Student's t over seeds; with one, Wilson's over the questions, or for an average the normal one.
     """
     name = task or next((run.after["headline"] for run in runs if "headline" in run.after), "")
     found = [one for run in runs if (one := run.task(name)) is not None]
@@ -55,7 +55,7 @@ def accuracy(runs: Sequence[Run], task: str | None = None) -> Interval | None:
 
 
 def groups(results: Results) -> list[tuple[str, list[RowResult]]]:
-    """Rows that are compared with each other: those of one rank, and with each rank those that have none."""
+    """Return the rows that are compared with each other: those of one rank, and those without a rank in every group."""
     rows = [row for row in results.rows if row.runs and row.runs[0].accuracy is not None]
     ranks = list(dict.fromkeys(row.r for row in rows if row.r is not None))
     if len(ranks) < 2:
@@ -85,7 +85,7 @@ def find_outcome(results: Results) -> Outcome:
 
 
 def difference(one: RowResult, other: RowResult) -> Interval | None:
-    """How much more `one` has right: paired by seed and question, or by seed alone where answers cannot be paired."""
+    """Return `one`'s accuracy minus `other`'s, paired by seed and question, or by seed if answers cannot be paired."""
     if (found := differences(one, other)) is not None:
         tasks, weights, _ = found
         return intervals.hierarchical_bootstrap(tasks, weights=weights)
@@ -93,7 +93,7 @@ def difference(one: RowResult, other: RowResult) -> Interval | None:
 
 
 def by_seed(one: RowResult, other: RowResult, value: Callable[[Run], float | None]) -> Interval | None:
-    """Student's t of `value(one) - value(other)` over the seeds that both have; None with fewer than two."""
+    """Return Student's t of `value(one) - value(other)` over the seeds of both; None with fewer than two."""
     mine, theirs = ({run.seed: found for run in row.runs if (found := value(run)) is not None} for row in (one, other))
     seeds = [seed for seed in mine if seed in theirs]
     if len(seeds) < 2:
@@ -109,7 +109,7 @@ def _pair(outcome: Outcome, one: RowResult, other: RowResult) -> None:
 
 
 def mean_accuracy(row: RowResult) -> float:
-    """Over the row's seeds; minus infinity where nothing was asked."""
+    """Return the mean over the row's seeds; minus infinity without an evaluation."""
     values = [run.accuracy for run in row.runs if run.accuracy is not None]
     return float(np.mean(values)) if values else -math.inf
 
@@ -139,8 +139,8 @@ def _verdict(outcome: Outcome, prefix: str, rows: list[RowResult], kind: str) ->
 _FORMS: dict[Significance, str] = {
     HIGHER: " It is significantly higher than {}.",
     SAME: " No significant difference from {}.",
-    LOWER: " Seed by seed it is significantly lower than {}.",  # where rows have other seeds
-    UNKNOWN: " Nothing to compare it by with {}.",
+    LOWER: " Over shared seeds it is significantly lower than {}.",  # rows with different seeds
+    UNKNOWN: " Not comparable with {}.",
 }
 
 
@@ -150,7 +150,7 @@ def _points(interval: Interval) -> str:
 
 
 def _task_tops(rows: list[RowResult], sets: Sequence[str]) -> list[tuple[str, str, float]]:
-    """Of each task the best row, the task, and the p-value of no difference from the runner-up: paired t over seeds."""
+    """Return for each task the best row, the task, and the p-value of its difference from the second best."""
     tops: list[tuple[str, str, float]] = []
     for task in sets:
         means = {row.name: found.estimate for row in rows if (found := accuracy(row.runs, task)) is not None}
@@ -163,7 +163,7 @@ def _task_tops(rows: list[RowResult], sets: Sequence[str]) -> list[tuple[str, st
 
 
 def task_p_value(one: RowResult, other: RowResult, task: str) -> float:
-    """P-value of no difference on a task: paired t over seeds, or with one seed over its questions; NaN if neither."""
+    """Return the p-value of a difference on a task: paired t over seeds, or for one seed over questions; else NaN."""
     mine, theirs = ({r.seed: found["value"] for r in row.runs if (found := r.task(task))} for row in (one, other))
     seeds = [seed for seed in mine if seed in theirs]
     if len(seeds) > 1:

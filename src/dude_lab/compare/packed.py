@@ -1,12 +1,12 @@
-"""A packed study: the finished runs of a comparison or reproduction as three Parquet files.
+"""A packed study: the finished runs of a study as three Parquet files.
 
-    runs.parquet      one row a run: `name`, the fields of `run.json`, `evaluations`, and the most used numbers flat
+    runs.parquet      one row a run: `name`, the fields of `run.json`, `evaluations`, the most used numbers as columns
     curves.parquet    one row a line of `curves.jsonl`, with `run`
-    answers.parquet   one row a question asked, with `run` and `evaluation`; neither prompts nor the texts of choices
+    answers.parquet   one row a question, with `run` and `evaluation`, without prompts and texts of choices
 
 A column holds one type. Objects, lists other than of numbers, and values of mixed types are JSON text; the field's
 metadata says so (`json`). A null is a field that the row does not have; a field that is null in the row is named in
-`null_fields`. Written again, the same content gives the same bytes (with the same version of pyarrow).
+`null_fields`. The same content gives the same bytes (with the same version of pyarrow).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 FILES = ("curves.parquet", "answers.parquet", "runs.parquet")  # in the order in which they are put in place
 SCHEMA = b"1"
 NULLS = "null_fields"
-NOT_STORED = ("prompt", "choices")  # of an answer: they belong to the data set
+NOT_STORED = ("prompt", "choices")  # fields of an answer that belong to the data set
 
 RUN_FIELDS = (
     "schema", "kind", "config", "method", "title", "r", "seeds", "started", "finished", "provenance", "init", "cost",
@@ -45,7 +45,7 @@ FLAT = (
     "cost.train_seconds", "cost.eval_seconds", "cost.init_seconds", "cost.tokens", "cost.peak_memory.bytes",
     "cost.trainable_parameters", "provenance.git.sha",
 )  # fmt: skip
-JSON_ALWAYS = frozenset({"gold", "prediction"})  # a number among choices, or text: by the task
+JSON_ALWAYS = frozenset({"gold", "prediction"})  # number of a choice, or text, depending on the task
 
 Answers = dict[str, list[dict[str, Any]]]  # task -> samples
 
@@ -57,15 +57,15 @@ class PackedRun:
         self.study, self.name = study, name
 
     def record(self) -> dict[str, Any]:
-        """Its `run.json`."""
+        """Return its `run.json`."""
         return self.study.records[self.name]
 
     def metrics(self) -> dict[str, Any]:
-        """Evaluation -> its `metrics.json`."""
+        """Return evaluation -> its `metrics.json`."""
         return self.study.evaluations[self.name]
 
     def curves(self) -> list[dict[str, Any]]:
-        """Its `curves.jsonl`."""
+        """Return its `curves.jsonl`."""
         return self.study.curves.rows(self.name)
 
     def has_answers(self, task: str) -> bool:
@@ -73,7 +73,7 @@ class PackedRun:
         return task in self._tasks("after")
 
     def samples(self, evaluation: str = "after") -> Answers:
-        """Task -> answers of an evaluation, in the order of the questions, without prompts and texts of choices."""
+        """Return task -> answers of an evaluation, in the order of the questions, without prompts and choices."""
         found: Answers = {}
         for one in self.study.answers.rows(self.name):
             if one.pop("evaluation") == evaluation:
@@ -81,7 +81,7 @@ class PackedRun:
         return found
 
     def answers(self) -> dict[str, list[tuple[str, bool]]]:
-        """Task -> id of each question, and whether it was answered right after training."""
+        """Return task -> id of each question, and whether the answer after training is correct."""
         found: dict[str, list[tuple[str, bool]]] = {}
         for one in self.study.answers.rows(self.name, ("evaluation", "task", "id", "correct")):
             if one["evaluation"] == "after":
@@ -89,7 +89,7 @@ class PackedRun:
         return found
 
     def evaluations(self) -> list[str]:
-        """Names of the evaluations that have answers or metrics."""
+        """Return the names of the evaluations with answers or metrics."""
         answered = self.study.answers.rows(self.name, ("evaluation",))
         return sorted({one["evaluation"] for one in answered} | set(self.metrics()))
 
@@ -99,7 +99,7 @@ class PackedRun:
 
 
 class PackedStudy:
-    """The three files of a packed study, read.
+    """The contents of a packed study.
 
     Attributes:
         records: name -> `run.json`.
@@ -119,12 +119,12 @@ class PackedStudy:
         self.answers = ByRun(tables["answers.parquet"])
 
     def run(self, name: str) -> PackedRun | None:
-        """A run by its name; None where it is not in the study."""
+        """Return a run by its name; None if the study does not have it."""
         return PackedRun(self, name) if name in self.records else None
 
 
 class ByRun:
-    """A table sorted by `run`, of which the rows of one run are decoded at a time."""
+    """A table sorted by `run`; the rows of one run are decoded at a time."""
 
     def __init__(self, table: pa.Table) -> None:
         self._table = table.drop_columns(["run"])
@@ -136,7 +136,7 @@ class ByRun:
         self._slices = {names[indices[b]]: (int(b), int(e - b)) for b, e in zip(begins, ends, strict=True)}
 
     def rows(self, run: str, fields: Sequence[str] | None = None) -> list[dict[str, Any]]:
-        """The rows of a run, or some of their fields."""
+        """Return the rows of a run, with all or some of their fields."""
         if run not in self._slices:
             return []
         table = self._table if fields is None else self._table.select(fields)
@@ -144,7 +144,7 @@ class ByRun:
 
 
 def find_packed(folder: Path) -> PackedStudy | None:
-    """The packed study in a folder; None where there is none.
+    """Return the packed study in a folder; None if there is none.
 
     Raises:
         DudeError: a file of it is missing or damaged.
@@ -169,7 +169,7 @@ def _load(folder: Path, marks: tuple[tuple[int, int], ...]) -> PackedStudy:
 
 
 def read_table(file: Path) -> pa.Table:
-    """A Parquet file of a packed study.
+    """Read a Parquet file of a packed study.
 
     Raises:
         DudeError: missing, damaged, or written by a later version.
@@ -191,11 +191,11 @@ def read_table(file: Path) -> pa.Table:
 
 
 def encode(rows: Sequence[Mapping[str, Any]], first: Sequence[str]) -> pa.Table:
-    """Rows as a table from which `decode` gives them back exactly, their fields in the table's order.
+    """Return rows as a table from which `decode` restores them exactly, with fields in the order of the table.
 
     Args:
         rows: JSON objects.
-        first: the columns that come first, in this order; the others follow by name.
+        first: names of the first columns, in this order; the others follow by name.
     """
     import pyarrow as pa
 
@@ -219,7 +219,7 @@ def encode(rows: Sequence[Mapping[str, Any]], first: Sequence[str]) -> pa.Table:
 
 
 def _kind(values: Sequence[Any]) -> str:
-    """The type that holds all of these values exactly."""
+    """Return the type that represents all of these values exactly."""
     kinds = {type(value) for value in values}
     if kinds == {bool} or kinds == {str}:
         return "bool" if bool in kinds else "str"
@@ -239,7 +239,7 @@ def _width(values: Sequence[float]) -> str:
 
 
 def decode(table: pa.Table) -> list[dict[str, Any]]:
-    """The rows of a table that `encode` made, or of some of its columns."""
+    """Return the rows of a table of `encode`, or of some of its columns."""
     nulls: list[str | None] = [None] * table.num_rows
     if NULLS in table.column_names:
         nulls = table[NULLS].to_pylist()
@@ -257,7 +257,7 @@ def decode(table: pa.Table) -> list[dict[str, Any]]:
 
 
 def make_tables(runs: Iterable[Any]) -> dict[str, pa.Table]:
-    """The three tables of finished runs, sorted by name.
+    """Return the three tables of finished runs, sorted by name.
 
     Args:
         runs: each with `name`, `record()`, `metrics()`, `curves()`, `evaluations()` and `samples(evaluation)`.
@@ -270,8 +270,8 @@ def make_tables(runs: Iterable[Any]) -> dict[str, pa.Table]:
         lines += [{"run": run.name, **line} for line in run.curves()]
         for evaluation in run.evaluations():
             for samples in run.samples(evaluation).values():
-                kept = ({key: value for key, value in one.items() if key not in NOT_STORED} for one in samples)
-                answers += [{"run": run.name, "evaluation": evaluation, **one} for one in kept]
+                stored = ({key: value for key, value in one.items() if key not in NOT_STORED} for one in samples)
+                answers += [{"run": run.name, "evaluation": evaluation, **one} for one in stored]
     table = encode(records, ("name", *RUN_FIELDS, "evaluations"))
     for path in FLAT:
         values = [_at(record, path.split(".")) for record in records]
@@ -285,7 +285,7 @@ def make_tables(runs: Iterable[Any]) -> dict[str, pa.Table]:
 
 
 def _with_run(table: pa.Table) -> pa.Table:
-    """Without a row there is no column either."""
+    """Add the column `run` to a table without rows, which has no columns."""
     import pyarrow as pa
 
     return table if "run" in table.column_names else table.append_column("run", pa.array([], pa.string()))

@@ -1,4 +1,4 @@
-"""Pack the run folders of a study into three Parquet files, and write them as folders again."""
+"""Pack the run folders of a study into three Parquet files, and unpack them."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from .packed import FILES, NOT_STORED, PackedRun, PackedStudy, find_packed, make
 from .run_store import FolderRun, RunStore, Source, samples_file
 
 WEIGHTS = ("adapter", "model", "checkpoints")
-DERIVED = frozenset({"curves.png", "metrics.md", "summary.json"})  # made from what is stored
+DERIVED = frozenset({"curves.png", "metrics.md", "summary.json"})  # made from files that are stored
 KNOWN = frozenset({"config.yaml", "run.json", "curves.jsonl", "metrics.json"}) | DERIVED
 PARTS = ".packed.part"
 
 
 @dataclass(frozen=True)
 class Packing:
-    """What was done.
+    """The result of packing or unpacking.
 
     Attributes:
-        folder: of the study that was written.
-        runs: how many runs were packed, or written as folders.
+        folder: folder of the study that was written.
+        runs: number of runs that were packed or unpacked.
         unfinished: names of run folders that were left as they are.
-        files: before and after.
-        bytes: before and after.
+        files: number of files before and after.
+        bytes: size before and after.
     """
 
     folder: Path
@@ -47,24 +47,24 @@ class Packing:
 
 
 def pack(path: str | Path, output: Path | None = None, *, discard_weights: bool = False) -> Packing:
-    """Pack the finished runs of a study; in place, their folders are removed once the files are read back as equal.
+    """Pack the finished runs of a study; their folders are removed after the written files have been read and compared.
 
-    A kill leaves the folders, or the packed files and the rest of the folders: packing again completes it.
+    A killed process leaves the folders, or the packed files and some folders; packing again completes it.
 
     Args:
-        path: the folder of a comparison, or of a reproduction.
-        output: a new folder for the packed study; the study at `path` then stays as it is.
+        path: folder of the study: of `dude compare` or `dude reproduce`.
+        output: a new folder for the packed study; the study at `path` is not changed then.
         discard_weights: remove trained weights and checkpoints, which a packed study does not hold.
 
     Raises:
-        DudeError: no study, one that a process works on, or runs with files that would be lost.
+        DudeError: no study, a study in use, or runs with files that would be lost.
     """
     study = _study(path)
     with _alone(study):
         store, before = RunStore(study), _size(study)
         runs = [_checked(run) for run in store]
         if not runs:
-            raise DudeError(f"{study}: no run is finished here, so there is nothing to pack.")
+            raise DudeError(f"{study}: no finished run, so there is nothing to pack.")
         names = {run.name for run in runs}
         folders = sorted(p for p in store.folders.glob("*") if p.is_dir())
         if output is None:
@@ -81,22 +81,22 @@ def pack(path: str | Path, output: Path | None = None, *, discard_weights: bool 
 
 
 def unpack(path: str | Path, output: Path | None = None) -> Packing:
-    """Write every packed run as a folder; in place, the packed files are removed afterwards.
+    """Write every packed run as a folder, and remove the packed files.
 
-    A run that has a folder keeps it.
+    A run that has a folder is not written again.
 
     Args:
-        path: the folder of a packed comparison or reproduction.
-        output: a new folder for the study; the one at `path` then stays as it is.
+        path: folder of a packed study.
+        output: a new folder for the study; the one at `path` is not changed then.
 
     Raises:
-        DudeError: no packed study, or one that a process works on.
+        DudeError: no packed study, or a study in use.
     """
     study = _study(path)
     with _alone(study):
         packed, before = find_packed(study), _size(study)
         if packed is None:
-            raise DudeError(f"{study}: no packed runs here (no runs.parquet).")
+            raise DudeError(f"{study}: no packed runs (no runs.parquet).")
         target = study if output is None else _copy(study, output)
         written = 0
         for name in packed.records:
@@ -118,10 +118,10 @@ def _study(path: str | Path) -> Path:
     if not path.is_dir():
         raise DudeError(f"{path}: no such folder. Give the output of `dude compare` or `dude reproduce`.")
     if path.resolve().parent.name == "parts" and (path.resolve().parent.parent / STUDY).is_file():
-        raise DudeError(f"{path}: a part of a reproduction, whose runs all parts share. Give {path.parent.parent}.")
+        raise DudeError(f"{path}: one comparison of a study, whose runs are shared. Give {path.parent.parent}.")
     if not any((path / name).is_file() for name in ("compare.yaml", STUDY)):
         raise DudeError(
-            f"{path}: neither a comparison nor a reproduction (no compare.yaml, no {STUDY}). "
+            f"{path}: neither a comparison nor a study (no compare.yaml, no {STUDY}). "
             "Give the output of `dude compare` or `dude reproduce`."
         )
     return path
@@ -129,7 +129,7 @@ def _study(path: str | Path) -> Path:
 
 @contextmanager
 def _alone(study: Path) -> Iterator[None]:
-    """Hold the study against another packing, and refuse it while a process works on one of its runs."""
+    """Lock the study against another packing; raise `DudeError` while a process works on one of its runs."""
     state = study / "state"
     made = not state.exists()
     state.mkdir(exist_ok=True)
@@ -137,7 +137,7 @@ def _alone(study: Path) -> Iterator[None]:
     try:
         for name in (".packing", *sorted(p.name.removesuffix(".lock") for p in state.glob("*.lock"))):
             if (lock := claim(state, name)) is None:
-                what = "another process packs it" if name == ".packing" else f"a process works on {name}"
+                what = "another process is packing it" if name == ".packing" else f"a process is working on {name}"
                 raise DudeError(f"{study}: {what}. Stop it, or try again when it has ended.")
             locks.append(lock)
         yield
@@ -150,7 +150,7 @@ def _alone(study: Path) -> Iterator[None]:
 
 
 def _checked(run: Source) -> Source:
-    """A run that a packed study holds whole."""
+    """Check that a packed study can store all of a run; return the run."""
     record = run.record()
     if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
         raise DudeError(f"runs/{run.name}/run.json: damaged. Restore it, or remove the folder to train the run again.")
@@ -162,13 +162,13 @@ def _checked(run: Source) -> Source:
 
 
 def _check_losses(folders: list[Path], discard_weights: bool) -> None:
-    """Refuse to remove what no packed study holds."""
+    """Raise `DudeError` if packing in place would remove something that is not stored."""
     weights = [p / name for p in folders for name in WEIGHTS if (p / name).is_dir()]
     if weights and not discard_weights:
         size = sum(map(folder_bytes, weights))
         raise DudeError(
             f"{weights[0]}: {len({p.parent for p in weights})} runs have trained weights ({size / 2**20:.0f} MiB), "
-            "which a packed study does not hold. Write the packed study elsewhere with -o DIR, or remove them with "
+            "which a packed study does not store. Write the packed study elsewhere with -o DIR, or remove them with "
             "--discard-weights."
         )
     for folder in folders:
@@ -178,11 +178,11 @@ def _check_losses(folders: list[Path], discard_weights: bool) -> None:
                 continue
             is_answers = inside[0] == "eval" and inside[-2] == "samples" and file.suffix == ".jsonl"
             if not is_answers and file.name not in KNOWN:
-                raise DudeError(f"{file}: not a file of a run, and would be lost. Move it, or use -o DIR.")
+                raise DudeError(f"{file}: not a file of a run; packing would remove it. Move it, or use -o DIR.")
 
 
 def _write(target: Path, runs: list[Source]) -> None:
-    """Write the three files beside, read them back, compare them with the runs, and put them in place."""
+    """Write the three files to a temporary folder, compare them with the runs, and move them into place."""
     parts = target / PARTS
     shutil.rmtree(parts, ignore_errors=True)
     parts.mkdir()
@@ -192,14 +192,14 @@ def _write(target: Path, runs: list[Source]) -> None:
     for run in runs:
         found = written.run(run.name)
         if found is None or content(found) != content(run):
-            raise DudeError(f"{parts}: {run.name} reads back differently; no run was removed. Please report this.")
+            raise DudeError(f"{parts}: {run.name} differs when read back; no run was removed. Please report this.")
     for name in FILES:
         os.replace(parts / name, target / name)
     parts.rmdir()
 
 
 def content(run: Source) -> dict[str, Any]:
-    """All that a packed study holds of a run."""
+    """Return everything that a packed study stores of a run."""
     answers = {
         evaluation: {
             task: [{key: value for key, value in one.items() if key not in NOT_STORED} for one in samples]
@@ -211,7 +211,7 @@ def content(run: Source) -> dict[str, Any]:
 
 
 def _write_folder(folder: RunFolder, run: Source) -> None:
-    """A run's folder, `run.json` last: before it is there, the run is read from the packed files."""
+    """Write a run's folder, `run.json` last: until it exists, the run is read from the packed files."""
     shutil.rmtree(folder.path, ignore_errors=True)
     record = run.record()
     assert record is not None
@@ -234,13 +234,13 @@ def _lines(rows: list[dict[str, Any]]) -> str:
 
 
 def _remove(folder: Path) -> None:
-    """`run.json` first, so that a folder of which a part is gone is not taken for a finished run."""
+    """Remove a folder, `run.json` first, so that a partly removed folder is not a finished run."""
     (folder / "run.json").unlink(missing_ok=True)
     shutil.rmtree(folder)
 
 
 def _tidy(study: Path) -> None:
-    """Remove what processes left beside runs that are packed; records of failures stay."""
+    """Remove locks and logs of packed runs; records of failures stay."""
     for file in (study / "state").glob("*"):
         if not file.name.endswith(".failed.json") and file.name != ".packing.lock":
             file.unlink(missing_ok=True)
@@ -250,9 +250,9 @@ def _tidy(study: Path) -> None:
 
 
 def _copy(study: Path, output: Path) -> Path:
-    """Everything of a study but its runs, in a new folder."""
+    """Copy a study without its runs to a new folder."""
     if output.is_file() or (output.is_dir() and any(output.iterdir())):
-        raise DudeError(f"-o: {output} is there already. Choose a new folder.")
+        raise DudeError(f"-o: {output} exists. Choose a new folder.")
     ignored = {study.resolve() / name for name in ("runs", *FILES, PARTS)}
 
     def ignore(folder: str, names: list[str]) -> set[str]:
@@ -267,6 +267,6 @@ def _copy(study: Path, output: Path) -> Path:
 
 
 def _size(folder: Path) -> tuple[int, int]:
-    """Files below a folder, and their bytes; locks do not count."""
+    """Return the number of files in a folder and their size, without locks."""
     files = [p for p in folder.rglob("*") if p.is_file() and p.suffix != ".lock"]
     return len(files), sum(p.stat().st_size for p in files)

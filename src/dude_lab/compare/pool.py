@@ -1,4 +1,4 @@
-"""Processes that work on runs: some side by side here, and any number of other pools on the same folder."""
+"""Worker processes of a comparison: several in parallel here, and any number of other pools on the same folder."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .processes import Launcher, Process
 from .watcher import Watcher
 from .worker import BUSY, FAILED, STOPPED, spec_of, write_failure
 
-LOOK = 0.1  # seconds between two looks at the processes
-LOOK_ELSEWHERE = 1.0  # seconds before a run that another pool holds is looked at again
+POLL = 0.1  # seconds between two polls of the processes
+POLL_OTHERS = 1.0  # seconds between two checks of a run that another pool has claimed
 
 
 class Stopped(Exception):  # noqa: N818 - not an error
-    """The comparison was stopped on request; what was training has a checkpoint."""
+    """The comparison was stopped on request; unfinished runs have a checkpoint."""
 
 
 @dataclass
@@ -31,14 +31,14 @@ class _Child:
 
 
 class Pool:
-    """Works through runs until none is left that this process may work on.
+    """Runs the runs of a comparison until none is left for this pool.
 
     Args:
-        folder: the comparison's.
-        jobs: processes side by side.
-        threads: torch's threads in each.
-        retry_failed: work again on runs that failed before this pool was made.
-        watcher: told about everything that happens.
+        folder: folder of the comparison.
+        jobs: number of processes in parallel.
+        threads: torch threads per process.
+        retry_failed: retry runs that failed before this pool was made.
+        watcher: notified of everything that happens.
     """
 
     def __init__(
@@ -47,64 +47,64 @@ class Pool:
         self.folder, self.jobs, self.threads, self.watcher = folder, jobs, threads, watcher
         self.retry_failed = retry_failed
         self.killed: dict[str, str] = {}
-        self._failures: dict[str, int | None] = {}  # run -> when it had failed as the pool first saw it
+        self._failures: dict[str, int | None] = {}  # run -> time of its failure when this pool first saw it
         self._children: list[_Child] = []
         self._launcher = Launcher(folder.state, threads)
-        self._told: set[str] = set()
-        self._look_again: dict[str, float] = {}
-        self._asked = 0
+        self._reported: set[str] = set()
+        self._next_check: dict[str, float] = {}
+        self._stop_requests = 0
 
     def has_failed(self, run: PlannedRun) -> bool:
-        """Whether the run failed and will not be worked on again by this pool."""
+        """Whether the run failed and will not be retried by this pool."""
         if run.name not in self._failures:
             self._failures[run.name] = self.folder.failed_at(run)
         now = self.folder.failed_at(run)
         return now is not None and not (self.retry_failed and now == self._failures[run.name])
 
     def work(self, todo: Callable[[], Sequence[PlannedRun]]) -> None:
-        """Work on all runs of `todo()`, in its order; it is asked again and again, so that it may grow.
+        """Run all runs of `todo()` in its order; it is called repeatedly, so it may grow.
 
         Raises:
-            Stopped: by Ctrl-C or SIGTERM, once every process has ended.
+            Stopped: by Ctrl-C or SIGTERM, after every process has ended.
         """
         for run in todo():
             if self.folder.is_done(run):
-                self._told.add(run.name)
+                self._reported.add(run.name)
         try:
             with self._signals():
-                while not self._asked:
+                while not self._stop_requests:
                     self._reap()
                     unfinished = self._open(todo())
                     self._fill(unfinished)
                     here = {child.run.name for child in self._children}
-                    elsewhere = [run for run in unfinished if run.name not in here and run.name in self._look_again]
+                    elsewhere = [run for run in unfinished if run.name not in here and run.name in self._next_check]
                     if not self._children and not unfinished:
                         return
                     shown = [(child.run, self.folder.status(child.run.name)) for child in self._children]
                     self.watcher.running(shown, len(elsewhere))
-                    time.sleep(LOOK)
+                    time.sleep(POLL)
                 self._stop()
             raise Stopped
         finally:
-            for child in self._children:  # an error of ours, or the second Ctrl-C
+            for child in self._children:  # an exception, or a second Ctrl-C
                 child.process.kill()
                 child.process.wait()
             self._launcher.close()
             self.watcher.end()
 
     def _open(self, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-        """Cells that are neither done nor given up; tells of those that have just become so."""
+        """Return the unfinished runs; report those that have finished or failed since the last call."""
         left = []
         running = {child.run.name for child in self._children}
         for run in runs:
-            if run.name in self._told:
+            if run.name in self._reported:
                 continue
             if run.name in running:
                 left.append(run)
             elif self.folder.is_done(run):
-                self._tell_done(run, here=False)
+                self._report_done(run, here=False)
             elif self.has_failed(run):
-                self._told.add(run.name)
+                self._reported.add(run.name)
                 self.watcher.failed(run, (self.folder.failure(run) or {}).get("error", "failed"))
             elif run.name not in self.killed:
                 left.append(run)
@@ -113,16 +113,16 @@ class Pool:
     def _fill(self, runs: Sequence[PlannedRun]) -> None:
         running = {child.run.name for child in self._children}
         for run in runs:
-            if len(self._children) >= self.jobs or self._asked:
+            if len(self._children) >= self.jobs or self._stop_requests:
                 return
-            if run.name in running or time.monotonic() < self._look_again.get(run.name, 0):
+            if run.name in running or time.monotonic() < self._next_check.get(run.name, 0):
                 continue
             if self.folder.is_claimed(run):
-                self._look_again[run.name] = time.monotonic() + LOOK_ELSEWHERE
+                self._next_check[run.name] = time.monotonic() + POLL_OTHERS
                 continue
-            self._look_again.pop(run.name, None)
+            self._next_check.pop(run.name, None)
             if self.folder.is_done(run) or self.has_failed(run):
-                continue  # by another pool, since `_open` looked; told there
+                continue  # by another pool, since `_open` checked; reported there
             self._start(run)
 
     def _start(self, run: PlannedRun) -> None:
@@ -141,47 +141,49 @@ class Pool:
 
     def _settle(self, run: PlannedRun, code: int) -> None:
         if code == 0:
-            self._tell_done(run, here=True)
+            self._report_done(run, here=True)
         elif code == BUSY:
-            self._look_again[run.name] = time.monotonic() + LOOK_ELSEWHERE
+            self._next_check[run.name] = time.monotonic() + POLL_OTHERS
         elif code == STOPPED or code < 0:
-            # Not the config's fault, so no failure: the next start goes on with it.
+            # Not a failure of the config: it resumes when the comparison is started again.
             how = "was stopped" if code == STOPPED else f"was killed by {_signal(-code)}"
-            hint = ", perhaps for want of memory" if code == -signal.SIGKILL else ""
-            self.killed[run.name] = f"its process {how}{hint}; the next start goes on with it"
-            if not self._asked:
-                self._told.add(run.name)
+            hint = ", perhaps out of memory" if code == -signal.SIGKILL else ""
+            self.killed[run.name] = f"its process {how}{hint}; it resumes when the command is repeated"
+            if not self._stop_requests:
+                self._reported.add(run.name)
                 self.watcher.failed(run, self.killed[run.name])
         else:
             if self.folder.failed_at(run) is None or code != FAILED:
-                what = f"its process ended with exit code {code} and said nothing"
+                what = f"its process ended with exit code {code} without an error message"
                 write_failure(self.folder, run.name, run.settings.resolved(), what)
-            self._failures[run.name] = None  # this failure is new: not to be retried by this pool
-            self._told.add(run.name)
+            self._failures[run.name] = None  # a new failure, not to be retried by this pool
+            self._reported.add(run.name)
             self.watcher.failed(run, (self.folder.failure(run) or {}).get("error", "failed"))
 
-    def _tell_done(self, run: PlannedRun, *, here: bool) -> None:
-        self._told.add(run.name)
+    def _report_done(self, run: PlannedRun, *, here: bool) -> None:
+        self._reported.add(run.name)
         self.watcher.finished(run, self.folder.record(run) or {}, here=here)
 
     def _stop(self) -> None:
-        """Ask every process to write a checkpoint and end; wait for them, or on a second signal kill them."""
-        self.watcher.note("stopping: what is training finishes its step and writes a checkpoint; once more kills it")
+        """Send SIGTERM to every process and wait until it has written a checkpoint; on a second signal, kill it."""
+        self.watcher.note(
+            "stopping: training runs finish their step and write a checkpoint; press Ctrl-C again to kill them"
+        )
         for child in self._children:
             child.process.send_signal(signal.SIGTERM)
-        while self._children and self._asked < 2:
+        while self._children and self._stop_requests < 2:
             self._reap()
-            time.sleep(LOOK)
+            time.sleep(POLL)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Ctrl-C, SIGTERM and a closed terminal ask for a stop; signals are only caught in the main thread."""
+        """Count SIGINT, SIGTERM and SIGHUP as requests to stop; only in the main thread."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
 
         def ask(number: int, frame: Any) -> None:
-            self._asked += 1
+            self._stop_requests += 1
 
         numbers = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
         old = {number: signal.signal(number, ask) for number in numbers}

@@ -1,9 +1,9 @@
-"""How the process of a run comes to be: a Python started afresh, or a fork of a server that has imported everything.
+"""Worker processes: a fresh Python, or a fork of a server that has imported the libraries.
 
-A fork saves the 8 to 10 s of CPU in which a fresh Python imports torch, transformers, TRL and lm-eval. It is the way on
-Linux without an accelerator, whose runtime does not survive a fork; DUDE_FRESH_PROCESSES=1 turns it off. Both ways a
-process has its own session, log and threads, and gives the same bits. It ends with the pool, however that dies: it
-holds the reading end of a pipe that the pool, or the server, never closes before it ends.
+A fork saves the 8 to 10 s of CPU in which a fresh Python imports torch, transformers, TRL and lm-eval. It is used on
+Linux without an accelerator, whose runtime does not survive a fork; DUDE_FRESH_PROCESSES=1 turns it off. Either way a
+worker has its own session, log and threads, and gives the same bits. It ends when the pool ends, however that dies: it
+reads a pipe that the pool, or the server, keeps open.
 """
 
 from __future__ import annotations
@@ -23,41 +23,41 @@ from typing import Any, Protocol
 COMMAND = (sys.executable, "-m", "dude_lab.compare.worker")
 SERVER = (sys.executable, "-m", "dude_lab.compare.fork_server")
 FRESH = "DUDE_FRESH_PROCESSES"
-ACCELERATORS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA's, AMD's, and WSL's way to either
+ACCELERATORS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, and either in WSL
 WAIT = 0.1  # seconds
-GRACE = 10.0  # seconds between SIGTERM and the end of a process whose pool is gone, for a step and a checkpoint
+GRACE = 10.0  # seconds from SIGTERM to exit when the pool is gone: enough for a step and a checkpoint
 
 
 class Process(Protocol):
-    """What the pool needs of a process, with the names of `subprocess.Popen`."""
+    """A worker process, with the interface of `subprocess.Popen`."""
 
     def poll(self) -> int | None:
-        """Its exit code, or minus the signal that killed it; None while it runs."""
+        """Return its exit code, or minus the signal that killed it; None while it runs."""
 
     def wait(self) -> int:
-        """The same, once it has ended."""
+        """Wait for its end and return the exit code."""
 
     def send_signal(self, sig: int) -> None:
-        """Unless it has ended."""
+        """Send a signal, unless it has ended."""
 
     def kill(self) -> None:
-        """With SIGKILL."""
+        """Send SIGKILL."""
 
 
 def can_fork() -> bool:
-    """Whether processes may be forked here."""
+    """Whether processes can be forked on this machine."""
     wanted = os.environ.get(FRESH, "") in ("", "0")
     return wanted and sys.platform == "linux" and not any(map(os.path.exists, ACCELERATORS))
 
 
 def environment(threads: int) -> dict[str, str]:
-    """That of a process with so many threads; libraries read it when they are imported."""
+    """Return the environment of a worker with `threads` threads; libraries read it when they are imported."""
     count = str(threads)
     return {**os.environ, "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "PYTHONUNBUFFERED": "1"}
 
 
 def fresh(spec: str, log: str | Path, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
-    """A Python of its own that works on the run of `spec` and writes to the end of `log`."""
+    """Start a fresh Python for the run of `spec`; it appends its output to `log`."""
     with open(log, "ab") as file:
         process = subprocess.Popen(
             COMMAND,
@@ -65,24 +65,24 @@ def fresh(spec: str, log: str | Path, env: dict[str, str] | None = None) -> subp
             stdout=file,
             stderr=subprocess.STDOUT,
             env=env,
-            start_new_session=True,  # a terminal's Ctrl-C comes to us alone, and we pass it on once
+            start_new_session=True,  # Ctrl-C in the terminal reaches the pool only, which forwards it once
         )
     assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # it has died already; its exit code tells
+    with contextlib.suppress(BrokenPipeError):  # it has died already; see its exit code
         process.stdin.write(spec.encode() + b"\n")
         process.stdin.flush()
-    return process  # with its standard input open: the process ends when that does
+    return process  # standard input stays open: the process ends when it closes
 
 
 def read_spec() -> dict[str, Any]:
-    """The spec that `fresh` has written to standard input; from now on this process ends with the one that wrote it."""
+    """Read the spec that `fresh` has written to standard input; from then on this process ends with the pool."""
     spec = json.loads(sys.stdin.readline())
     end_with(sys.stdin.fileno())
     return spec
 
 
 def end_with(pipe: int) -> None:
-    """End this process once no other holds the writing end of `pipe`: by SIGTERM, as a pool asks, then at once."""
+    """End this process when the other end of `pipe` closes: by SIGTERM, and after `GRACE` seconds by exit."""
 
     def watch() -> None:
         with contextlib.suppress(OSError):
@@ -96,11 +96,11 @@ def end_with(pipe: int) -> None:
 
 
 class Launcher:
-    """Starts processes the one way or the other.
+    """Starts worker processes, forked or fresh.
 
     Args:
-        state: folder for the server's own output.
-        threads: of each process.
+        state: folder for the output of the server.
+        threads: number of threads per worker.
     """
 
     def __init__(self, state: Path, threads: int) -> None:
@@ -112,7 +112,7 @@ class Launcher:
         self._rest = b""
 
     def start(self, spec: str, log: Path) -> Process:
-        """A process that works on the run of `spec` (`worker.spec_of`), its output to the end of `log`."""
+        """Start a process for the run of `spec` (`worker.spec_of`); it appends its output to `log`."""
         if not self._lost and self._server is None:
             with self._log.open("ab") as file:
                 self._server = subprocess.Popen(
@@ -132,13 +132,13 @@ class Launcher:
         return made
 
     def kill(self) -> None:
-        """End everything at once, for a server that is still importing."""
+        """Kill the server and its workers, for a server that is still importing."""
         if self._server is not None:
             self._server.kill()
             self._lose()
 
     def close(self) -> None:
-        """End the server, if there is one."""
+        """End the server if there is one."""
         if self._server is not None:
             for pipe in (self._server.stdin, self._server.stdout):
                 assert pipe is not None
@@ -148,7 +148,7 @@ class Launcher:
             self._server, self._lost = None, True
 
     def _ask(self, **request: Any) -> bool:
-        """Send a request; False where there is no server any more."""
+        """Send a request; return False if the server has died."""
         assert self._server is not None and self._server.stdin is not None
         data = json.dumps(request).encode() + b"\n"
         try:
@@ -160,7 +160,7 @@ class Launcher:
         return True
 
     def read(self, seconds: float = 0.0) -> None:
-        """Take in what the server has replied, waiting for so long."""
+        """Read the replies of the server, waiting up to `seconds`."""
         if self._server is None or self._lost:
             return
         pipe = self._server.stdout
@@ -179,7 +179,7 @@ class Launcher:
             seconds = 0.0
 
     def _lose(self) -> None:
-        """The server has died: nobody can tell how its processes end, so they are killed; later ones start afresh."""
+        """Kill the workers of a server that has died, since their exit codes are lost; later workers are fresh."""
         self._lost = True
         for process in self._running.values():
             if process.pid is not None:
@@ -190,7 +190,7 @@ class Launcher:
 
 
 class _Forked:
-    """A process of the server's."""
+    """A worker that the server has forked."""
 
     def __init__(self, launcher: Launcher, number: int) -> None:
         self._launcher, self.number = launcher, number

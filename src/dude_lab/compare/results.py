@@ -1,4 +1,4 @@
-"""What a comparison has measured so far, read from its folders: rows, each with its runs."""
+"""The results of a comparison, read from its folders: rows, each with its runs."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ class RowResult:
     """A row of the table.
 
     Attributes:
-        label: as the table names it.
-        method: the method's name.
+        label: its label in the table.
+        method: name of the method.
         r: the rank, or None.
-        learning_rate: None where it is not chosen yet.
-        runs: finished, by seed.
-        failed: how many failed.
-        missing: how many are neither finished nor failed.
-        tried: among how many learning rates this one was chosen.
-        at_end: whether it is the smallest or largest of these.
+        learning_rate: None if it is not chosen yet.
+        runs: finished runs, by seed.
+        failed: number of failed runs.
+        missing: number of runs that are neither finished nor failed.
+        tried: number of learning rates of the search.
+        at_end: whether the chosen one is the smallest or largest of these.
         above: whether the rate is the next above the best of these (`search.above`).
-        candidates: what the search measured at each of them (`search.Choice`); empty without a finished search.
+        candidates: metrics of the search at each of them (`search.Choice`); empty without a finished search.
     """
 
     label: str
@@ -67,10 +67,10 @@ class Results:
 
     Attributes:
         rows: in the order of the YAML.
-        base: its evaluation; None where there is none.
-        sets: the tasks that get a column.
-        headline: what the accuracy stands for; None where nothing was asked.
-        jobs: how many runs went side by side; None where it is not known.
+        base: evaluation of the untrained model; None if there is none.
+        sets: tasks that get a column.
+        headline: task of the accuracy; None without an evaluation.
+        jobs: number of runs in parallel; None if unknown.
     """
 
     rows: tuple[RowResult, ...]
@@ -81,10 +81,10 @@ class Results:
 
 
 def collect(folder: ComparisonFolder) -> Results:
-    """Everything that is finished in the folder of a comparison, and what is missing from it.
+    """Return the results of a comparison, with the number of runs that are missing.
 
     Raises:
-        DudeError: no comparison there.
+        DudeError: the folder holds no comparison.
     """
     grid = folder.grid()
     rows = tuple(_row(grid, row, folder) for row in grid.rows)
@@ -126,7 +126,7 @@ def collect_paths(paths: Sequence[Path]) -> tuple[Results, ComparisonFolder | No
 
 
 def collect_runs(paths: Sequence[Path]) -> Results:
-    """Rows from the folders of finished runs; those that differ in nothing but the seed are one row.
+    """Return rows of finished runs; runs that differ in the seed only are one row.
 
     Raises:
         DudeError: a folder without a finished run, two runs of one row and seed, or runs asked different questions.
@@ -152,14 +152,14 @@ def collect_runs(paths: Sequence[Path]) -> Results:
 
 def _check_questions(rows: Sequence[RowResult]) -> None:
     if len({json.dumps(_questions(row.runs[0])) for row in rows if row.runs}) > 1:
-        raise DudeError("these runs were asked different questions. Name runs with the same 'eval' section.")
+        raise DudeError("these runs were evaluated on different questions. Give runs with the same 'eval' section.")
 
 
 def _open(path: Path) -> tuple[Run, RunSettings]:
-    """A finished run in its folder, or packed.
+    """Open a finished run in its folder, or packed.
 
     Raises:
-        DudeError: there is none.
+        DudeError: the run is not finished.
     """
     if not path.exists() and (source := find_run(path)) is not None and (record := source.record()) is not None:
         return Run(record, source), parse_run(record["config"], str(path))
@@ -217,10 +217,10 @@ def _named_apart(rows: Sequence[tuple[RowResult, str]]) -> tuple[RowResult, ...]
 
 
 def differences(one: RowResult, other: RowResult) -> tuple[list[Table], list[float], list[int]] | None:
-    """Task by task, `one`'s answers minus `other`'s: (seeds, questions) of -1, 0, 1; and the weight of each task.
+    """Return the differences of `one`'s and `other`'s answers, the weight of each task, and the seeds.
 
-    The third value is the seeds. None where they share no seed, were asked different questions, or the answers do not
-    add up to the accuracy (a metric that is no share of right answers).
+    For each task a (seeds, questions) array of -1, 0, 1. None if the rows share no seed, were evaluated on different
+    questions, or the accuracy is not the mean of the answers (another metric).
     """
     mine, theirs = ({run.seed: run for run in row.runs} for row in (one, other))
     seeds = [seed for seed in mine if seed in theirs]
@@ -255,7 +255,7 @@ def seed_series(row: RowResult, key: str) -> Series | None:
 
 
 def _weights(run: Run, tasks: list[str]) -> dict[str, float]:
-    """The weight of each task in the headline: equal for each set, and equal for the subjects within a set."""
+    """Return the weight of each task in the headline: equal for all sets, and equal for the subjects within a set."""
     names = EvalSettings.model_validate(run.record["config"]["eval"]).names
 
     def owner(task: str) -> str:

@@ -12,7 +12,7 @@ from dude_peft.errors import DudeError, did_you_mean, quote
 from ..config.compare_settings import ComparisonSettings
 from ..methods import METHODS, MethodSettings, parse_method
 
-OWN_KEYS = ("label", "learning_rates")  # of an entry under `methods`, beside the method's own
+OWN_KEYS = ("label", "learning_rates")  # keys of an entry under `methods` that are not the method's
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class Row:
     """A row of the table: one method with one rank and its other keys.
 
     Attributes:
-        label: how the table names it.
-        method: its settings.
-        learning_rates: to choose from; one is used as it is.
+        label: its label in the table.
+        method: settings of the method.
+        learning_rates: candidates; a single one is used without a search.
     """
 
     label: str
@@ -31,20 +31,20 @@ class Row:
 
     @property
     def r(self) -> int | None:
-        """The rank, where the method has one."""
+        """The rank, if the method has one."""
         return getattr(self.method, "r", None)
 
     @property
     def name(self) -> str:
-        """Label and rank, as file names and messages have it."""
+        """Label and rank, as in file names and messages."""
         return slug(full_name(self.label, self.r).replace(" r=", "-r"))
 
 
 def expand_rows(settings: ComparisonSettings, source: str) -> tuple[Row, ...]:
-    """Every method at every rank.
+    """Return every method at every rank.
 
     Raises:
-        DudeError: every mistake in `methods` and `shared`, two rows of one name, unequal numbers of learning rates.
+        DudeError: all mistakes in `methods` and `shared`, two rows of one name, unequal numbers of learning rates.
     """
     rows: dict[tuple[str, int | None], Row] = {}
     problems: list[str] = []
@@ -76,11 +76,11 @@ def expand_rows(settings: ComparisonSettings, source: str) -> tuple[Row, ...]:
 def _expand(
     raw: dict[str, Any], own: dict[str, Any], settings: ComparisonSettings, place: str, used: set[str]
 ) -> list[Row]:
-    parse_method(raw, place)  # the entry alone first: its own mistakes are told as such
+    parse_method(raw, place)  # the entry alone first, to report its own mistakes as such
     allowed = METHODS[raw["name"]].settings.model_fields
     given = {key: value for key, value in settings.shared.items() if key in allowed}
     used |= set(given)
-    parse_method({**given, **raw}, f"{place}, with shared")  # also a rank that `ranks` takes the place of
+    parse_method({**given, **raw}, f"{place}, with shared")  # with the rank that `ranks` replaces
     ranks: list[int | None] = list(settings.ranks) if settings.ranks and "r" in allowed and "r" not in raw else [None]
     label, rates = own.get("label", METHODS[raw["name"]].title), own.get("learning_rates", settings.learning_rates)
     if not isinstance(label, str) or not slug(label):
@@ -100,18 +100,18 @@ def _expand(
 
 def _check_budget(rows: tuple[Row, ...], source: str) -> None:
     if len({len(row.learning_rates) for row in rows}) > 1:
-        told = ", ".join(f"{row.name} {len(row.learning_rates)}" for row in rows)
+        counts = ", ".join(f"{row.name} {len(row.learning_rates)}" for row in rows)
         raise DudeError(
-            f"{source}: learning_rates: every method gets the same number to choose from, and there are {told}. "
+            f"{source}: learning_rates: every method needs the same number of candidates, got {counts}. "
             "Give each the same number."
         )
 
 
 def full_name(label: str, r: int | None) -> str:
-    """Label and rank, the rank once."""
+    """Return label and rank, the rank once."""
     return label if r is None or f"r={r}" in label else f"{label} r={r}"
 
 
 def slug(text: str) -> str:
-    """A text as part of a file name."""
+    """Return a text as part of a file name."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

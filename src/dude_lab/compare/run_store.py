@@ -1,4 +1,4 @@
-"""Finished runs, whether each lies in a folder of its own or in a packed study."""
+"""Finished runs, in folders of their own or in a packed study."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from .packed import Answers, PackedStudy, find_packed
 
 
 class Source(Protocol):
-    """Where a finished run is read from."""
+    """A finished run in its stored form."""
 
     name: str
 
     def record(self) -> dict[str, Any] | None:
-        """Its `run.json`; None where it is not finished."""
+        """Return its `run.json`; None if it is not finished."""
 
     def metrics(self) -> dict[str, Any]:
-        """Evaluation -> its `metrics.json`."""
+        """Return evaluation -> its `metrics.json`."""
 
     def curves(self) -> list[dict[str, Any]]:
-        """Its `curves.jsonl`; empty where it has none."""
+        """Return its `curves.jsonl`; empty if it has none."""
 
     def evaluations(self) -> list[str]:
-        """Names of the evaluations that have answers or metrics."""
+        """Return the names of the evaluations with answers or metrics."""
 
     def has_answers(self, task: str) -> bool:
         """Whether the evaluation after training has answers to this task."""
 
     def samples(self, evaluation: str = "after") -> Answers:
-        """Task -> answers of an evaluation, in the order of the questions; a packed run has no prompts."""
+        """Return task -> answers of an evaluation, in the order of the questions; a packed run has no prompts."""
 
     def answers(self) -> dict[str, list[tuple[str, bool]]]:
-        """Task -> id of each question, and whether it was answered right after training."""
+        """Return task -> id of each question, and whether the answer after training is correct."""
 
 
 class FolderRun:
@@ -53,12 +53,10 @@ class FolderRun:
         self.name = self.folder.path.name
 
     def record(self) -> dict[str, Any] | None:
-        """Its `run.json` without the checksums of itself, the curves and the answers, which are those of this folder.
-
-        None where it is not finished.
+        """Return its `run.json` without the checksums of this folder's files; None if it is not finished.
 
         Raises:
-            DudeError: it is damaged, as for every file that is read here.
+            DudeError: it is damaged. The same holds for all files that are read here.
         """
         if not self.folder.record.is_file():
             return None
@@ -72,20 +70,20 @@ class FolderRun:
         return read_record(self.folder) if self.folder.record.is_file() else {}
 
     def metrics(self) -> dict[str, Any]:
-        """Evaluation -> its `metrics.json`."""
+        """Return evaluation -> its `metrics.json`."""
         files = sorted(self.folder.evaluations.glob("*/metrics.json"))
         for file in files:
             check_files(self.folder, self._full_record, file)
         return {file.parent.name: read_json(file, REMEDY) for file in files}
 
     def curves(self) -> list[dict[str, Any]]:
-        """Its `curves.jsonl`; empty where it has none."""
+        """Return its `curves.jsonl`; empty if it has none."""
         if self.folder.curves.is_file():
             check_files(self.folder, self._full_record, self.folder.curves)
         return Curves(self.folder.curves).read()
 
     def evaluations(self) -> list[str]:
-        """Names of the evaluations that have answers or metrics."""
+        """Return the names of the evaluations with answers or metrics."""
         return sorted(p.name for p in self.folder.evaluations.glob("*") if p.is_dir())
 
     def has_answers(self, task: str) -> bool:
@@ -93,7 +91,7 @@ class FolderRun:
         return samples_file(self.folder, "after", task).is_file()
 
     def samples(self, evaluation: str = "after") -> Answers:
-        """Task -> answers of an evaluation, in the order of the questions."""
+        """Return task -> answers of an evaluation, in the order of the questions."""
         found: Answers = {}
         for file in sorted((self.folder.evaluations / evaluation / "samples").glob("*.jsonl")):
             if samples := self._read(file):
@@ -112,30 +110,30 @@ class FolderRun:
         return samples
 
     def answers(self) -> dict[str, list[tuple[str, bool]]]:
-        """Task -> id of each question, and whether it was answered right after training."""
+        """Return task -> id of each question, and whether the answer after training is correct."""
         return {t: [(str(one["id"]), bool(one["correct"])) for one in s] for t, s in self.samples().items()}
 
 
 def samples_file(folder: RunFolder, evaluation: str, task: str) -> Path:
-    """Where an evaluation's answers to a task lie (`evaluation.result.EvalResult.write`)."""
+    """Return the path of an evaluation's answers to a task (`EvalResult.write`)."""
     return folder.evaluations / evaluation / "samples" / f"{task.replace('/', '__').replace(':', '__')}.jsonl"
 
 
 class RunStore:
-    """The finished runs of a study, in `runs/NAME/` or packed; the folder counts where there are both."""
+    """The finished runs of a study, in `runs/NAME/` or packed; if a run is in both, its folder is used."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.folders = path, path / "runs"
 
     def find(self, name: str) -> Source | None:
-        """A run by its name; None where it is not finished."""
+        """Return a run by its name; None if it is not finished."""
         if (self.folders / name / "run.json").is_file():
             return FolderRun(self.folders / name)
         packed = find_packed(self.path)
         return packed.run(name) if packed is not None else None
 
     def record(self, name: str) -> dict[str, Any] | None:
-        """A run's `run.json`; None where it is not finished."""
+        """Return a run's `run.json`; None if it is not finished."""
         found = self.find(name)
         return None if found is None else found.record()
 
@@ -143,7 +141,7 @@ class RunStore:
         return self.find(name) is not None
 
     def names(self) -> list[str]:
-        """Every finished run, sorted."""
+        """Return the names of all finished runs, sorted."""
         folders = {file.parent.name for file in self.folders.glob("*/run.json")}
         packed: PackedStudy | None = find_packed(self.path)
         return sorted(folders | set(packed.records if packed is not None else ()))
@@ -156,55 +154,55 @@ class RunStore:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its `run.json`, and where its curves and answers are."""
+    """A finished run: its `run.json`, and the source of its curves and answers."""
 
     record: dict[str, Any]
     source: Source
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """Name of its folder."""
         return self.source.name
 
     @property
     def seed(self) -> int:
-        """The seed it was trained with."""
+        """Seed of the training."""
         return int(self.record["seeds"]["seed"])
 
     @property
     def after(self) -> dict[str, Any]:
-        """Its metrics after training; empty where nothing was asked."""
+        """Metrics after training; empty without an evaluation."""
         return self.record["metrics"]["after"] or {}
 
     @property
     def accuracy(self) -> float | None:
-        """The headline."""
+        """Value of the headline task."""
         return self.after.get("accuracy")
 
     def task(self, name: str) -> dict[str, Any] | None:
-        """The metric of one task."""
+        """Return the metric of one task; None if it has none."""
         return self.after.get("tasks", {}).get(name)
 
     @property
     def tasks_asked(self) -> set[str]:
-        """Tasks with questions of their own; the others are averages."""
+        """Tasks with questions; the others are averages."""
         return {name for name in self.after.get("tasks", {}) if self.source.has_answers(name)}
 
     def samples(self) -> Answers:
-        """Task -> what was asked and answered, question by question."""
+        """Return task -> questions and answers."""
         return {task: found for task, found in self.source.samples().items() if task in self.after.get("tasks", {})}
 
     def answers(self) -> dict[str, list[tuple[str, bool]]]:
-        """Task -> id and whether it was right, question by question."""
+        """Return task -> id of each question, and whether the answer is correct."""
         return {task: found for task, found in self.source.answers().items() if task in self.after.get("tasks", {})}
 
     def curves(self) -> list[dict[str, Any]]:
-        """Its `curves.jsonl`; empty where it has none."""
+        """Return its `curves.jsonl`; empty if it has none."""
         return self.source.curves()
 
 
 def find_run(path: str | Path) -> Source | None:
-    """The finished run at a path: its folder, or `STUDY/runs/NAME` of a packed study; None where there is none."""
+    """Return the finished run at a path: its folder, or `STUDY/runs/NAME` of a packed study; None if there is none."""
     path = Path(path)
     if (path / "run.json").is_file():
         return FolderRun(path)

@@ -1,4 +1,4 @@
-"""The learning rate of a row: the best of its candidates on validation, each candidate trained alike."""
+"""The search for the learning rate of a row: the best of its candidates on validation."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .rows import Row
 
 @dataclass(frozen=True)
 class Choice:
-    """What the search of a row found.
+    """The result of the search of a row.
 
     Attributes:
-        row: its name.
-        candidates: learning rate, run, and what was measured on validation; `error` in place of it where a run failed.
+        row: name of the row.
+        candidates: learning rate, run, and metrics on validation; for a failed run `error` instead.
         learning_rate: the best, or with `search.above` the next larger one; None if every candidate failed, or if none
             is larger.
-        at_end: whether the best is the smallest or the largest of the candidates, so that a better one may lie beyond.
+        at_end: whether the best is the smallest or largest candidate, so that a better one may lie beyond.
     """
 
     row: str
@@ -33,30 +33,31 @@ class Choice:
 
     @property
     def warning(self) -> str | None:
-        """A line for a person, where there is something to say."""
+        """A warning about the result; None if there is none."""
         if self.learning_rate is None and any("error" not in one for one in self.candidates):
             return f"{self.row}: the best learning rate is the largest of those tried, so there is none above to run"
         if self.learning_rate is None:
-            return f"{self.row}: every learning rate failed, so it is not run: see `output_tail` in state/*.failed.json"
+            return f"{self.row}: every learning rate failed, so it is not run; the errors are in state/*.failed.json"
         if not self.at_end:
             return None
         rates = ", ".join(f"{one['learning_rate']:g}" for one in self.candidates)
-        return f"{self.row}: the best learning rate, {self.learning_rate:g}, lies at an end of those tried ({rates})"
+        best = f"{self.row}: the best learning rate, {self.learning_rate:g},"
+        return f"{best} is the smallest or largest of the search ({rates})"
 
 
 def choose(
     grid: Grid, row: Row, folder: ComparisonFolder, has_failed: Callable[[PlannedRun], bool] | None = None
 ) -> Choice | None:
-    """The choice for a row; None while a candidate is neither done nor failed.
+    """Choose the learning rate of a row; return None while a candidate is neither finished nor failed.
 
-    The highest accuracy wins; of equal ones the lowest validation loss, then the lowest loss over the last tenth of
-    the training, then the smallest learning rate.
+    The highest accuracy wins; ties go to the lowest validation loss, then the lowest loss over the last tenth of
+    training, then the smallest learning rate.
 
     Args:
         grid: the comparison.
         row: a row with several learning rates.
-        folder: where its runs are.
-        has_failed: whether a run is given up; by default, whether it has a record of a failure.
+        folder: folder of the comparison.
+        has_failed: whether a run has failed and is not retried; default: whether it has a record of a failure.
     """
     gone = has_failed or (lambda run: folder.failure(run) is not None)
     candidates = []
@@ -78,7 +79,7 @@ def choose(
 
 
 def write_choices(folder: ComparisonFolder, choices: list[Choice]) -> None:
-    """`search.json`: every choice with every candidate."""
+    """Write `search.json`: every choice with all candidates."""
     rows = {
         one.row: {"learning_rate": one.learning_rate, "at_end": one.at_end, "candidates": list(one.candidates)}
         for one in choices

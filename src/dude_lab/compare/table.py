@@ -1,4 +1,4 @@
-"""The table of a comparison: every number as data (`table.json`), and the text that a person reads (`table.md`)."""
+"""The table of a comparison as data (`table.json`) and as text (`table.md`)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MISSING = "-"
 
 
 def make_table(results: Results) -> dict[str, Any]:
-    """Everything the table says, in plain JSON values; a pure function of the runs' folders."""
+    """Return the table as JSON values; a pure function of the runs."""
     outcome = find_outcome(results)
     rows = [_base(results)] if results.base else []
     rows += [_row(results, row, outcome) for row in results.rows]
@@ -90,7 +90,7 @@ def _row(results: Results, row: RowResult, outcome: Outcome) -> dict[str, Any]:
 
 
 def _asked(run: Run) -> int | None:
-    """Questions asked in all."""
+    """Return the number of questions."""
     return sum(run.after["tasks"][name]["n"] for name in run.tasks_asked) or None
 
 
@@ -108,27 +108,24 @@ def _notes(results: Results, runs: list[Run]) -> list[str]:
     counts = {len(row.runs) for row in results.rows if row.runs}
     if results.headline is not None:
         if counts - {1}:
-            notes.append(
-                "Accuracy: mean over seeds and 95% Student's t interval over them; all seeds are asked the same "
-                "questions."
-            )
+            notes.append("Accuracy: mean over seeds with 95% Student's t interval; all seeds have the same questions.")
         if 1 in counts or results.base is not None:
             one = "The base, and rows of one seed" if counts - {1} else "One seed"
             notes.append(f"{one}: 95% interval over the questions (Wilson), which says nothing about other seeds.")
         notes.append(
             "Differences: paired by seed and question, bootstrap over both; each interval is of its pair by itself. "
             "Significant: p < 0.05 after Holm's correction over all pairs of the table. Bold: best, and significantly "
-            "higher than the runner-up (tasks: paired t over seeds, Holm over the tasks)."
+            "higher than the second best (tasks: paired t over seeds, Holm over the tasks)."
         )
     if any(row.tried > 1 for row in results.rows):
-        notes.append("Learning rate: chosen on validation for each row, among equally many (search.json).")
+        notes.append("Learning rate: chosen on validation for each row, with equally many candidates (search.json).")
         if above := [row.name for row in results.rows if row.above]:
             notes.append(f"Not the chosen learning rate but the next larger one: {', '.join(above)}.")
         ends = [row.name for row in results.rows if row.at_end]
         if ends:
-            notes.append(f"The best learning rate lies at an end of those tried: {', '.join(ends)}.")
+            notes.append(f"The best learning rate is the smallest or largest of the search: {', '.join(ends)}.")
     if results.jobs is not None and results.jobs > 1:
-        notes.append(f"Seconds were taken with {results.jobs} runs side by side.")
+        notes.append(f"Seconds were measured with {results.jobs} runs in parallel.")
     for what, count in (("failed", "failed"), ("not finished", "missing")):
         rows = [f"{row.name} ({getattr(row, count)})" for row in results.rows if getattr(row, count)]
         if rows:
@@ -141,7 +138,7 @@ def _notes(results: Results, runs: list[Run]) -> list[str]:
 
 
 def _provenance(runs: list[Run]) -> dict[str, list[str]]:
-    """Each different model, data set, commit, machine and version among the runs."""
+    """Return the distinct models, data sets, commits, machines and versions of the runs."""
     found: dict[str, set[str]] = {
         "models": set(),
         "data": set(),
@@ -163,13 +160,13 @@ def _provenance(runs: list[Run]) -> dict[str, list[str]]:
 
 
 def columns(table: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Heads and cells of the table as text; a row begins with its label as it is, other cells may hold `**bold**`."""
+    """Return heads and cells as text; a row begins with its plain label, other cells may contain `**bold**`."""
     several = (
         table["sets"] if len(table["sets"]) > 1 or (table["sets"] and table["sets"] != [table["headline"]]) else []
     )
     what = f"accuracy, % ({table['headline']})" if not several else "mean, %"
     heads = ["method", "r", "lr", *(short(name, several) for name in several), what]
-    heads += ["n", "seeds", "loss", "train s", "start s", "memory", "trainable"]
+    heads += ["n", "seeds", "loss", "train s", "init s", "memory", "trainable"]
     rows = []
     for row in table["rows"]:
         cells = [row["label"], _text(row["r"]), _text(row["learning_rate"], "{:g}")]
@@ -186,14 +183,14 @@ def columns(table: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def short(name: str, among: Sequence[str]) -> str:
-    """A task's name without the beginning that all of them share."""
+    """Return a task's name without the prefix that all of them share."""
     first = name.partition("_")[0]
     alike = len(among) > 1 and all(one.startswith(f"{first}_") for one in among)
     return name.removeprefix(f"{first}_") if alike else name
 
 
 def markdown(table: dict[str, Any]) -> str:
-    """The table, the outcome and the notes as Markdown."""
+    """Return the table, the outcome and the notes as Markdown."""
     heads, rows = columns(table)
     lines = ["| " + " | ".join(map(escape_markdown, heads)) + " |", "|---|" + "---:|" * (len(heads) - 1)]
     lines += ["| " + " | ".join([escape_markdown(label), *cells]) + " |" for label, *cells in rows]

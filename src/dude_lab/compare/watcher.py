@@ -1,4 +1,4 @@
-"""What a comparison tells whoever watches. The base class is silent; the command line shows it."""
+"""Callbacks with the progress of a comparison. The base class does nothing; the command line shows progress."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from .grid import PlannedRun
 
 
 class Watcher:
-    """Callbacks of a comparison. None of them may change it."""
+    """Callbacks of a comparison."""
 
     def begin(self, done: int, total: int) -> None:
-        """The work starts: `done` of `total` runs are finished already."""
+        """Called at the start, when `done` of `total` runs are finished."""
 
     def started(self, run: PlannedRun) -> None:
-        """A process works on the run."""
+        """Called when a process starts the run."""
 
     def running(self, runs: Sequence[tuple[PlannedRun, dict[str, Any]]], elsewhere: int) -> None:
-        """Called several times a second: runs of this process with their last status, and how many others work on."""
+        """Called several times a second with the running runs, their status, and the number of runs of other pools."""
 
     def finished(self, run: PlannedRun, record: dict[str, Any], *, here: bool) -> None:
-        """The run is done, by this process or another."""
+        """Called when the run has finished, here or in another pool."""
 
     def failed(self, run: PlannedRun, error: str) -> None:
-        """The run failed, or the process that worked on it was killed."""
+        """Called when the run has failed or its process was killed."""
 
     def note(self, text: str) -> None:
-        """Something the user should know."""
+        """Called with a message for the user."""
 
     def end(self) -> None:
-        """No process works any more, for whatever reason."""
+        """Called when no process is left, whatever the reason."""

@@ -1,10 +1,10 @@
-"""One run in a process of its own, so that its seconds and its peak memory are its own.
+"""One run in a process of its own, so that its time and peak memory are measured alone.
 
     python -m dude_lab.compare.worker
 
-The spec is one line of JSON on standard input, which stays open: which run, its config, the comparison's folder, and
-torch's threads. Exit code: 0 done, 1 failed (and said why in `state/NAME.failed.json`), 75 another process has it, 130
-stopped, with a checkpoint where it was training.
+The spec is one line of JSON on standard input, which stays open: the run, its config, the folder of the study, and the
+number of torch threads. Exit codes: 0 finished; 1 failed, with the error in `state/NAME.failed.json`; 75 claimed by
+another process; 130 stopped, with a checkpoint if it was training.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from .comparison_folder import ComparisonFolder, claim
 from .processes import read_spec
 
 BUSY, FAILED, STOPPED = 75, 1, 130
-EVERY = 0.5  # seconds between two writings of the status
-TAIL = 40  # lines of output kept with a failure
+EVERY = 0.5  # seconds between two status writes
+TAIL = 40  # lines of output stored with a failure
 
 
 class Status(Reporter):
-    """Writes how far the run is to a small file, and what a person may want to know later to the log."""
+    """Writes the progress of the run to a small file, and messages to the log."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.now: dict[str, Any] = {}
+        self.status: dict[str, Any] = {}
         self._written = 0.0
         self._began = (0, 0.0)
 
     def _write(self, *, always: bool = False, **news: Any) -> None:
-        self.now |= news
+        self.status |= news
         if always or time.monotonic() - self._written >= EVERY:
             part = self.path.with_name(f".{self.path.name}.part")
-            part.write_text(json.dumps(self.now), encoding="utf-8")
+            part.write_text(json.dumps(self.status), encoding="utf-8")
             os.replace(part, self.path)
             self._written = time.monotonic()
 
@@ -59,42 +59,42 @@ class Status(Reporter):
         yield
 
     def stage(self, text: str) -> AbstractContextManager[object]:
-        """The stage, in the log and the status."""
+        """Write the stage to the log and the status."""
         return self._stage(text)
 
     def note(self, text: str) -> None:
-        """Into the log."""
+        """Write a message to the log."""
         print(f"note: {text}", flush=True)
 
     def prepared(self, what: str, done: int, total: int, left: float | None) -> None:
-        """Layers of the adapter's start."""
+        """Write the number of initialised layers to the status."""
         self._write(stage=what, done=done, total=total, left=left)
 
     def begin(self, step: int, steps: int) -> None:
-        """Training starts."""
+        """Write the start of training to the log and the status."""
         self._began = (step, time.monotonic())
-        print(f"going on after step {step}" if step else "training", flush=True)
+        print(f"resuming after step {step}" if step else "training", flush=True)
         self._write(always=True, stage="training", step=step, steps=steps, left=None)
 
     def progress(self, step: int, loss: float, tokens_per_second: float) -> None:
-        """A step; the status is written now and then."""
+        """Write a training step to the status."""
         first, since = self._began
-        left = (time.monotonic() - since) / max(step - first, 1) * (self.now["steps"] - step)
+        left = (time.monotonic() - since) / max(step - first, 1) * (self.status["steps"] - step)
         self._write(step=step, loss=loss, left=round(left, 1))
 
     def asked(self, done: int, total: int, what: str) -> None:
-        """Questions answered."""
+        """Write the number of scored questions to the status."""
         self._write(done=done, total=total)
 
 
 def spec_of(run: Any, folder: Path, threads: int) -> str:
-    """What a worker reads from its standard input to work on a run of the comparison in `folder`."""
+    """Return the spec of a run, as a worker reads it from its standard input."""
     config = run.settings.resolved()
     return json.dumps({"kind": run.kind, "name": run.name, "config": config, "folder": str(folder), "threads": threads})
 
 
 def work_on(spec: dict[str, Any]) -> int:
-    """Work on the run of a spec (`spec_of`); returns the exit code."""
+    """Run the run of a spec (`spec_of`); return the exit code."""
     folder = ComparisonFolder(spec["folder"])
     lock = claim(folder.state, spec["name"])
     if lock is None:
@@ -134,11 +134,11 @@ def _work(spec: dict[str, Any], settings: RunSettings, status: Status) -> None:
         return
     # The base is evaluated once, in a run of its own.
     train(settings, resume="auto", reporter=status, evaluate_start=False)
-    shutil.rmtree(RunFolder(settings.output).checkpoints, ignore_errors=True)  # of many runs they would fill the disk
+    shutil.rmtree(RunFolder(settings.output).checkpoints, ignore_errors=True)  # those of many runs would fill the disk
 
 
 def write_failure(folder: ComparisonFolder, name: str, config: dict[str, Any], error: str) -> None:
-    """Record why a run failed, with the last of what it printed."""
+    """Write the error of a run with the end of its log."""
     log = folder.state / f"{name}.log"
     printed = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
     write_json(

@@ -1,7 +1,7 @@
-"""Intervals and tests for accuracies over seeds and questions: pure functions, 95% unless told otherwise.
+"""Intervals and tests for accuracies over seeds and questions, as pure functions.
 
-A method is run with S seeds on the same n questions, so an outcome is a table of S x n values of 0 and 1. Two methods
-are compared seed by seed and question by question: their difference is a table of S x n values of -1, 0 and 1.
+A method is run with S seeds on the same n questions, which gives an array of S x n values of 0 and 1. Two methods are
+compared seed by seed and question by question: their difference is an array of S x n values of -1, 0 and 1.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ REPLICATES = 2000
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate, its confidence interval, and the p-value of zero; a share, not per cent."""
+    """An estimate, its confidence interval, and the p-value of zero. Accuracies are between 0 and 1."""
 
     estimate: float
     low: float
@@ -31,32 +31,32 @@ class Interval:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the interval lies on one side of zero."""
+        """Whether zero is outside the interval."""
         return self.low > 0 or self.high < 0
 
 
 def wilson(correct: int, n: int, confidence: float = CONFIDENCE) -> Interval:
-    """Interval of a share of `n` independent questions (Wilson 1927).
+    """Return the interval of a proportion of `n` independent questions (Wilson 1927).
 
     Raises:
-        ValueError: no question, or more correct answers than questions.
+        ValueError: `n` is 0, or `correct` is larger than `n`.
     """
     found = stats.binomtest(correct, n).proportion_ci(confidence, method="wilson")
     return Interval(correct / n, float(found.low), float(found.high))
 
 
 def normal(estimate: float, stderr: float, confidence: float = CONFIDENCE) -> Interval:
-    """Interval of a mean of many questions from its standard error, and the p-value of zero."""
+    """Return the interval of a mean from its standard error, and the p-value of zero."""
     half = float(stats.norm.ppf((1 + confidence) / 2)) * stderr
     p = float(2 * stats.norm.sf(abs(estimate) / stderr)) if stderr else float(estimate == 0)
     return Interval(estimate, estimate - half, estimate + half, p)
 
 
 def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
-    """Student's t interval of the mean over seeds; its p-value is that of a mean of zero.
+    """Return Student's t interval of the mean over seeds, with the p-value of zero.
 
     Args:
-        values: one for each seed, at least two.
+        values: one value for each seed, at least two.
 
     Raises:
         ValueError: fewer than two values.
@@ -65,13 +65,13 @@ def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Inter
         raise ValueError(f"a t interval needs at least two values, got {len(values)}")
     array = np.asarray(values, dtype=float)
     mean = float(array.mean())
-    if np.ptp(array) == 0:  # also where the mean of equal numbers rounds
+    if np.ptp(array) == 0:  # the mean of equal numbers may round
         return Interval(float(array[0]), float(array[0]), float(array[0]), 1.0 if array[0] == 0 else 0.0)
     return _student(mean, float(array.std(ddof=1)) / math.sqrt(len(array)), len(array) - 1, confidence)
 
 
 def paired_t(one: Sequence[float], other: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
-    """The mean of `one - other`, paired by seed: Student's t on the differences.
+    """Return Student's t interval of the mean of `one - other`, paired by seed.
 
     Raises:
         ValueError: fewer than two pairs, or lists of different lengths.
@@ -87,28 +87,28 @@ def hierarchical_bootstrap(
     seed: int = 0,
     confidence: float = CONFIDENCE,
 ) -> Interval:
-    """The mean difference of two methods over tasks, its error from a bootstrap over seeds and over questions.
+    """Return the mean difference of two methods over tasks, with an interval from a bootstrap over seeds and questions.
 
-    Seeds and, within each task, questions are drawn with replacement, both independently: the questions are the same
-    for all seeds, so the two are crossed, not nested. Three things are set right that the plain bootstrap gets wrong:
+    Seeds and, within each task, questions are drawn with replacement, independently: the questions are the same for all
+    seeds, so the two are crossed, not nested. Three errors of the plain bootstrap are corrected:
 
-    - With S seeds drawn from S, their variance comes out (S - 1) / S of what it is: half of it at two seeds. Each
-      seed's deviation is stretched by sqrt(S / (S - 1)) first.
-    - The variance left after seeds and questions is counted once for each of the two and once for both (Owen, Annals
-      of Applied Statistics 1, 2007): what is too much is subtracted.
-    - Percentiles of so few seeds are too narrow. The interval is Student's, with Satterthwaite's degrees of freedom:
-      S - 1 where the seeds decide, n - 1 where the questions do.
+    - With S seeds drawn from S, their variance is too small by the factor (S - 1) / S, one half at two seeds. Each
+      seed's deviation is multiplied by sqrt(S / (S - 1)) first.
+    - The residual variance is counted for seeds, for questions and for both (Owen, Annals of Applied Statistics 1,
+      2007). The excess is subtracted.
+    - Percentiles of few seeds are too narrow. The interval is Student's, with Satterthwaite's degrees of freedom:
+      S - 1 if the seeds dominate, n - 1 if the questions do.
 
     Args:
-        tasks: for each task its differences, (S, n) with the same S throughout, S and n at least 1. One seed: questions
-            alone are drawn, and the interval says nothing about other seeds.
-        weights: of the tasks in the mean; equal where not given. They are divided by their sum.
-        replicates: draws.
-        seed: of the draws: the same arguments give the same interval.
-        confidence: of the interval.
+        tasks: differences of each task, (S, n), with the same S for all tasks. With one seed only questions are drawn,
+            and the interval says nothing about other seeds.
+        weights: weights of the tasks in the mean, which are normalised; default: equal.
+        replicates: number of draws.
+        seed: seed of the draws.
+        confidence: confidence level.
 
     Raises:
-        ValueError: no task, an empty one, or tasks with different numbers of seeds.
+        ValueError: no tasks, an empty task, or tasks with different numbers of seeds.
     """
     if not tasks or any(t.ndim != 2 or t.size == 0 for t in tasks) or len({t.shape[0] for t in tasks}) > 1:
         raise ValueError(f"need tasks of (seeds, questions) with the same seeds, got {[t.shape for t in tasks]}")
@@ -116,7 +116,7 @@ def hierarchical_bootstrap(
     seeds = tasks[0].shape[0]
     share = np.full(len(tasks), 1.0) if weights is None else np.asarray(weights, dtype=float)
     share = share / share.sum()
-    tasks = [weight * task for weight, task in zip(share, tasks, strict=True)]  # from here on their sum counts
+    tasks = [weight * task for weight, task in zip(share, tasks, strict=True)]  # their sum is the estimate
     estimate = float(sum(task.mean() for task in tasks))
     drawn = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=replicates) / seeds  # (replicates, S)
     means = np.zeros(replicates)
@@ -138,9 +138,9 @@ def hierarchical_bootstrap(
 
 @dataclass(frozen=True)
 class _Parts:
-    """Estimated variances of the sum over tasks: between seeds, between questions, and what is left.
+    """Estimated variances of the sum over tasks: between seeds, between questions, and residual.
 
-    The first two each hold the third, as mean squares do. `degrees` weighs their degrees of freedom.
+    As mean squares, the first two include the third. `degrees` combines their degrees of freedom.
     """
 
     seeds: float
@@ -149,7 +149,7 @@ class _Parts:
     terms: tuple[tuple[float, int], ...]
 
     def degrees(self, variance: float) -> float:
-        """Satterthwaite's degrees of freedom for a variance made of these parts."""
+        """Return Satterthwaite's degrees of freedom for a variance composed of these."""
         weight = sum(part**2 / df for part, df in self.terms if df > 0)
         return max(1.0, variance**2 / weight) if weight > 0 else 1.0
 
@@ -178,7 +178,7 @@ def _components(tasks: Sequence[Table]) -> _Parts:
 
 
 def _student(estimate: float, stderr: float, df: float, confidence: float) -> Interval:
-    if stderr < 1e-12:  # every difference the same
+    if stderr < 1e-12:  # all differences are equal
         same = 1.0 if abs(estimate) < 1e-12 else 0.0
         return Interval(estimate, estimate, estimate, same)
     half = float(stats.t.ppf((1 + confidence) / 2, df)) * stderr

@@ -1,9 +1,9 @@
-"""When a difference is called significant: the rule that `dude compare` and `dude reproduce` share.
+"""The rule of significance of `dude compare` and `dude reproduce`.
 
-The comparisons of one quantity in one table are a family: of accuracies, all pairs of rows that the table compares; of
-anything else (losses, spread, the growth of a lead), the comparisons of the claim in that table. Within a family
-p-values are adjusted by Holm's method, and a difference is significant at an adjusted p below 0.05. Families are not
-corrected for each other, and intervals are those of each comparison by itself.
+The differences of one quantity in one table are a family: for accuracies, all pairs of rows that the table compares;
+for anything else (losses, spread, growth of a margin), the differences of the claim in that table. Within a family
+p-values are adjusted by Holm's method, and a difference is significant at an adjusted p below 0.05. There is no
+correction across families, and intervals are not adjusted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ UNKNOWN: Significance = "-"
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted for being several (Holm 1979), in the order given; not a number stays so and does not count."""
+    """Return p-values adjusted for multiple comparisons (Holm 1979), in the same order; NaN stays NaN."""
     known = sorted((p, k) for k, p in enumerate(p_values) if not math.isnan(p))
     adjusted = [math.nan] * len(p_values)
     running = 0.0
@@ -35,12 +35,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def adjusted(family: Sequence[Interval | None]) -> list[float]:
-    """Holm-adjusted p-values of a family of differences; NaN where there is none."""
+    """Return the Holm-adjusted p-values of a family of differences; NaN for None."""
     return holm([math.nan if one is None else one.p for one in family])
 
 
 def significance(interval: Interval | None, p: float) -> Significance:
-    """The word for a difference whose adjusted p-value is `p`."""
+    """Return the verdict on a difference with the adjusted p-value `p`."""
     if interval is None or math.isnan(p):
         return UNKNOWN
     if p >= ALPHA:

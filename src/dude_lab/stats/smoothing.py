@@ -1,4 +1,4 @@
-"""The running mean of every smoothed curve: in pictures, in the page, and in the claims about losses."""
+"""The running mean of all smoothed curves: in figures, in reports, and in claims about losses."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-WINDOWS = 12  # side by side over a whole curve
+WINDOWS = 12  # number of windows over a curve
 
 
 def smooth(values: Sequence[float]) -> NDArray[np.float64]:
     """Return the centred running mean of a curve, over a twelfth of its points.
 
-    Near the ends the window shrinks so that it stays centred. `inside` has the positions where it fits whole.
+    Near the ends the window shrinks so that it stays centred; `inside` has the positions with a full window.
     """
     n, half = len(values), _half(len(values))
     sums = np.concatenate([[0.0], np.cumsum(np.asarray(values, dtype=np.float64))])
@@ -24,9 +24,9 @@ def smooth(values: Sequence[float]) -> NDArray[np.float64]:
 
 
 def inside(n: int) -> slice:
-    """Return the positions of a curve of `n` points at which the window fits whole.
+    """Return the positions of a curve of `n` points with a full window.
 
-    The value at an end is a mean of few points, so a line drawn to it kinks where it is read.
+    Values near the ends are means of few points, so a line drawn to them has kinks.
     """
     return slice(_half(n), n - _half(n))
 
@@ -49,10 +49,10 @@ class Series:
 
     @property
     def mean(self) -> NDArray[np.float64]:
-        """Over the seeds: (steps,)."""
+        """Mean over the seeds, (steps,)."""
         return self.values.mean(axis=0)
 
     def smoothed(self) -> Series:
-        """Return the running mean of each curve where its window fits whole."""
+        """Return the running mean of each curve at the positions with a full window."""
         part = inside(len(self.steps))
         return Series(self.steps[part], np.array([smooth(one)[part] for one in self.values]))
