@@ -10,20 +10,21 @@ import functools
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from peft.utils import hotswap as peft_hotswap
-from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
 from . import checkpoint
-from .base_weight import dense_weight, onloaded
+from .base_weight import dense_weight, onloaded, weight_shape
 from .config import CONFIG_NAME, WEIGHTS_NAME, DudeConfig
 from .errors import DudeError
 from .files import sha256
 from .layer import init_from_factors
 from .model import dude_layers, saved_parameters
+from .targets import rank_and_scaling
 
 
 def install() -> None:
@@ -84,17 +85,16 @@ def swap(model: nn.Module, state: Mapping[str, Tensor], adapter_name: str, confi
     configs: Any = model.peft_config
     current: DudeConfig = configs[adapter_name]
     ranks, axis = _halved(config), current.magnitude_axis
+    new_config = SimpleNamespace(**ranks, use_rslora=config.use_rslora)
     layers = dude_layers(model, adapter_name)
     expected: dict[str, Any] = {}
     scales: dict[str, tuple[int, float, float]] = {}
     for name, module in layers.items():
         if adapter_name in module.merged_adapters:
             raise DudeError(f"adapter '{adapter_name}' is merged into '{name}': call unmerge_adapter() before swapping")
-        r = ranks["rank_pattern"].get(get_pattern_key(ranks["rank_pattern"].keys(), name), ranks["r"])
-        alpha = ranks["alpha_pattern"].get(get_pattern_key(ranks["alpha_pattern"].keys(), name), ranks["lora_alpha"])
+        scales[name] = rank_and_scaling(new_config, name)
         key = name if name.startswith(checkpoint.PEFT_PREFIX) else checkpoint.PEFT_PREFIX + name
-        expected[key] = name, dense_weight(module.get_base_layer(), name).shape, r
-        scales[name] = r, alpha, alpha / r**0.5 if config.use_rslora else alpha / r
+        expected[key] = name, weight_shape(module.get_base_layer(), name), scales[name][0]
     copies = {key: model.get_parameter(name) for key, name in saved_parameters(model, adapter_name).items()}
     parts = checkpoint.layer_parts(state, expected, axis, copies)
     saved = {key: checkpoint.checked(state, key, tensor.shape, tensor.dtype) for key, tensor in copies.items()}

@@ -95,6 +95,13 @@ def suggest(wanted: str, names: Sequence[str]) -> str:
     return f" (the model has {', '.join(usual or tails[:8])})"
 
 
+def rank_and_scaling(config: Any, name: str) -> tuple[int, float, float]:
+    """Return r, alpha and s = alpha / r (with `use_rslora` alpha / sqrt(r)) that `config` gives the module `name`."""
+    r = config.rank_pattern.get(get_pattern_key(config.rank_pattern.keys(), name), config.r)
+    alpha = config.alpha_pattern.get(get_pattern_key(config.alpha_pattern.keys(), name), config.lora_alpha)
+    return r, alpha, alpha / r**0.5 if config.use_rslora else alpha / r
+
+
 def check_rank(name: str, shape: tuple[int, ...], r: int) -> None:
     """Refuse a rank above min(d, k) of the module `name` with weight `shape` (d, k)."""
     if r > min(shape):
@@ -156,10 +163,9 @@ def find_targets(model: nn.Module, config: Any) -> Targets:
         module = layers[name]
         base = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
         d, k = weight_shape(base, name)
-        r = config.rank_pattern.get(get_pattern_key(config.rank_pattern.keys(), name), config.r)
-        alpha = config.alpha_pattern.get(get_pattern_key(config.alpha_pattern.keys(), name), config.lora_alpha)
+        r, _, scaling = rank_and_scaling(config, name)
         check_rank(name, (d, k), r)
-        targets.append(Target(name, (d, k), r, alpha / r**0.5 if config.use_rslora else alpha / r))
+        targets.append(Target(name, (d, k), r, scaling))
     return Targets(targets, notes)
 
 
