@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dude_lab.config.data_settings import DataSettings
+from dude_lab.config.yaml_file import fingerprinted, parse_run
 from dude_lab.data.catalogue import named_set
 from dude_lab.training.training_data import load_training
 from dude_peft.errors import DudeError
@@ -60,7 +61,7 @@ def test_a_sample_larger_than_the_data_is_refused(tmp_path: Path) -> None:
         load_training(DataSettings(train=sums(tmp_path), sample=41))
 
 
-def test_a_config_without_a_sample_resolves_as_it_did(tmp_path: Path) -> None:
-    """Runs are keyed by their resolved config."""
-    assert "sample" not in DataSettings(name="gsm8k").model_dump(mode="json")
-    assert DataSettings(name="gsm8k", sample=5).model_dump(mode="json")["sample"] == 5
+def test_a_config_without_a_sample_has_the_fingerprint_of_runs_before_there_were_any() -> None:
+    raw = {"model": "mini", "data": {"name": "gsm8k"}, "method": "lora", "train": {"steps": 1}, "output": "x"}
+    assert "sample" not in fingerprinted(parse_run(raw))["data"]
+    assert fingerprinted(parse_run({**raw, "data": {"name": "gsm8k", "sample": 5}}))["data"]["sample"] == 5

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from dude_peft.errors import did_you_mean
 
@@ -51,14 +51,6 @@ class DataSettings(Settings):
     limit: int | None = Field(default=None, ge=1)
     sample: int | None = Field(default=None, ge=1)
     seed: int = Field(default=42, ge=0)
-
-    @model_serializer(mode="wrap")
-    def _omit_null_sample(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave `sample: null` out: runs are identified by a hash of their config, and older runs have no such key."""
-        values: dict[str, Any] = handler(self)
-        if values.get("sample") is None:
-            values.pop("sample", None)
-        return values
 
     @field_validator("name")
     @classmethod

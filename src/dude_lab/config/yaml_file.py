@@ -96,7 +96,7 @@ def to_yaml(settings: RunSettings) -> str:
 
 # Keys that older runs do not have, with the value that those runs used. At that value a key is no part of the
 # fingerprint, so that it is still the one of the older runs.
-ADDED = {("train", "group_by_length"): False, ("model", "quantization"): None}
+ADDED = {("train", "group_by_length"): False, ("model", "quantization"): None, ("data", "sample"): None}
 
 
 def fingerprint(settings: RunSettings) -> str:
