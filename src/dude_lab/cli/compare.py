@@ -11,7 +11,7 @@ from rich.text import Text
 
 from dude_peft.errors import DudeError
 
-from ..compare.comparison import Choices, Plan, compare, known_runs, plan_comparison
+from ..compare.comparison import LearningRates, Plan, compare, known_runs, plan_comparison
 from ..compare.pool import Stopped
 from ..folders import check_folder, user_path
 from ..training.reporter import quiet
@@ -66,8 +66,8 @@ def _run_config(config: str, overrides: list[str], *, dry_run: bool, retry_faile
 def _show_plan(plan: Plan) -> int:
     """Show all runs and their states; write nothing."""
     out, folder = console(), plan.folder
-    choices = Choices(plan)
-    known = {run.name: run for run in known_runs(plan, choices)}
+    rates = LearningRates(plan)
+    known = {run.name: run for run in known_runs(plan, rates)}
     rows = table("run", "seed", "learning rate", "state", right=("seed", "learning rate"))
     done = failed = 0
     for run in known.values():
@@ -82,7 +82,7 @@ def _show_plan(plan: Plan) -> int:
         number, rate = ("", "") if run.kind == "base" else (str(train.seed), f"{train.learning_rate:g}")
         rows.add_row(escape(run.name), number, rate, state)
     for row in plan.grid.rows:
-        if choices.learning_rate(row) is None:
+        if rates.learning_rate(row) is None:
             for seed in plan.settings.seeds:
                 rows.add_row(escape(row.name), str(seed), "from search", "to do")
     out.print(rows)

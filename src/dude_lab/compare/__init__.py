@@ -1,1 +1,1 @@
-"""Comparisons: many runs from one YAML, kept in one folder, and the table, statistics and picture made from them."""
+"""Comparisons: many runs from one YAML in one folder, with table, statistics and figure."""

@@ -13,7 +13,7 @@ from .comparison_folder import ComparisonFolder, mark_of
 from .grid import Grid, PlannedRun
 from .pool import Pool
 from .rows import Row
-from .search import Choice, choose, write_choices
+from .search import SearchResult, choose, write_search
 from .watcher import Watcher
 
 PER_METHOD = frozenset({"targets"})  # a check that can fail for one method only: a failed run, not an error
@@ -73,7 +73,7 @@ def plan_settings(settings: ComparisonSettings, folder: ComparisonFolder, source
 
 
 def compare(plan: Plan, watcher: Watcher, *, retry_failed: bool = False) -> None:
-    """Run all runs of a comparison that no other process has claimed.
+    """Execute the runs of a comparison that no other process has claimed.
 
     Args:
         plan: a checked comparison.
@@ -86,29 +86,29 @@ def compare(plan: Plan, watcher: Watcher, *, retry_failed: bool = False) -> None
     settings, folder = plan.settings, plan.folder
     pool = Pool(folder, jobs=settings.jobs, threads=settings.torch_threads, retry_failed=retry_failed, watcher=watcher)
     folder.begin(settings, plan.base)
-    choices = Choices(plan, pool.has_failed)
+    rates = LearningRates(plan, pool.has_failed)
     watcher.begin(sum(folder.is_done(run) for run in known_runs(plan)), plan.run_count)
     reported: set[str] = set()
 
     def todo() -> list[PlannedRun]:
-        runs = known_runs(plan, choices)
-        for choice in choices.made.values():
-            if choice.row not in reported:
-                reported.add(choice.row)
-                write_choices(folder, choices.in_order())
-                if choice.warning:
-                    watcher.note(choice.warning)
+        runs = known_runs(plan, rates)
+        for found in rates.made.values():
+            if found.row not in reported:
+                reported.add(found.row)
+                write_search(folder, rates.in_order())
+                if found.warning:
+                    watcher.note(found.warning)
         return runs
 
     pool.work(todo)
 
 
-class Choices:
-    """The learning rates chosen so far; a choice is final."""
+class LearningRates:
+    """The learning rates chosen so far; once chosen, a rate stays."""
 
     def __init__(self, plan: Plan, has_failed: Callable[[PlannedRun], bool] | None = None) -> None:
         self.plan, self.has_failed = plan, has_failed
-        self.made: dict[str, Choice] = {}
+        self.made: dict[str, SearchResult] = {}
 
     def learning_rate(self, row: Row) -> float | None:
         """Return the row's learning rate; None if it is not chosen yet, or none could be chosen."""
@@ -121,23 +121,22 @@ class Choices:
             self.made[row.name] = choice
         return self.made[row.name].learning_rate
 
-    def in_order(self) -> list[Choice]:
-        """Return the choices made, in the order of the rows."""
+    def in_order(self) -> list[SearchResult]:
+        """Return the search results so far, in the order of the rows."""
         return [self.made[row.name] for row in self.plan.grid.rows if row.name in self.made]
 
 
-def known_runs(plan: Plan, choices: Choices | None = None) -> list[PlannedRun]:
+def known_runs(plan: Plan, rates: LearningRates | None = None) -> list[PlannedRun]:
     """Return the runs that are determined so far: base, searches, and the runs of rows whose learning rate is known.
 
     Runs are ordered by seed, so that a comparison that is stopped half-way has rows to compare.
     """
-    choices = choices or Choices(plan)
+    rates = rates or LearningRates(plan)
     grid = plan.grid
     runs = [grid.base_run] if grid.base_run else []
     for row in grid.rows:
         runs += grid.searches(row)
-    rates = {row.name: choices.learning_rate(row) for row in grid.rows}
-    by_row = [grid.runs(row, rate) for row in grid.rows if (rate := rates[row.name]) is not None]
+    by_row = [grid.runs(row, rate) for row in grid.rows if (rate := rates.learning_rate(row)) is not None]
     return runs + [run for seed in zip(*by_row, strict=True) for run in seed]
 
 

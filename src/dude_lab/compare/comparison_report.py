@@ -11,7 +11,7 @@ from dude_peft.files import json_values, write_json, write_text
 from .comparison_folder import ComparisonFolder
 from .comparison_plot import draw
 from .results import Results, collect
-from .search import choose, write_choices
+from .search import choose, write_search
 from .table import make_table, markdown
 
 
@@ -32,9 +32,9 @@ def report(folder: ComparisonFolder, show: Callable[[dict[str, Any]], None] | No
     table = make_table(results)
     if show is not None:
         show(table)
-    choices = [choose(grid, row, folder) for row in grid.rows if len(row.learning_rates) > 1]
-    if any(choices):
-        write_choices(folder, [choice for choice in choices if choice is not None])
+    found = [choose(grid, row, folder) for row in grid.rows if len(row.learning_rates) > 1]
+    if any(found):
+        write_search(folder, [choice for choice in found if choice is not None])
     with folder.writing():
         write_report(results, table, folder.path)
     return table

@@ -113,7 +113,7 @@ def unpack(path: str | Path, output: Path | None = None) -> Packing:
 
 
 def _study(path: str | Path) -> Path:
-    """The folder of a comparison or reproduction, by what every such folder holds."""
+    """Check that a path is the folder of a study, of `dude compare` or `dude reproduce`; return it."""
     path = Path(path)
     if not path.is_dir():
         raise DudeError(f"{path}: no such folder. Give the output of `dude compare` or `dude reproduce`.")

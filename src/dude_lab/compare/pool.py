@@ -31,7 +31,7 @@ class _Child:
 
 
 class Pool:
-    """Runs the runs of a comparison until none is left for this pool.
+    """Executes the runs of a comparison until none is left for this pool.
 
     Args:
         folder: folder of the comparison.
@@ -62,7 +62,7 @@ class Pool:
         return now is not None and not (self.retry_failed and now == self._failures[run.name])
 
     def work(self, todo: Callable[[], Sequence[PlannedRun]]) -> None:
-        """Run all runs of `todo()` in its order; it is called repeatedly, so it may grow.
+        """Execute all runs of `todo()` in its order; it is called repeatedly, so it may grow.
 
         Raises:
             Stopped: by Ctrl-C or SIGTERM, after every process has ended.

@@ -40,7 +40,7 @@ class RowResult:
         tried: number of learning rates of the search.
         at_end: whether the chosen one is the smallest or largest of these.
         above: whether the rate is the next above the best of these (`search.above`).
-        candidates: metrics of the search at each of them (`search.Choice`); empty without a finished search.
+        candidates: metrics of the search at each of them (`search.SearchResult`); empty without a finished search.
     """
 
     label: str
@@ -102,8 +102,8 @@ def collect_paths(paths: Sequence[Path]) -> tuple[Results, ComparisonFolder | No
             runs are one row; other rows of one name get their comparison's name into their label.
 
     Raises:
-        DudeError: the folder of a study, one without a finished run, two runs of one row and seed, or runs asked
-            different questions.
+        DudeError: the folder of a study, one without a finished run, two runs of one row and seed, or runs
+            with different questions.
     """
     folders = {path: folder for path in paths if (folder := find_comparison(path)) is not None}
     if len(paths) == 1 and folders:
@@ -129,7 +129,7 @@ def collect_runs(paths: Sequence[Path]) -> Results:
     """Return rows of finished runs; runs that differ in the seed only are one row.
 
     Raises:
-        DudeError: a folder without a finished run, two runs of one row and seed, or runs asked different questions.
+        DudeError: a folder without a finished run, two runs of one row and seed, or runs with different questions.
     """
     rows: dict[str, RowResult] = {}
     for path in paths:

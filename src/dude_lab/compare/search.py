@@ -15,7 +15,7 @@ from .rows import Row
 
 
 @dataclass(frozen=True)
-class Choice:
+class SearchResult:
     """The result of the search of a row.
 
     Attributes:
@@ -47,7 +47,7 @@ class Choice:
 
 def choose(
     grid: Grid, row: Row, folder: ComparisonFolder, has_failed: Callable[[PlannedRun], bool] | None = None
-) -> Choice | None:
+) -> SearchResult | None:
     """Choose the learning rate of a row; return None while a candidate is neither finished nor failed.
 
     The highest accuracy wins; ties go to the lowest validation loss, then the lowest loss over the last tenth of
@@ -74,15 +74,15 @@ def choose(
     best = min(good, key=_order)["learning_rate"] if good else None
     if best is not None and grid.settings.search.above:
         above = min((rate for rate in row.learning_rates if rate > best), default=None)
-        return Choice(row.name, tuple(candidates), above, False)
-    return Choice(row.name, tuple(candidates), best, best in (min(row.learning_rates), max(row.learning_rates)))
+        return SearchResult(row.name, tuple(candidates), above, False)
+    return SearchResult(row.name, tuple(candidates), best, best in (min(row.learning_rates), max(row.learning_rates)))
 
 
-def write_choices(folder: ComparisonFolder, choices: list[Choice]) -> None:
+def write_search(folder: ComparisonFolder, found: list[SearchResult]) -> None:
     """Write `search.json`: every choice with all candidates."""
     rows = {
         one.row: {"learning_rate": one.learning_rate, "at_end": one.at_end, "candidates": list(one.candidates)}
-        for one in choices
+        for one in found
     }
     with folder.writing():
         write_json(folder.search, {"schema": SCHEMA, "rows": rows})

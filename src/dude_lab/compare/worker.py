@@ -94,7 +94,7 @@ def spec_of(run: Any, folder: Path, threads: int) -> str:
 
 
 def work_on(spec: dict[str, Any]) -> int:
-    """Run the run of a spec (`spec_of`); return the exit code."""
+    """Execute the run of a spec (`spec_of`); return the exit code."""
     folder = ComparisonFolder(spec["folder"])
     lock = claim(folder.state, spec["name"])
     if lock is None:

@@ -55,7 +55,7 @@ def margins_of(written: dict[str, Any]) -> list[Margin]:
 
 
 def _where(name: str, made: dict[str, Any], compared: dict[str, Any]) -> str:
-    """Return where a comparison stands: the experiment, and the model, data set and rank if it has several."""
+    """Return the label of a difference: the experiment, and the model, data set and rank if it has several."""
     claims = [one for claim in made["claims"] for one in claim["compared"] if one["other"]]
     tables = {table["part"]: table for table in made["tables"]}
     shown, here = [tables[one["part"]] for one in claims], tables[compared["part"]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from ..compare.comparison import Choices, Plan, compare, known_runs, plan_settings
+from ..compare.comparison import LearningRates, Plan, compare, known_runs, plan_settings
 from ..compare.comparison_folder import mark_of, read
 from ..compare.grid import Grid
 from ..compare.watcher import Watcher
@@ -96,10 +96,10 @@ def progress(plans: Iterable[Plan]) -> tuple[int, int]:
     done: dict[str, bool] = {}
     later = 0
     for plan in plans:
-        choices = Choices(plan)
-        for run in known_runs(plan, choices):
+        rates = LearningRates(plan)
+        for run in known_runs(plan, rates):
             done[run.name] = plan.folder.is_done(run)
-        later += sum(choices.learning_rate(row) is None for row in plan.grid.rows) * len(plan.settings.seeds)
+        later += sum(rates.learning_rate(row) is None for row in plan.grid.rows) * len(plan.settings.seeds)
     return sum(done.values()), len(done) + later
 
 

@@ -38,11 +38,11 @@ class StudyFolder:
             DudeError: a folder that cannot be written, one with something else in it, or one of the other scale.
         """
         check_folder(self.path, "-o")
-        held = sorted(p.name for p in self.path.iterdir()) if self.path.is_dir() else []
+        entries = sorted(p.name for p in self.path.iterdir()) if self.path.is_dir() else []
         facts = self.facts()
-        if held and facts is None:
+        if entries and facts is None:
             raise DudeError(
-                f"-o: {self.path} is not empty and holds no study ({', '.join(held[:4])}). Choose another folder."
+                f"-o: {self.path} is not empty and holds no study ({', '.join(entries[:4])}). Choose another folder."
             )
         if facts is not None and scale is not None and facts["scale"] != scale:
             raise DudeError(
