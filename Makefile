@@ -73,7 +73,8 @@ test-triton: $(STAMP)
 test-quantized: $(STAMP)
 	test -d .quantized/bitsandbytes || $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --target .quantized \
 	  bitsandbytes==0.50.2 torchao==0.18.0 optimum-quanto==0.2.7
-	PYTHONPATH=$(CURDIR)/.quantized EXPECTED_QUANTIZED=1 $(PYTEST) -q -n 2 tests/peft/test_quantized.py tests/lab/test_train_quantized.py "tests/test_docs.py::test_python_of_a_page_runs[quantized.md]"
+	PYTHONPATH=$(CURDIR)/.quantized EXPECTED_QUANTIZED=1 $(PYTEST) -q -n 2 tests/peft/test_quantized.py tests/lab/test_train_quantized.py "tests/lab/test_bench.py::test_every_part_yields_rows_with_figures[quantized]" \
+	  "tests/test_docs.py::test_python_of_a_page_runs[quantized.md]"
 
 # The other end of the supported range of PEFT, laid over the environment: everything that goes through PEFT.
 test-oldest-peft: $(STAMP)

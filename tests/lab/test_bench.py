@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from unittest import mock
 
 import pytest
@@ -18,16 +19,26 @@ from dude_lab.bench.peak_memory import allocations
 from dude_lab.bench.timing import interleave, ratios, seconds_of
 from dude_lab.cli.commands import app
 
-MEASURED = [part for part in PARTS if part not in ("layer", "import", "compile")]
+MEASURED = [part for part in PARTS if part not in ("layer", "quantized", "import", "compile")]
+QUANTIZED = pytest.param(
+    "quantized",
+    marks=pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes: make test-quantized runs this"),
+)
 
 
-@pytest.mark.parametrize("part", [*MEASURED, pytest.param("compile", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("part", [*MEASURED, QUANTIZED, pytest.param("compile", marks=pytest.mark.slow)])
 def test_every_part_yields_rows_with_figures(part):
     rows = [row for case in cases([part], Plan(tiny=True)) for row in case.measure()]
     assert rows
     for row in rows:
         assert row.part == part and row.group and row.measured is not None, row.note
         assert 0 < row.measured.low <= row.measured.median <= row.measured.high < float("inf")
+
+
+def test_without_bitsandbytes_its_part_says_so(monkeypatch):
+    monkeypatch.setattr("dude_lab.bench.quantized_layer.find_spec", lambda name: None)
+    rows = [row for case in cases(["quantized"], Plan(tiny=True)) for row in case.measure()]
+    assert rows and all(row.measured is None and "bitsandbytes is not installed" in row.note for row in rows)
 
 
 def test_the_command_prints_the_table_and_writes_json_and_a_picture(tmp_path):

@@ -14,6 +14,7 @@ from .bench_plan import Case, Plan
 PARTS = {
     "layer": ("layer_time", "layer_cases"),
     "accumulate": ("layer_time", "accumulation_cases"),
+    "quantized": ("quantized_layer", "cases"),
     "score": ("layer_time", "scoring_cases"),
     "step": ("model_time", "step_cases"),
     "memory": ("peak_memory", "cases"),

@@ -341,7 +341,8 @@ def bench(
     part: Annotated[
         str,
         typer.Argument(
-            help="layer, accumulate, score, step, memory, generate, svd, load, import, compile or all.", metavar="PART"
+            help="layer, accumulate, quantized, score, step, memory, generate, svd, load, import, compile or all.",
+            metavar="PART",
         ),
     ] = "all",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
