@@ -17,7 +17,7 @@ from tiny_run import tiny_base  # noqa: F401
 
 from dude_lab.compare.comparison import compare, plan_comparison
 from dude_lab.compare.grid import PlannedRun
-from dude_lab.compare.watcher import Watcher
+from dude_lab.compare.pool import Watcher
 from dude_lab.training.train_run import train
 
 

@@ -38,7 +38,7 @@ def test_two_processes_divide_the_work_and_never_do_a_run_twice(tmp_path: Path) 
         sys.path.insert(0, {str(ROOT / "tests" / "support")!r})
         from dude_lab.compare import pool, processes
         from dude_lab.compare.comparison_folder import ComparisonFolder
-        from dude_lab.compare.watcher import Watcher
+        from dude_lab.compare.pool import Watcher
         processes.COMMAND, processes.SERVER = {processes.COMMAND!r}, {processes.SERVER!r}
         pool.POLL, pool.POLL_OTHERS = 0.02, 0.1
         folder = ComparisonFolder({str(folder.path)!r})

@@ -86,7 +86,7 @@ def pool_of_its_own(folder: ComparisonFolder) -> subprocess.Popen[bytes]:
     code = f"""
         from dude_lab.compare import pool, processes
         from dude_lab.compare.comparison_folder import ComparisonFolder
-        from dude_lab.compare.watcher import Watcher
+        from dude_lab.compare.pool import Watcher
         processes.COMMAND, processes.SERVER = {processes.COMMAND!r}, {processes.SERVER!r}
         folder = ComparisonFolder({str(folder.path)!r})
         grid = folder.grid()

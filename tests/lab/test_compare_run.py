@@ -15,7 +15,7 @@ from tiny_run import TARGETS, tiny_base, write_sums  # noqa: F401
 
 from dude_lab.compare import processes
 from dude_lab.compare.comparison import compare, plan_comparison
-from dude_lab.compare.watcher import Watcher
+from dude_lab.compare.pool import Watcher
 from dude_lab.training.train_run import train
 
 

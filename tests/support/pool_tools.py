@@ -14,8 +14,7 @@ from dude_lab.compare import pool as pool_module
 from dude_lab.compare import processes
 from dude_lab.compare.comparison_folder import ComparisonFolder
 from dude_lab.compare.grid import PlannedRun
-from dude_lab.compare.pool import Pool
-from dude_lab.compare.watcher import Watcher
+from dude_lab.compare.pool import Pool, Watcher
 
 # Takes the cell's lock as the worker does, says that it was here, and does what the seed in its name asks for.
 WORKER = """

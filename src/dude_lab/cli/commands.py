@@ -305,7 +305,7 @@ def reproduce(
 
 
 Study = Annotated[
-    Path, typer.Argument(help="Folder of a comparison or a reproduction.", metavar="STUDY", show_default=False)
+    Path, typer.Argument(help="Folder of a comparison or of a study.", metavar="STUDY", show_default=False)
 ]
 NewStudy = Annotated[
     Path | None, typer.Option("-o", "--output", help="New folder for the result; STUDY is then not changed.")

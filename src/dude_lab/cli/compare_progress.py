@@ -18,7 +18,7 @@ from rich.progress import (
 )
 
 from ..compare.grid import PlannedRun
-from ..compare.watcher import Watcher
+from ..compare.pool import Watcher
 from .console import CHECKED, FAILED, NOTE, duration
 from .progress_bar import Count
 

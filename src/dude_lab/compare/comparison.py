@@ -11,10 +11,9 @@ from dude_peft.errors import DudeError
 from ..config.compare_settings import ComparisonSettings, load_comparison
 from .comparison_folder import ComparisonFolder, mark_of
 from .grid import Grid, PlannedRun
-from .pool import Pool
+from .pool import Pool, Watcher
 from .rows import Row
 from .search import SearchResult, choose, write_search
-from .watcher import Watcher
 
 PER_METHOD = frozenset({"targets"})  # a check that can fail for one method only: a failed run, not an error
 

@@ -13,11 +13,35 @@ from typing import Any
 from .comparison_folder import ComparisonFolder
 from .grid import PlannedRun
 from .processes import Launcher, Process
-from .watcher import Watcher
 from .worker import BUSY, FAILED, STOPPED, spec_of, write_failure
 
 POLL = 0.1  # seconds between two polls of the processes
 POLL_OTHERS = 1.0  # seconds between two checks of a run that another pool has claimed
+
+
+class Watcher:
+    """Callbacks of a comparison."""
+
+    def begin(self, done: int, total: int) -> None:
+        """Called at the start, when `done` of `total` runs are finished."""
+
+    def started(self, run: PlannedRun) -> None:
+        """Called when a process starts the run."""
+
+    def running(self, runs: Sequence[tuple[PlannedRun, dict[str, Any]]], elsewhere: int) -> None:
+        """Called several times a second with the running runs, their status, and the number of runs of other pools."""
+
+    def finished(self, run: PlannedRun, record: dict[str, Any], *, here: bool) -> None:
+        """Called when the run has finished, here or in another pool."""
+
+    def failed(self, run: PlannedRun, error: str) -> None:
+        """Called when the run has failed or its process was killed."""
+
+    def note(self, text: str) -> None:
+        """Called with a message for the user."""
+
+    def end(self) -> None:
+        """Called when no process is left, whatever the reason."""
 
 
 class Stopped(Exception):  # noqa: N818 - not an error

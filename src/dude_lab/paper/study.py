@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..compare.comparison import LearningRates, Plan, compare, known_runs, plan_settings
 from ..compare.comparison_folder import mark_of, read
 from ..compare.grid import Grid
-from ..compare.watcher import Watcher
+from ..compare.pool import Watcher
 from .experiments import Experiment, Scale
 from .recipe import StudyComparison
 from .study_folder import StudyFolder
