@@ -20,7 +20,7 @@ CACHED_WEIGHT = 1 << 20  # largest cached W', in entries: 4 MiB a layer
 class FactorCache:
     """The factors of the latest forward without a gradient in eval mode, for the next one (generation, scoring).
 
-    W' of a narrow layer is cached with them where a forward needs it.
+    W' of a narrow layer is cached with them, and then used for inputs of any length.
 
     No optimizer step can make it stale: a step needs a `.grad`, which comes from a backward and so from a forward with
     a gradient. After such a forward nothing is cached until `train()` or `eval()` is called, nor while a trained
@@ -47,6 +47,11 @@ class FactorCache:
         storages = tuple(t.detach() for t in (*trained, *init))
         self._entry = None if state is None else (key, state, storages, weakref.ref(weight), factors)
         self._weight = None
+
+    @staticmethod
+    def holds_weight(trained: Tensors, weight: Tensor) -> bool:
+        """Return whether W' of `weight` (d, k) would be cached, so that it is made once for many forwards."""
+        return weight.numel() <= CACHED_WEIGHT and all(t.grad is None for t in trained)
 
     def temporary_weight(self, weight: Tensor, factors: Factors) -> Tensor:
         """Return `functional.temporary_weight` (d, k) of the factors of `get` or `put`, cached with them if narrow."""

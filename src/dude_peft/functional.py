@@ -24,7 +24,7 @@ from . import kernels
 
 MagnitudeAxis = Literal["out", "in"]
 HALF = (torch.bfloat16, torch.float16)
-SLICE = 512  # columns of a thin product at a time on a CPU
+SLICE = 1024  # columns of a thin product at a time on a CPU
 
 
 def without_autocast(device: torch.device) -> Any:
@@ -107,8 +107,8 @@ class RangedProduct(torch.autograd.Function):
 def ranged_product(rows: Tensor, matrix: Tensor, wide: torch.dtype) -> Tensor:
     """Return rows @ matrix (r, n) in `wide`, for rows (r, m) and a matrix (m, n) in whose dtype the product is made.
 
-    On a CPU it is (matrix^T rows^T)^T, by slices of the matrix: for 16 rows and 4096 x 4096 6.1 ms instead of 10.0 with
-    two threads, 12 to 16 ms instead of 14 to 34 with one.
+    On a CPU it is (matrix^T rows^T)^T, by slices of the matrix: 0.7 of the time for 16 rows and 4096 x 4096, 0.55 for
+    1024 x 1024.
     """
     scaled, exponent = fit_range(rows, matrix.dtype)
     if matrix.device.type != "cpu" or torch.compiler.is_compiling():

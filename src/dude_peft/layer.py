@@ -161,9 +161,10 @@ CPU | Eq. 8, 9 by hand: 1.0 to 1.2 times a step of LoRA; autograd through the de
 The cache: 0.94 of 8 micro-steps of 256 tokens, 1024 x 1024 |
         | out | no gradient | `functional.output` on y0; factors cached in eval | at one token the norm costs as much \
 as the base layer's product |
-        | out | no gradient or dropout; CPU, one dtype, not half; y0 is None; as many rows as \
-`temporary_weight_pays` | one product with a temporary W', cached in eval up to 1024 x 1024 | scoring at \
-width 576, r = 16: 0.85 of the time of the row above; r = 32: 0.75. The cache: 0.88 of 512 tokens, 0.93 of 1024 |
+        | out | no gradient or dropout; CPU, one dtype, not half; y0 is None; up to 1024 x 1024 in eval, else as many \
+rows as `temporary_weight_pays` | one product with a temporary W', cached in eval up to 1024 x 1024 | scoring at \
+width 576, r = 16: 0.85 of the time of the row above; r = 32: 0.75. The cache: 0.88 of 512 tokens, 0.93 of 1024, \
+0.6 to 0.8 of one |
         | in | y0 is None, nn.Linear, one dtype, not half | one product with x * g | saves the second product with W0: \
 0.6 of the time of the row below |
         | in | otherwise | `functional.scaled_input_output` on y0 | a small h survives the rounding of half precision |
@@ -201,13 +202,16 @@ width 576, r = 16: 0.85 of the time of the row above; r = 32: 0.75. The cache: 0
                 return checkpoint(self._two_scaled_products, *arguments, use_reentrant=False, preserve_rng_state=False)
             return self._two_scaled_products(*arguments)
         evaluates = exact and not (learns or self.training or compiling) and x_update is x and x.device.type == "cpu"
+        cache = self._cache
         if (
             evaluates
             and weight is not None
-            and functional.temporary_weight_pays(x.numel() // x.shape[-1], *weight.shape)
+            and (
+                (cache is not None and cache.holds_weight(trained, weight))
+                or functional.temporary_weight_pays(x.numel() // x.shape[-1], *weight.shape)
+            )
         ):
             factors = self._factors(trained, base, scaling, x.dtype)
-            cache = self._cache
             make = functional.temporary_weight if cache is None else cache.temporary_weight
             return F.linear(x, make(weight, factors), base.bias)
         return self._composed(x, x_update, y0, trained, base, scaling, learns)

@@ -76,8 +76,8 @@ def test_the_readme_begins_with_it_and_the_claims_say_how_many_won(tmp_path: Pat
     write_report(tmp_path)
     text = (tmp_path / "README.md").read_text()
     assert "DuDe is significantly higher in 2 and significantly lower in 0; no significant difference in 1." in text
-    assert "| Table 2 | **+" in text and "](leads.png)" in text
+    assert "| Table 2 | **+" in text and "](margins.png)" in text
     assert "| no significant difference (significantly higher 2 of 3) |" in text
-    picture = (tmp_path / "leads.svg").read_text()
+    picture = (tmp_path / "margins.svg").read_text()
     assert "over PiSSA" in picture and "Table 2" in picture
-    assert (tmp_path / "leads.png").stat().st_size > 5000
+    assert (tmp_path / "margins.png").stat().st_size > 5000

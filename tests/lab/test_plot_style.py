@@ -103,8 +103,8 @@ def test_bench_and_margins_use_the_same_colours(tmp_path: Path, drawn: dict[str,
         assert markers_of(drawn, method) == {METHOD_STYLES[method].marker}
     assert DUDE in bench_plot.STYLES
     drawn.clear()
-    leads = [margins.Margin("Table 1", METHODS[one].title, 0.01, 0.0, 0.02, "higher") for one in ("lora", "pissa")]
-    margins.draw(leads, tmp_path / "x.png")
+    found = [margins.Margin("Table 1", METHODS[one].title, 0.01, 0.0, 0.02, "higher") for one in ("lora", "pissa")]
+    margins.draw(found, tmp_path / "x.png")
     for method in ("lora", "pissa"):
         assert markers_of(drawn, method) == {METHOD_STYLES[method].marker}
 

@@ -216,7 +216,7 @@ UNSEEN = {".data", ".data, one entry", "numpy"}  # they raise no version: in eva
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("way", WAYS)
 def test_no_way_to_change_a_layer_leaves_it_stale(way, training, temporary, monkeypatch):
-    monkeypatch.setattr("dude_peft.functional.temporary_weight_pays", lambda *shape: temporary)
+    monkeypatch.setattr("dude_peft.cache.CACHED_WEIGHT", 1 << 20 if temporary else 0)
     model, layer = make()
     model.train(training)
     with torch.no_grad():

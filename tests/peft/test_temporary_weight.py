@@ -17,8 +17,9 @@ from dude_peft import functional
 def test_they_agree(bias, monkeypatch):
     layer = make_layer("out", bias=bias).eval()
     x, found = torch.randn(3, 4, 5, dtype=torch.float64), []
+    monkeypatch.setattr(functional, "temporary_weight_pays", lambda *shape: False)
     for pays in (False, True):
-        monkeypatch.setattr(functional, "temporary_weight_pays", lambda *shape, pays=pays: pays)
+        monkeypatch.setattr("dude_peft.cache.CACHED_WEIGHT", 1000 * pays)
         found.append(layer(x))
     assert not torch.equal(*found) and relative_error(*found) < 1e-12
 
@@ -82,6 +83,17 @@ def test_a_narrow_layer_computes_it_once_for_one_set_of_parameters(made):
 
 
 @torch.no_grad()
+def test_inputs_of_any_length_use_it_once_it_is_cached(made, monkeypatch):
+    monkeypatch.setattr(functional, "temporary_weight_pays", lambda *shape: False)
+    layer, x = make_layer("out").eval(), torch.randn(9, 5, dtype=torch.float64)
+    whole, parts = layer(x), [layer(line) for line in x.split(1)]
+    assert len(made) == 1 and relative_error(torch.cat(parts), whole) < 1e-12
+    layer.lora_A["default"].weight.grad = torch.zeros_like(layer.lora_A["default"].weight)
+    layer(x)  # nothing would be cached, so W' is not made
+    assert len(made) == 1
+
+
+@torch.no_grad()
 def test_it_is_freed_with_the_factors(made, monkeypatch):
     layer, x = make_layer("out").eval(), torch.randn(9, 5, dtype=torch.float64)
     layer(x)
@@ -103,6 +115,7 @@ def test_it_is_freed_with_the_factors(made, monkeypatch):
     cached = weakref.ref(layer.lora_dude["default"]._cache._weight)
     layer.lora_B["default"].weight.add_(0.1)
     monkeypatch.setattr(functional, "temporary_weight_pays", lambda *shape: False)
+    monkeypatch.setattr("dude_peft.cache.CACHED_WEIGHT", 0)
     layer(x)  # the factors alone
     assert cached() is None
 

@@ -61,7 +61,7 @@ def soak(tmp_path: Path, axis: str, cycles: int) -> tuple[int, int]:
 
 @pytest.mark.parametrize("axis", ["out", "in"])
 def test_some_cycles(tmp_path: Path, axis: str) -> None:
-    assert soak(tmp_path, axis, 10)[0] == 0
+    assert soak(tmp_path, axis, 10)[0] <= 0  # below 0: what earlier tests left was freed
 
 
 @pytest.mark.reliability

@@ -108,7 +108,7 @@ def readme(facts: dict[str, Any], written: dict[str, Any], found: list[margins.M
         "",
     ]
     if found:
-        lines += [margins.sentence(found), "", "![DuDe's margin in each experiment](leads.png)", ""]
+        lines += [margins.sentence(found), "", "![DuDe's margin in each experiment](margins.png)", ""]
         lines += [
             margins.markdown(found),
             "",

@@ -32,7 +32,7 @@ def write_report(path: str | Path) -> dict[str, Any]:
     assert facts is not None
     found = margins.margins_of(written)
     if found:
-        margins.draw(found, study.path / "leads.png", study.path / "leads.svg")
+        margins.draw(found, study.path / "margins.png", study.path / "margins.svg")
     write_text(study.path / "README.md", readme(facts, written, found, _costs(study, written)))
     return written
 
