@@ -12,6 +12,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OLDEST_PEFT := 0.21.0
+# Tests of the library that do not depend on PEFT's version.
+NOT_PEFT := $(addprefix --ignore tests/peft/test_,convert.py svd.py svd_cache.py reference.py kernels.py triton.py quantized.py)
 PYTEST := $(BIN)/python -m pytest
 DEMO := runs/demo
 TOUR := runs/tour
@@ -80,7 +82,7 @@ test-quantized: $(STAMP)
 test-oldest-peft: $(STAMP)
 	test -d .peft-oldest/peft-$(OLDEST_PEFT).dist-info || { rm -rf .peft-oldest; \
 	  $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --target .peft-oldest peft==$(OLDEST_PEFT); }
-	PYTHONPATH=.peft-oldest EXPECTED_PEFT=$(OLDEST_PEFT) $(PYTEST) -q -n 2 --dist loadfile -m "not slow" tests/peft tests/lab/test_methods.py
+	PYTHONPATH=.peft-oldest EXPECTED_PEFT=$(OLDEST_PEFT) $(PYTEST) -q -n 2 --dist loadfile -m "not slow" tests/peft tests/lab/test_methods.py $(NOT_PEFT)
 
 check: lint types docs test test-oldest-peft test-quantized
 
