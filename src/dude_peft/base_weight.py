@@ -108,11 +108,11 @@ def dense_weight(layer: nn.Module, name: str = "") -> Tensor:
     Raises:
         DudeError: as `weight_shape`.
     """
-    weight_shape(layer, name)
     quantized = quantization(layer)
     if quantized is not None:
         with torch.no_grad():
             return quantized.dequantize(layer).detach()
+    weight_shape(layer, name)
     weight = cast(Tensor, layer.weight)
     return weight.T if isinstance(layer, Conv1D) else weight
 

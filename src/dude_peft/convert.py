@@ -26,8 +26,8 @@ from .base_weight import check_finite
 from .checkpoint import A0, B0, PEFT_PREFIX, WEIGHTS_NAME, A, B, M, check_same_base, checked_parts, read_weights
 from .config import DudeConfig, find_adapter_file
 from .errors import DudeError, shorten
-from .files import part_of, read_json, sync
-from .functional import MagnitudeAxis, factors, merged_weight, updated_weight
+from .files import part_of, sync, weight_files
+from .functional import MagnitudeAxis, factors, gain_of_norm, init_product, merged_weight, updated_weight
 from .svd import find_triplets, module_seed, store_triplets, top_singular_triplets
 from .targets import Target, plan, saved_modules
 
@@ -35,8 +35,6 @@ DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 LONGEST_HEADER = 100_000_000  # bytes, the limit of safetensors
 COPY = 1 << 24  # bytes copied at a time
 ROWS = 256  # of a weight merged at a time
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 Progress = Callable[[int, int, str], None]
 """Called with the bytes done, all bytes, and the name of the tensor."""
 
@@ -110,22 +108,14 @@ def read_header(path: Path) -> dict[str, Stored]:
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
-    """Return the safetensors files of a transformers checkpoint.
+    """Return the safetensors files of a transformers checkpoint, as `files.weight_files`.
 
     Raises:
-        DudeError: there is none, or an index that names a file elsewhere.
+        DudeError: there is none, or its index is damaged.
     """
-    if (folder / INDEX).is_file():
-        names = read_json(folder / INDEX, "Fetch the model again").get("weight_map", {})
-        files = sorted(set(names.values())) if isinstance(names, Mapping) else []
-        for name in files:
-            if not isinstance(name, str) or Path(name).name != name or not (folder / name).is_file():
-                raise DudeError(f"{folder / INDEX}: names the file '{shorten(name)}', which is not in the folder")
-        if files:
-            return [folder / name for name in files]
-    if (folder / SINGLE).is_file():
-        return [folder / SINGLE]
-    raise DudeError(f"{folder}: no {SINGLE} and no {INDEX}. Give the folder of a transformers model in safetensors")
+    if found := weight_files(folder):
+        return found
+    raise DudeError(f"{folder}: no safetensors of a model here. Give the folder of a transformers model")
 
 
 def meta_model(folder: Path) -> nn.Module:
@@ -368,32 +358,26 @@ class _Layer:
 
     def _line_gain(self, W: Tensor, Bt: Tensor, magnitude: Tensor) -> Tensor:
         squares = updated_weight(W, self.Ah, Bt, self.scaling).double().square().sum(dim=1)
-        return _gain(magnitude, squares)
+        return gain_of_norm(magnitude, squares)
 
     def _gain(self, blocks: Iterator[tuple[slice, Tensor]]) -> Tensor:
         squares = torch.zeros(self.Ah.shape[1], dtype=torch.float64)
         for lines, W in blocks:
             squares += updated_weight(W, self.Ah, self.Bt[:, lines], self.scaling).double().square().sum(dim=0)
-        return _gain(self.magnitude, squares)
+        return gain_of_norm(self.magnitude, squares)
 
     def _check_base(self, blocks: Iterator[tuple[slice, Tensor]]) -> None:
         """The initial factors must be this weight's: see `check_same_base`."""
         products, total = [], torch.zeros_like(self.A0)
         for lines, W in blocks:
             check_finite(self.name, W)
-            W = W.to(self.A0.dtype)
+            product = init_product(W, self.A0, self.B0[lines], self.axis)
             if self.axis == "out":
-                products.append(self.A0 @ W.T)
+                products.append(product)
             else:
-                total += self.B0[lines].T @ W
+                total += product
         P0 = torch.cat(products, dim=1) if products else total
         check_same_base((self.A0, self.B0, self.magnitude, P0), self.name, self.scaling, self.axis)
-
-
-def _gain(magnitude: Tensor, squares: Tensor) -> Tensor:
-    """h = m / n - 1, from n rounded as the magnitude was initialised; -1 for a line of zeros."""
-    norm = squares.sqrt().to(magnitude.dtype)
-    return torch.where(norm > 0, (magnitude - norm) / norm, -1.0)
 
 
 def _blocks(stored: Stored, rows: int) -> Iterator[tuple[slice, Tensor]]:

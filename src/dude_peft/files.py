@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from .errors import DudeError
+from .errors import DudeError, shorten
 
 BLOCK = 1 << 22  # bytes read at a time
 CHECKSUM = "content_sha256"  # key of a JSON object for the SHA-256 of the others
@@ -161,3 +161,26 @@ def public_name(base: str | None) -> str | None:
     if parts[-4:] == ["dude_lab", "assets", "mini", "model"]:
         return "mini"
     return parts[-1] if parts else None
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files that transformers loads from a folder; empty if there are none.
+
+    Raises:
+        DudeError: the index is damaged, names a file outside the folder, or one that is missing.
+    """
+    if (single := folder / "model.safetensors").is_file():
+        return [single]
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return []
+    remedy = "Copy the model's folder again."
+    parts = read_json(index, remedy).get("weight_map")
+    if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
+        raise DudeError(f"{index}: 'weight_map' is not a mapping of tensors to files. {remedy}")
+    names = sorted(set(parts.values()))
+    if outside := [name for name in names if Path(name).name != name or name in ("", ".", "..")]:
+        raise DudeError(f"{index} names a file outside its folder: {shorten(outside[0])}. {remedy}")
+    if lost := [name for name in names if not (folder / name).is_file()]:
+        raise DudeError(f"{index} names {len(lost)} files that are missing: {shorten(', '.join(lost), 300)}. {remedy}")
+    return [folder / name for name in names]

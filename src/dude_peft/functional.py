@@ -165,6 +165,18 @@ def relative_gain(magnitude: Tensor, n0: Tensor, q: Tensor, scaling: float) -> t
     return torch.where(alive, gain, -1.0), norm
 
 
+def gain_of_norm(magnitude: Tensor, squares: Tensor) -> Tensor:
+    """Return h = m / ||V||_c - 1 of a dense V, as `relative_gain` has it; -1 where V is 0.
+
+    The norm is rounded as n0 is in `weight_norm`, so that h is exactly 0 at the initialisation.
+
+    Args:
+        magnitude: m, (d,), or (k,) for `"in"`. squares: ||V||_c^2 in float64, like it.
+    """
+    norm = squares.sqrt().to(magnitude.dtype)
+    return torch.where(norm > 0, (magnitude - norm) / norm, -1.0)
+
+
 class Composition(NamedTuple):
     """Ah (2r, k), Bt (2r, d), V_other of `norm_change`; ||V||_c and the gain h, (d,) or (k,), of `relative_gain`."""
 

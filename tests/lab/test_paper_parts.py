@@ -41,7 +41,7 @@ def test_a_study_names_its_comparisons(reproduction: Path) -> None:
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_comparisons_and_runs_stand_in_one_table(reproduction: Path, tmp_path: Path, packed: bool) -> None:
-    """A comparison of its own, one of a study, and a run; rows of one name are told apart, the same row is one."""
+    """A comparison of its own, one of a study, and a run; rows of one name get their own labels."""
     other = started(tmp_path / "other", "table2", "learning_rates=[3e-3]", "methods=[lora, dude]")["gpqa"]
     fill(other, "mini_gpqa", {"lora": 0.5, "dude": 0.6})
     alone = tmp_path / "alone"

@@ -12,39 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dude_peft.errors import DudeError, shorten
-from dude_peft.files import read_json
+from dude_peft.files import weight_files
 
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel
 
-INDEX = "model.safetensors.index.json"
 SHOWN = 4  # tensors that a message names
 # Buffers that older versions of transformers saved and later ones compute.
 COMPUTED = re.compile(r"(^|\.)(masked_bias|rotary_emb\.inv_freq|position_ids)$")
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files that transformers loads from a folder; empty if there are none.
-
-    Raises:
-        DudeError: the index is damaged, names a file outside the folder, or one that is missing.
-    """
-    if (single := folder / "model.safetensors").is_file():
-        return [single]
-    index = folder / INDEX
-    if not index.is_file():
-        return []
-    remedy = "Copy the model's folder again."
-    parts = read_json(index, remedy).get("weight_map")
-    if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
-        raise DudeError(f"{index}: 'weight_map' is not a mapping of tensors to files. {remedy}")
-    names = sorted(set(parts.values()))
-    if outside := [name for name in names if Path(name).name != name or name in ("", ".", "..")]:
-        raise DudeError(f"{index} names a file outside its folder: {shorten(outside[0])}. {remedy}")
-    if lost := [name for name in names if not (folder / name).is_file()]:
-        raise DudeError(f"{index} names {len(lost)} files that are missing: {_some(lost)}. {remedy}")
-    return [folder / name for name in names]
 
 
 def load_weights(source: str | Path, **options: Any) -> PreTrainedModel:
