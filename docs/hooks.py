@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("src/dude_peft", "src/dude_lab", "mini")
@@ -14,6 +15,16 @@ COPIED = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md", 
 STUDY = "studies/mini"
 STUDY_FILES = (".md", ".png", ".svg", ".json")
 BENCH = "benchmarks/results/bench-epyc-avx2.png"
+# What the markers `supports` and `rejects` of the tests may name, in the order of the page.
+BASES = (
+    "float64", "float32", "bfloat16", "float16", "Conv1D", "NF4", "bitsandbytes int8", "torchao int8", "quanto int8",
+    "quanto int4", "experts", "other formats",
+)  # fmt: skip
+ENGINES = (
+    "one process", "offload", "DDP", "FSDP1", "FSDP2", "ZeRO-2", "ZeRO-3", "tensor parallel", "files",
+)  # fmt: skip
+METHODS = ("DuDe", "DuDe, axis in", "DuDe-A", "DuDe-B", "LoRA", "DoRA", "PiSSA", "every method", "other methods")
+MARKERS = ("supports", "rejects")
 LOADS = re.compile(
     r"""<(?:script|img|iframe|source|video|audio|embed)\b[^>]*?\ssrc=["']?(?:https?:)?//[^"'\s>]+"""
     r"""|<link\b(?![^>]*rel=["']?canonical)[^>]*?\shref=["']?(?:https?:)?//[^"'\s>]+"""
@@ -26,7 +37,12 @@ def on_files(files: Any, config: Any) -> Any:
     """Add the generated pages, the files from the top of the repository, and the study."""
     from mkdocs.structure.files import File
 
-    pages = {"dev/modules.md": modules_page(), "reference/cli.md": cli_page(), "reference/yaml.md": yaml_page()}
+    pages = {
+        "dev/modules.md": modules_page(),
+        "reference/cli.md": cli_page(),
+        "reference/yaml.md": yaml_page(),
+        "reference/support.md": support_page(),
+    }
     for source, name in COPIED.items():
         text = (ROOT / source).read_text(encoding="utf-8").replace("](docs/", "](")
         for other, copied in COPIED.items():
@@ -150,6 +166,107 @@ def yaml_page() -> str:
         default = key.default if key.default == "required" else f"`{key.default}`"
         lines.append(f"| `{key.key}` | {_cell(key.type)} | {default} | {_cell(key.meaning)} |")
     return "\n".join(lines) + "\n"
+
+
+class Entry(NamedTuple):
+    """A combination that a test shows to work, or to be rejected with a `DudeError`."""
+
+    marker: str
+    base: str
+    engine: str
+    method: str
+    test: str
+
+
+def support_entries(folder: Path = ROOT / "tests") -> list[Entry]:
+    """Return what the markers of the test functions in `folder` name, in the order of `BASES`, `ENGINES`, `METHODS`.
+
+    Raises:
+        ValueError: a marker on something else than a test function, without its three arguments, or with a value that
+            the lists above do not have.
+    """
+    found = {entry for path in sorted(folder.rglob("test_*.py")) for entry in _entries(path, folder.parent)}
+    return sorted(found, key=lambda one: (*_place_of(one.base, one.engine, one.method), one.marker, one.test))
+
+
+def _place_of(base: str, engine: str, method: str) -> tuple[int, int, int]:
+    return BASES.index(base), ENGINES.index(engine), METHODS.index(method)
+
+
+def _entries(path: Path, top: Path) -> Iterator[Entry]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tests = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")]
+    used = set()
+    for test in tests:
+        for call in _marks(test.decorator_list):
+            used.add(call.lineno)
+            yield from _combinations(call, f"{path.relative_to(top).as_posix()}::{test.name}")
+    if lost := {call.lineno for call in _marks([tree])} - used:
+        raise ValueError(f"{path}:{min(lost)}: supports and rejects mark test functions")
+
+
+def _marks(nodes: Iterable[ast.AST]) -> Iterator[ast.Call]:
+    for node in itertools.chain.from_iterable(map(ast.walk, nodes)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in MARKERS:
+            yield node
+
+
+def _combinations(call: ast.Call, test: str) -> Iterator[Entry]:
+    values = {}
+    for keyword in call.keywords:
+        value = ast.literal_eval(keyword.value)
+        values[keyword.arg] = [value] if isinstance(value, str) else list(value)
+    if call.args or list(values) != ["base", "engine", "method"]:
+        raise ValueError(f"{test}: a marker has base=, engine= and method=, in this order")
+    for (name, given), known in zip(values.items(), (BASES, ENGINES, METHODS), strict=True):
+        if unknown := set(given) - set(known):
+            raise ValueError(f"{test}: {name} {sorted(unknown)} is not in docs/hooks.py ({', '.join(known)})")
+    for base, engine, method in itertools.product(*values.values()):
+        yield Entry(call.func.attr, base, engine, method, test)  # type: ignore[attr-defined]
+
+
+def support_page() -> str:
+    """The page `reference/support.md`: what works on which weights in which engine, and the tests that show it."""
+    entries = support_entries()
+    engines = [engine for engine in ENGINES if any(one.engine == engine for one in entries)]
+    lines = [
+        "# Support matrix",
+        "",
+        "Which methods work on which weights with which engine. Generated from the markers of the tests: each entry",
+        "links to the tests that show it, and what is not listed was not tested. *Rejected* means a `DudeError` that",
+        "names the cause. *Offload* is that of accelerate, *files* is `dude decompose` and `dude merge`, which read a",
+        "checkpoint one tensor at a time, *every method* is all of `dude methods`. `make test-quantized` installs the",
+        "libraries of quantised weights and runs their tests.",
+        "",
+        f"| weights | {' | '.join(engines)} |",
+        f"|---|{'---|' * len(engines)}",
+    ]
+    sections = []
+    for base in [base for base in BASES if any(one.base == base for one in entries)]:
+        cells = []
+        for engine in engines:
+            some = [one for one in entries if (one.base, one.engine) == (base, engine)]
+            cells.append(_summary(some))
+            if some:
+                sections += ["", f"## {base}: {engine}", "", "| test | methods | |", "|---|---|---|"]
+            for test, marker in dict.fromkeys((one.test, one.marker) for one in some):
+                methods = "; ".join(one.method for one in some if (one.test, one.marker) == (test, marker))
+                sections.append(f"| `{test}` | {methods} | {'works' if marker == 'supports' else 'rejected'} |")
+        lines.append(f"| {base} | {' | '.join(cells)} |")
+    return "\n".join([*lines, *sections]) + "\n"
+
+
+def _summary(entries: list[Entry]) -> str:
+    if not entries:
+        return ""
+    methods = {marker: dict.fromkeys(one.method for one in entries if one.marker == marker) for marker in MARKERS}
+    parts = [
+        f"{'' if marker == 'supports' else 'rejected: '}{'; '.join(names)}"
+        for marker, names in methods.items()
+        if names
+    ]
+    anchor = re.sub(r"[^\w\s-]", "", f"{entries[0].base}: {entries[0].engine}".lower()).replace(" ", "-")
+    return f"[{'. '.join(parts)}](#{anchor})"
 
 
 def _cell(text: str) -> str:

@@ -125,6 +125,55 @@ def test_the_reference_of_yaml_has_every_key():
         assert f"| `{key.key}` |" in section
 
 
+def test_the_support_matrix_has_every_marker_and_each_entry_a_test():
+    marked = sum(
+        len(re.findall(r"^\s*@pytest\.mark\.(?:supports|rejects)\(", path.read_text(), re.MULTILINE))
+        for path in (ROOT / "tests").rglob("test_*.py")
+    )
+    entries = hooks.support_entries()
+    assert len({(one.marker, one.test) for one in entries}) <= marked <= len(entries)
+    page = hooks.support_page()
+    for one in entries:
+        file, _, function = one.test.partition("::")
+        assert re.search(rf"^ *def {function}\(", (ROOT / file).read_text(), re.MULTILINE)
+        [section] = re.findall(rf"\n## {one.base}: {re.escape(one.engine)}\n(.*?)(?=\n## |\Z)", page, re.DOTALL)
+        [row] = [line for line in section.splitlines() if f"`{one.test}`" in line and _result(one) in line]
+        assert one.method in row.split("|")[2].strip().split("; ")
+        [line] = [line for line in page.splitlines() if line.startswith(f"| {one.base} |")]
+        assert line.count(f"](#{f'{one.base} {one.engine}'.lower().replace(' ', '-')})") == 1
+    for base, engine in (("NF4", "one process"), ("float32", "FSDP1"), ("bfloat16", "files")):
+        assert any((one.base, one.engine) == (base, engine) for one in entries)
+
+
+def _result(entry):
+    return "| works |" if entry.marker == "supports" else "| rejected |"
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ('@pytest.mark.supports(base="NF5", engine="DDP", method="DuDe")\ndef test_x(): ...', "NF5"),
+        ('@pytest.mark.supports(base="NF4", engine="DDP")\ndef test_x(): ...', "has base=, engine= and method="),
+        ('@pytest.mark.supports("NF4", "DDP", "DuDe")\ndef test_x(): ...', "has base=, engine= and method="),
+        ('pytestmark = pytest.mark.rejects(base="NF4", engine="DDP", method="DuDe")', "mark test functions"),
+        ('@pytest.mark.supports(base="NF4", engine="DDP", method="DuDe")\ndef helper(): ...', "mark test functions"),
+    ],
+)
+def test_a_marker_that_the_support_matrix_cannot_use_is_an_error(code, message, tmp_path):
+    (tmp_path / "test_new.py").write_text(code)
+    with pytest.raises(ValueError, match=message):
+        hooks.support_entries(tmp_path)
+
+
+def test_a_marker_on_one_of_several_values_is_found(tmp_path):
+    call = 'pytest.mark.supports(base=["NF4", "float32"], engine="DDP", method="LoRA")'
+    (tmp_path / "test_new.py").write_text(
+        f'@pytest.mark.parametrize("x", [1, pytest.param(2, marks={call})])\ndef test_x(x): ...'
+    )
+    found = [(one.base, one.engine, one.method) for one in hooks.support_entries(tmp_path)]
+    assert found == [("float32", "DDP", "LoRA"), ("NF4", "DDP", "LoRA")]
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [

@@ -121,6 +121,7 @@ def test_it_moves_the_model(runs: dict[str, Trained], base_logits: torch.Tensor,
     assert (runs[name].logits - base_logits).abs().max() > 1e-5
 
 
+@pytest.mark.supports(base="float32", engine="one process", method="every method")
 @pytest.mark.parametrize("name", METHODS)
 def test_a_fresh_process_gives_the_same_logits(
     runs: dict[str, Trained], again: dict[str, Path], base_logits: torch.Tensor, name: str

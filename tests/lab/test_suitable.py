@@ -298,6 +298,7 @@ class FullyShardedDataParallel(nn.Module):
         self._fsdp_wrapped_module = module
 
 
+@pytest.mark.rejects(base="float32", engine=["FSDP1", "tensor parallel"], method="DuDe")
 @pytest.mark.parametrize("way", ["dtensor", "fsdp1", "tp_plan"])
 def test_a_model_that_is_sharded_already_is_refused(way):
     model = models.llama()
@@ -327,6 +328,7 @@ def one_process(tmp_path):
     dist.destroy_process_group()
 
 
+@pytest.mark.rejects(base="float32", engine=["FSDP1", "tensor parallel"], method="DuDe")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("way", ["fsdp1", "fsdp1 leaves", "fsdp1 before", "tensor parallel"])
 def test_a_model_that_is_sharded_afterwards_is_refused_in_its_first_forward(way, one_process):

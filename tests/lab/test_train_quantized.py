@@ -37,6 +37,8 @@ def test_without_bitsandbytes_the_package_is_named(run: Tiny, monkeypatch: pytes
         make_plan(run.settings("model.quantization=nf4"))
 
 
+@pytest.mark.rejects(base="NF4", engine="one process", method=["PiSSA", "other methods"])
+@pytest.mark.rejects(base="bitsandbytes int8", engine="one process", method="DoRA")
 def test_methods_that_cannot_are_refused_before_anything_is_written(run: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base_model, "find_spec", lambda name: True)
     for method, words in (
@@ -67,6 +69,8 @@ def test_runs_without_it_keep_their_names(run: Tiny) -> None:
     assert fingerprint(plain) != fingerprint(run.settings("model.quantization=nf4"))
 
 
+@pytest.mark.supports(base="NF4", engine="one process", method=["DuDe", "LoRA", "DoRA"])
+@pytest.mark.supports(base="bitsandbytes int8", engine="one process", method="DuDe")
 @needs_bitsandbytes
 @pytest.mark.parametrize(("method", "bits"), [("dude", "nf4"), ("dude", "int8"), ("lora", "nf4"), ("dora", "nf4")])
 def test_a_run_is_trained_loaded_and_merged(

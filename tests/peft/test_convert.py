@@ -39,6 +39,7 @@ def initial(model: Any) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in model.named_parameters() if "lora_" in name}
 
 
+@pytest.mark.supports(base=["float32", "bfloat16", "Conv1D"], engine="files", method="DuDe")
 @pytest.mark.parametrize("family", [llama, gpt2])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_an_adapter_begins_with_the_decompositions_of_a_folder(family: Any, dtype: torch.dtype, tmp_path: Path) -> None:
@@ -116,6 +117,7 @@ def adapter_on(base: Path, folder: Path, **options: Any) -> Path:
     return folder
 
 
+@pytest.mark.supports(base=["float32", "bfloat16", "Conv1D"], engine="files", method=["DuDe", "DuDe, axis in"])
 @pytest.mark.parametrize("axis", AXES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("family", [llama, gpt2])

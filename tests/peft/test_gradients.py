@@ -58,6 +58,7 @@ def dense_direction(layer):
     return Wf + s * B @ A, A, B, m, s
 
 
+@pytest.mark.supports(base="float64", engine="one process", method=["DuDe", "DuDe, axis in", "DuDe-A", "DuDe-B"])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("axis", AXES)

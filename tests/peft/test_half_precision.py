@@ -37,6 +37,7 @@ def deviation(got, want):
     return float((got - want).norm() / want.norm())
 
 
+@pytest.mark.supports(base=["bfloat16", "float16"], engine="one process", method=["DuDe", "DuDe, axis in"])
 @pytest.mark.parametrize("size", [2e-2, 1e-4, 1e-6])
 @pytest.mark.parametrize("axis", AXES)
 def test_float16_is_as_close_to_float64_as_bfloat16(axis, size):

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.usefixtures("way")
 EPS = {dtype: torch.finfo(dtype).eps for dtype in DTYPES}
 
 
+@pytest.mark.supports(base=["float32", "bfloat16", "float16", "Conv1D"], engine="one process", method="DuDe")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("family", models.FAMILIES)
 def test_logits_in_eval_mode_are_the_base_models_bit_for_bit(family, dtype):
@@ -28,6 +29,9 @@ def test_logits_in_eval_mode_are_the_base_models_bit_for_bit(family, dtype):
     assert torch.equal(models.logits(model, ids), before)
 
 
+@pytest.mark.supports(
+    base=["float32", "bfloat16", "float16"], engine="one process", method=["DuDe", "DuDe, axis in", "DuDe-A", "DuDe-B"]
+)
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("axis", AXES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

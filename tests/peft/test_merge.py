@@ -26,6 +26,7 @@ def assert_bits(model, before) -> None:
     assert all(torch.equal(now[name], value) for name, value in before.items())
 
 
+@pytest.mark.supports(base=["float32", "Conv1D"], engine="one process", method=["DuDe", "DuDe, axis in"])
 @pytest.mark.parametrize("axis", AXES)
 @pytest.mark.parametrize("family", models.FAMILIES)
 def test_forward_equals_the_merged_model(family, axis):
@@ -36,6 +37,9 @@ def test_forward_equals_the_merged_model(family, axis):
     assert_close(models.logits(merged), unmerged)
 
 
+@pytest.mark.supports(
+    base=["float32", "bfloat16", "float16"], engine="one process", method=["DuDe", "DuDe, axis in", "DuDe-A", "DuDe-B"]
+)
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("safe", [True, False])
 @pytest.mark.parametrize("axis", AXES)

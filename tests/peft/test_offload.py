@@ -31,6 +31,7 @@ def offloaded(request, tmp_path):
     return build
 
 
+@pytest.mark.supports(base="float64", engine="offload", method=["DuDe", "DuDe, axis in"])
 @pytest.mark.parametrize("axis", AXES)
 def test_start_training_saving_and_loading(tmp_path, offloaded, axis):
     config = {"target_modules": ["q_proj", "up_proj"], "magnitude_axis": axis}

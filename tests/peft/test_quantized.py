@@ -127,6 +127,11 @@ def dense_reference(model: Any, axis: str, x: Tensor) -> tuple[Tensor, list[list
     return out, parameters
 
 
+@pytest.mark.supports(
+    base=["NF4", "bitsandbytes int8", "torchao int8", "quanto int8", "quanto int4"],
+    engine="one process",
+    method=["DuDe", "DuDe, axis in"],
+)
 @pytest.mark.parametrize("axis", AXES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_adapted_model_is_the_quantised_one_bit_for_bit(kind: str, dtype: torch.dtype, axis: str) -> None:
@@ -140,6 +145,11 @@ def test_the_adapted_model_is_the_quantised_one_bit_for_bit(kind: str, dtype: to
     assert torch.equal(model.train()(x.requires_grad_()), trained)
 
 
+@pytest.mark.supports(
+    base=["NF4", "bitsandbytes int8", "torchao int8", "quanto int8", "quanto int4"],
+    engine="one process",
+    method=["DuDe", "DuDe, axis in"],
+)
 @pytest.mark.parametrize("axis", AXES)
 def test_output_and_gradients_are_those_of_the_dense_reference(kind: str, axis: str) -> None:
     model = move(adapted(quantized(kind), magnitude_axis=axis)).train()
@@ -229,6 +239,11 @@ def test_the_gradient_is_right_after_bitsandbytes_has_repacked_a_weight() -> Non
     assert relative_error(trained_parameters(layers(model)[0], "default")[0].grad, parameters[0][0].grad) < 5e-3
 
 
+@pytest.mark.supports(
+    base=["NF4", "bitsandbytes int8", "torchao int8", "quanto int8", "quanto int4"],
+    engine="one process",
+    method=["DuDe", "DuDe, axis in"],
+)
 @pytest.mark.parametrize("axis", AXES)
 def test_a_saved_adapter_is_loaded_to_the_same_bits(kind: str, axis: str, tmp_path: Path) -> None:
     model, x = move(adapted(quantized(kind), magnitude_axis=axis)).eval(), torch.randn(8, 128)
@@ -248,6 +263,11 @@ def test_stock_peft_loads_it_on_a_base_of_4_bits(tmp_path: Path) -> None:
         assert_close(PeftModel.from_pretrained(quantized("nf4"), tmp_path).eval()(x), model(x))
 
 
+@pytest.mark.supports(
+    base=["NF4", "bitsandbytes int8", "torchao int8", "quanto int8", "quanto int4"],
+    engine="one process",
+    method=["DuDe", "DuDe, axis in"],
+)
 @pytest.mark.parametrize("axis", AXES)
 def test_merging_makes_the_layers_dense_and_unmerging_restores_them(kind: str, axis: str) -> None:
     model, x = move(adapted(quantized(kind), magnitude_axis=axis)).eval(), torch.randn(8, 128)
@@ -297,6 +317,7 @@ def test_two_adapters_dropout_and_a_plain_lora_beside(kind: str) -> None:
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
+@pytest.mark.rejects(base="other formats", engine="one process", method="DuDe")
 def test_formats_and_baselines_that_are_not_supported_are_refused_by_name() -> None:
     class Odd(nn.Linear):
         pass
@@ -318,6 +339,7 @@ def test_shapes_are_read_without_values(kind: str, monkeypatch: pytest.MonkeyPat
     assert quantization(net.first) is not None and quantization(nn.Linear(2, 2)) is None
 
 
+@pytest.mark.supports(base=["NF4", "bitsandbytes int8"], engine="one process", method="DuDe")
 @pytest.mark.parametrize("bits", [4, 8])
 def test_a_transformers_model(bits: int, tmp_path: Path) -> None:
     """Loaded by transformers, prepared and trained as PEFT's users do, merged and saved as a plain model."""

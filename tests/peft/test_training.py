@@ -37,6 +37,7 @@ def train(model, steps=3, lr=1e-2, ids=None):
     return losses
 
 
+@pytest.mark.supports(base=["float32", "bfloat16", "float16"], engine="one process", method=["DuDe", "DuDe, axis in"])
 @pytest.mark.parametrize("axis", AXES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_only_the_differences_and_the_magnitude_change(dtype, axis):
