@@ -315,6 +315,17 @@ def merged_weight(weight: Tensor, gain: Tensor, Ah: Tensor, Bt: Tensor, scaling:
     return (V + V * (h[:, None] if axis == "out" else h)).to(weight.dtype)
 
 
+def weight_change(weight: Tensor, gain: Tensor, Ah: Tensor, Bt: Tensor, scaling: float, axis: MagnitudeAxis) -> Tensor:
+    """Return W' - W0 (d, k) in float32 or wider, without the digits that a difference of the two would lose.
+
+    Args are those of `merged_weight`.
+    """
+    wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    update = (scaling * Bt.to(wide).T) @ Ah.to(wide)
+    V, h = weight.detach().to(wide) + update, gain.to(wide)
+    return update.addcmul_(V, h[:, None] if axis == "out" else h)
+
+
 def temporary_weight(weight: Tensor, factors: Factors) -> Tensor:
     """Return W' (d, k) of axis `"out"` in the dtype of `weight`, from the factors of a forward in that dtype."""
     return output(weight.detach().T, None, factors.gain, factors.Ah.T, factors.outer).T

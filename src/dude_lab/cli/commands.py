@@ -183,6 +183,39 @@ def merge(
 
 
 @app.command()
+def export(
+    run_folder: Annotated[Path, typer.Argument(help="Folder of a finished run.", metavar="RUN", callback=_expanded)],
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", callback=_expanded, help="New folder for the adapter.", show_default=False),
+    ],
+    form: Annotated[
+        str, typer.Option("--as", help="lora (PEFT, vLLM, SGLang, TGI) or dora (PEFT).", metavar="FORM")
+    ] = "lora",
+    rank: Annotated[str, typer.Option(help="Rank of the LoRA, or auto.", metavar="R|auto")] = "auto",
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            help="For --rank auto: largest share of the change of the weights that is left out.",
+            show_default="0.05",
+        ),
+    ] = None,
+    evaluate: Annotated[
+        bool, typer.Option("--eval/--no-eval", help="Repeat the run's evaluation with the exported adapter.")
+    ] = True,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Write the adapter of a run as a plain LoRA, with its measured difference from the run's model."""
+    _prepare()
+    from .finished_runs import export_run
+
+    if form not in ("lora", "dora"):
+        raise DudeError(f"--as must be lora or dora, got {form}. A merged model is written by `dude merge`.")
+    code = export_run(run_folder, output, form, rank=rank, tolerance=tolerance, evaluate=evaluate, device=device)
+    raise typer.Exit(code)
+
+
+@app.command()
 def decompose(
     model: Annotated[
         Path, typer.Argument(help="Folder of a model in safetensors.", metavar="MODEL", callback=_expanded)

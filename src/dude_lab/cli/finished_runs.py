@@ -97,6 +97,51 @@ def merge_run_by_tensor(run_folder: Path, output: Path) -> int:
     return 0
 
 
+def export_run(
+    run_folder: Path,
+    output: Path,
+    form: str,
+    *,
+    rank: str,
+    tolerance: float | None,
+    evaluate: bool,
+    device: str,
+) -> int:
+    """Export a run's adapter as a plain LoRA or stock DoRA adapter; return the exit code."""
+    from ..training.exporting import export_dora, export_lora, summary_table
+    from ..training.merging import check_output
+
+    check_output(output)
+    if form == "dora" and (rank != "auto" or tolerance is not None):
+        raise DudeError("--rank and --tolerance belong to --as lora: a DoRA adapter has the run's own rank, doubled.")
+    if rank != "auto" and not rank.isdecimal():
+        raise DudeError(f"--rank {rank}: give a number, or auto.")
+    if rank != "auto" and tolerance is not None:
+        raise DudeError(f"--tolerance chooses a rank: give it with --rank auto, not with --rank {rank}.")
+    quiet()
+    out = console()
+    reporter = make_reporter(out)
+    if form == "dora":
+        with reporter.stage(f"exporting {run_folder}"):
+            export_dora(run_folder, output)
+        out.print(f"{CHECKED} {escape(str(output))}: a DoRA adapter for PEFT", soft_wrap=True)
+    else:
+        exported = export_lora(
+            run_folder,
+            output,
+            rank="auto" if rank == "auto" else int(rank),
+            tolerance=tolerance,
+            evaluate=evaluate,
+            device=device,
+            reporter=reporter,
+        )
+        out.print()
+        out.print(summary_table(exported), markup=False, soft_wrap=True)
+        out.print(f"\n{CHECKED} {escape(str(output))}: a LoRA adapter, {size(folder_bytes(output))}", soft_wrap=True)
+    out.print(f'  PeftModel.from_pretrained(base, "{output}")', markup=False, soft_wrap=True)
+    return 0
+
+
 def decompose_model(model: Path, output: Path, rank: int, target_modules: str, jobs: int | None) -> int:
     """Decompose every target of a checkpoint; return the exit code."""
     from dude_peft import DudeConfig
