@@ -60,7 +60,12 @@ def test_the_export_is_loaded_by_peft_and_its_figures_are_right(run: Path, tmp_p
     assert relative_error(logits(stock), logits(model)) < 0.01
     assert AutoTokenizer.from_pretrained(out).eos_token == "<|end|>"
     card = (out / "README.md").read_text()
-    for text in (f"rank {facts['rank']}", f"--max-lora-rank {facts['rank']}", "mean KL divergence", "mini_csqa, export"):
+    for text in (
+        f"rank {facts['rank']}",
+        f"--max-lora-rank {facts['rank']}",
+        "mean KL divergence",
+        "mini_csqa, export",
+    ):
         assert text in card
     assert max(map(len, result.output.splitlines())) <= 80 + len(str(out))
 

@@ -1,4 +1,4 @@
-"""Promise: the plain LoRA adapter of `to_lora` is the closest one of its rank, says how close, and stock PEFT loads it."""
+"""Promise: the adapter of `to_lora` is the closest LoRA of its rank, its error is right, and stock PEFT loads it."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_the_model_is_not_changed_and_the_result_is_the_same_again():
 
 
 def test_stock_peft_loads_the_folder_in_a_process_without_this_package(tmp_path):
-    model = adapted( modules_to_save=["lm_head"])
+    model = adapted(modules_to_save=["lm_head"])
     with torch.no_grad():
         model.base_model.model.lm_head.modules_to_save["default"].weight.mul_(1.5)
     found = to_lora(model, rank=48)
@@ -113,7 +113,7 @@ def test_stock_peft_loads_the_folder_in_a_process_without_this_package(tmp_path)
 import sys, torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
-base = AutoModelForCausalLM.from_pretrained({str(tmp_path / "base")!r}
+base = AutoModelForCausalLM.from_pretrained({str(tmp_path / "base")!r})
 model = PeftModel.from_pretrained(base, {str(tmp_path / "lora")!r}).eval()
 assert not any(name.startswith("dude") for name in sys.modules)
 torch.save(model(torch.tensor({models.tokens().tolist()})).logits, {str(tmp_path / "logits")!r})

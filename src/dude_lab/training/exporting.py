@@ -33,7 +33,7 @@ WORST = 5  # layers named in the card
 
 
 @dataclass(frozen=True)
-class Divergence:
+class KLDivergence:
     """Kullback-Leibler divergence of next-token distributions, in nats, over the tokens of some texts.
 
     Attributes:
@@ -67,7 +67,7 @@ class Exported:
     rank: int
     relative_error: float
     weighted: bool
-    divergence: Divergence | None
+    divergence: KLDivergence | None
     accuracy: tuple[str, float, float] | None
 
 
@@ -104,7 +104,8 @@ def export_lora(
     with reporter.stage(f"loading {run}"):
         base, model = load_run(run, device=device)
     model.eval()
-    weighting, probes, what = [], [], ""
+    weighting: list[torch.Tensor] = []
+    probes, what = weighting, ""
     try:
         weighting, probes, what = _texts(settings, base)
     except DudeError as error:
@@ -162,7 +163,7 @@ def _load_beside(model: Any, folder: Path) -> None:
     model.eval()
 
 
-def _divergence(model: Any, texts: list[torch.Tensor], what: str) -> Divergence:
+def _divergence(model: Any, texts: list[torch.Tensor], what: str) -> KLDivergence:
     import torch
 
     def log_probabilities(ids: torch.Tensor) -> torch.Tensor:
@@ -184,7 +185,7 @@ def _divergence(model: Any, texts: list[torch.Tensor], what: str) -> Divergence:
             values.append(divergences(tuned, log_probabilities(ids)))
     model.set_adapter(own)
     every = torch.cat(values)
-    return Divergence(float(every.mean()), float(every.max()), float(torch.cat(from_base).mean()), len(every), what)
+    return KLDivergence(float(every.mean()), float(every.max()), float(torch.cat(from_base).mean()), len(every), what)
 
 
 def _accuracy(
