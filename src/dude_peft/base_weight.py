@@ -1,4 +1,4 @@
-"""The linear layers that can be adapted: their weight, dense or quantised, its checks, and its device."""
+"""The weights that can be adapted: of linear layers, dense or quantised, and of experts; their checks, their device."""
 
 from __future__ import annotations
 
@@ -239,3 +239,73 @@ class FullPrecision(nn.Module):
             return tensor.to(new.device) if narrower else new
 
         return super()._apply(moved, recurse)
+
+
+STACKS = ("gate", "up", "down")  # with `_proj`, PEFT would take their entries for those of transformers 4
+CONTRACT = ("has_gate", "is_transposed", "down_proj", "_apply_gate")
+
+
+class Stack(NamedTuple):
+    """One matrix of all experts, as a part of a parameter of three dimensions.
+
+    Attributes:
+        name: `gate`, `up` or `down`.
+        parameter: the name of the parameter.
+        transposed: whether the parameter is (E, k, outputs) instead of (E, outputs, k).
+        part: 0 for gate and 1 for up in `gate_up_proj`; None where the parameter has one matrix an expert.
+        interleaved: whether the outputs of gate and up alternate.
+    """
+
+    name: str
+    parameter: str
+    transposed: bool = False
+    part: int | None = None
+    interleaved: bool = False
+
+    def outputs(self, values: Tensor) -> Tensor:
+        """Return this matrix's part of the parameter's outputs (..., D) as a view (..., d)."""
+        if self.part is None:
+            return values
+        return values[..., self.part :: 2] if self.interleaved else values.chunk(2, dim=-1)[self.part]
+
+    def weight(self, parameter: Tensor) -> Tensor:
+        """Return the weights (E, d, k) of the parameter as a view."""
+        by_input = parameter if self.transposed else parameter.transpose(1, 2)
+        return self.outputs(by_input).transpose(1, 2)
+
+    def shape(self, parameter: Tensor) -> tuple[int, int]:
+        """Return (d, k); reads no values."""
+        _, first, second = parameter.shape
+        outputs, k = (second, first) if self.transposed else (first, second)
+        return (outputs if self.part is None else outputs // 2), k
+
+
+def stacks_of(experts: nn.Module, name: str) -> dict[str, Stack]:
+    """Return the stacks of a module that follows transformers' contract, by name.
+
+    Raises:
+        DudeError: another kind of module, or experts that are divided among processes; names the module.
+    """
+    module: Any = experts
+    if not all(hasattr(module, key) for key in CONTRACT):
+        raise DudeError(
+            f"target_parameters: '{name}' is a {type(module).__name__}: DuDe adapts experts in the form of "
+            "transformers 5 (gate_up_proj or up_proj, down_proj, _apply_gate). Leave its parameters out"
+        )
+    if getattr(module, "_is_expert_parallel", False):
+        raise DudeError(
+            f"target_parameters: the experts of '{name}' are divided among processes (expert parallelism), which DuDe "
+            "does not support. Load the model without it"
+        )
+    transposed, first = module.is_transposed, "gate_up_proj" if module.has_gate else "up_proj"
+    gate, up, down = STACKS
+    found = [Stack(down, "down_proj", transposed)]
+    if module.has_gate:
+        interleaved = not getattr(module, "is_concatenated", not transposed)
+        found = [*(Stack(one, first, transposed, part, interleaved) for part, one in enumerate((gate, up))), *found]
+    else:
+        found = [Stack(up, first, transposed), *found]
+    for stack in found:
+        if getattr(getattr(module, stack.parameter, None), "ndim", None) != 3:
+            raise DudeError(f"target_parameters: '{name}.{stack.parameter}' is not a parameter of three dimensions")
+    return {stack.name: stack for stack in found}

@@ -2,15 +2,17 @@
 
     lora_A.weight = [dA; A0] (2r, k)     lora_B.weight = [B0 + dB, dB] (d, 2r)     lora_magnitude_vector.weight = m (d,)
 
-dA, dB, A0 and m are stored as they are; B0 is recovered by `svd.recover_b0`. For axis `"in"`, which no
-stock layer computes, the parts are written one by one.
+dA, dB, A0 and m are stored as they are; B0 is recovered by `svd.recover_b0`. For axis `"in"` and for experts, which no
+stock layer computes, the parts are written one by one; those of experts have the name of the stack after that of the
+part, `lora_A.gate.weight` (E, r, k).
 
 `load_adapter`: a saved DuDe adapter on its base model, with DuDe's layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -24,11 +26,12 @@ from torch import Tensor, nn
 from .base_weight import FLOATS, dense_weight, onloaded, weight_shape
 from .config import WEIGHTS_NAME, DudeConfig, find_adapter_file
 from .errors import DudeError, shorten
+from .experts import DudeExperts, from_factors
 from .files import public_name, sha256
 from .functional import MagnitudeAxis, factors
-from .layer import init_from_factors
+from .layer import Init, init_from_factors
 from .svd import recover_b0
-from .targets import plan, saved_modules
+from .targets import Target, plan, saved_modules
 
 A, B, M = "lora_A{}.weight", "lora_B{}.weight", "lora_magnitude_vector{}.weight"
 A0, B0, P0 = "lora_dude{}.lora_A0", "lora_dude{}.lora_B0", "lora_dude{}.lora_P0"
@@ -53,18 +56,19 @@ def to_stored(state: Mapping[str, Tensor], axis: MagnitudeAxis, infix: str = "")
         DudeError: parameters without values, as FSDP1 and DeepSpeed ZeRO-3 leave them in a process.
     """
     state = {name: full_tensor(tensor) for name, tensor in state.items()}
-    marker = "." + A0.format(infix)
-    layers = [key.removesuffix(marker) for key in state if key.endswith(marker)]
+    marker = re.compile(rf"(.+)\.lora_dude{re.escape(infix)}(\.\w+)?\.lora_A0")
+    places = [(match[1], match[2] or "") for key in state if (match := marker.fullmatch(key))]
+    layers = {layer for layer, _ in places}
     result = {k: v for k, v in state.items() if not any(k.startswith(f"{layer}.lora_") for layer in layers)}
-    for layer in layers:
-        key = {part: f"{layer}.{part.format(infix)}" for part in (A, B, M, A0, B0)}
+    for layer, stack in places:
+        key = {part: f"{layer}.{part.format(infix + stack)}" for part in (A, B, M, A0, B0)}
         if any(name not in state or state[name].numel() == 0 for name in key.values()):
             raise DudeError(
                 f"the adapter's parameters of '{layer}' have no values in this process, so they cannot be saved: "
                 "FSDP1 and DeepSpeed ZeRO-3 shard them. Use FSDP2, or gather them first "
                 "(deepspeed.zero.GatheredParameters, FullyShardedDataParallel.summon_full_params)"
             )
-        if axis == "out":
+        if axis == "out" and not stack:
             Ah, Bt = factors(*(state[key[part]] for part in (A, B, A0, B0)))
             result |= {key[A]: Ah, key[B]: Bt.T.contiguous(), key[M]: state[key[M]]}
         else:
@@ -78,9 +82,15 @@ def full_tensor(tensor: Tensor) -> Tensor:
     return tensor if gather is None else gather()
 
 
-def entry_names(state: Mapping[str, Tensor], layer: str, axis: MagnitudeAxis) -> dict[str, str]:
-    """Return the names of the entries of `layer` in a file, by part. The magnitude's may lack `.weight`, as in PEFT."""
-    names = {part: f"{layer}.{part.format('')}" for part in ((A, B, M) if axis == "out" else (A, B, M, A0, B0))}
+def entry_name(key: str, part: str, stack: str = "") -> str:
+    """Return the name of the entry of a part, of a layer `key` or of a stack `key`, whose last name is `stack`."""
+    return f"{key.removesuffix(f'.{stack}')}.{part.format(f'.{stack}')}" if stack else f"{key}.{part.format('')}"
+
+
+def entry_names(state: Mapping[str, Tensor], key: str, axis: MagnitudeAxis, stack: str = "") -> dict[str, str]:
+    """Return the names of the entries of `key` in a file, by part. The magnitude's may lack `.weight`, as in PEFT."""
+    parts = (A, B, M) if axis == "out" and not stack else (A, B, M, A0, B0)
+    names = {part: entry_name(key, part, stack) for part in parts}
     if names[M] not in state and names[M].removesuffix(".weight") in state:
         names[M] = names[M].removesuffix(".weight")
     return names
@@ -134,13 +144,13 @@ def checked(
     return tensor
 
 
-def split(stored: Parts, axis: MagnitudeAxis) -> Parts:
+def split(stored: Parts) -> Parts:
     """Return the parts A, B (the differences), M, A0, B0 of a layer from its entries: the inverse of `to_stored`.
 
     A0 and B0, which become parameters, are copies: a loaded tensor lies in the memory of the file, unaligned, where
     products may round differently.
     """
-    if axis == "in":
+    if A0 in stored:
         return {**stored, **{part: stored[part].clone() for part in (A0, B0)}}
     wide = torch.float64 if stored[A].dtype == torch.float64 else torch.float32
     dA, first = stored[A].to(wide).chunk(2)
@@ -151,7 +161,7 @@ def split(stored: Parts, axis: MagnitudeAxis) -> Parts:
 def check_same_base(init: Any, layer: str, scaling: float, axis: MagnitudeAxis) -> None:
     """Check that the initial directions are this weight's: A0 W0^T = s A0 A0^T B0^T for the base they come from.
 
-    Catches another base of the same shapes. A quantised or lightly fine-tuned one passes.
+    Catches another base of the same shapes. A quantised or lightly fine-tuned one passes. Of a stack, each expert.
 
     Raises:
         DudeError: the directions have nothing to do with the weight.
@@ -161,6 +171,10 @@ def check_same_base(init: Any, layer: str, scaling: float, axis: MagnitudeAxis) 
             f"the initialisation of '{layer}' has values that are not finite: the base model's weight has NaN or "
             f"infinity, or the adapter's factors are out of range for it. Check the base model's file"
         )
+    if init[0].ndim == 3:
+        for expert, one in enumerate(zip(*(values.unbind() for values in init), strict=True)):
+            check_same_base(Init(*one), f"{layer}' of expert {expert} in '{layer.rpartition('.')[0]}", scaling, axis)
+        return
     A0, B0, _, P0 = init
     S0 = scaling * ((A0 @ A0.T) @ B0.T if axis == "out" else (B0.T @ B0) @ A0)
     error = float((P0 - S0).norm() / S0.norm().clamp_min(torch.finfo(S0.dtype).tiny))
@@ -174,7 +188,7 @@ def check_same_base(init: Any, layer: str, scaling: float, axis: MagnitudeAxis) 
 
 def layer_parts(
     state: Mapping[str, Tensor],
-    layers: Mapping[str, tuple[str, tuple[int, ...], int]],
+    layers: Mapping[str, Target],
     axis: MagnitudeAxis,
     saved: Iterable[str],
 ) -> dict[str, Parts]:
@@ -182,28 +196,29 @@ def layer_parts(
 
     Args:
         state: the file's entries.
-        layers: by their name in the file: name, shape (d, k) of the weight, rank.
+        layers: by their name in the file.
         axis: of the magnitude.
         saved: the names of the entries of `modules_to_save`.
 
     Raises:
         DudeError: an entry is missing, does not fit, is not finite, or belongs neither to a layer nor to `saved`.
     """
-    names = {key: entry_names(state, key, axis) for key in layers}
+    names = {key: entry_names(state, key, axis, target.stack) for key, target in layers.items()}
     refuse_foreign(state, {*saved, *(name for entries in names.values() for name in entries.values())})
     found = {}
-    for key, (name, (d, k), r) in layers.items():
-        stored_rank = 2 * r if axis == "out" else r
+    for key, target in layers.items():
+        (d, k), r, E = target.shape, target.r, (target.experts,) if target.experts else ()
+        stored_rank = r if A0 in names[key] else 2 * r
         shapes = {A: (stored_rank, k), B: (d, stored_rank), M: (d,) if axis == "out" else (k,), A0: (r, k), B0: (d, r)}
-        what = f" for a weight of shape {(d, k)} and r={r}"
-        stored = {part: checked(state, entry, shapes[part], what=what) for part, entry in names[key].items()}
-        found[name] = split(stored, axis)
+        what = f" for a weight of shape {(d, k)} and r={r}" + (f" of {target.experts} experts" if E else "")
+        stored = {part: checked(state, entry, (*E, *shapes[part]), what=what) for part, entry in names[key].items()}
+        found[target.name] = split(stored)
     return found
 
 
-def parameters(parts: Parts, layer: str, names: Iterable[str] = (A, B, M)) -> dict[str, Tensor]:
-    """Return the parts `names` of `layer` as entries of a state dict without the adapter's name."""
-    return {f"{layer}.{name.format('')}": parts[name] for name in names}
+def parameters(parts: Parts, key: str, names: Iterable[str] = (A, B, M), stack: str = "") -> dict[str, Tensor]:
+    """Return the parts `names` of `key` as entries of a state dict without the adapter's name."""
+    return {entry_name(key, name, stack): parts[name] for name in names}
 
 
 def from_stored(
@@ -222,25 +237,47 @@ def from_stored(
         DudeError: see `layer_parts`; initial factors of another base.
     """
     axis = config.magnitude_axis
-    keys = {name: name if f"{name}.{A.format('')}" in state else PEFT_PREFIX + name for name in layers}
-    expected = {
-        keys[name]: (name, weight_shape(module.get_base_layer(), name), module.r[adapter_name])
-        for name, module in layers.items()
+    places = {target.name: target for target in adapted_targets(layers, adapter_name)}
+    keys = {
+        name: name if entry_name(name, A, target.stack) in state else PEFT_PREFIX + name
+        for name, target in places.items()
     }
     result = {key: state[key] for key in saved if key in state}
+    expected = {keys[name]: target for name, target in places.items()}
     for name, parts in layer_parts(state, expected, axis, result).items():
-        module = layers[name]
+        target = places[name]
+        module = layers[target.layer]
         frozen = module.lora_dude[adapter_name]
+        frozen = frozen[target.stack] if target.experts else frozen
         A0_current, B0_current = full_tensor(frozen.lora_A0), full_tensor(frozen.lora_B0)
-        result |= parameters(parts, keys[name])
+        result |= parameters(parts, keys[name], stack=target.stack)
         if torch.equal(parts[A0].to(A0_current), A0_current) and torch.equal(parts[B0].to(B0_current), B0_current):
             continue  # a checkpoint of this adapter: its initial values are in place
+        A0_new, B0_new = parts[A0].to(A0_current), parts[B0].to(B0_current)
         with onloaded(module.get_base_layer()):
-            weight = full_tensor(dense_weight(module.get_base_layer(), name))
-            init = init_from_factors(weight, parts[A0].to(A0_current), parts[B0].to(B0_current), axis)
-        check_same_base(init, name, module.scaling[adapter_name], axis)
-        result |= parameters({**parts, P0: init.P0}, keys[name], (A0, B0, P0))
+            if target.experts:
+                stack = module.stacks[target.stack]
+                weight = stack.weight(full_tensor(getattr(module.get_base_layer(), stack.parameter).detach()))
+                init = from_factors(weight, A0_new, B0_new, axis)
+            else:
+                weight = full_tensor(dense_weight(module.get_base_layer(), name))
+                init = init_from_factors(weight, A0_new, B0_new, axis)
+        check_same_base(init, name, target.scaling, axis)
+        result |= parameters({**parts, P0: init.P0}, keys[name], (A0, B0, P0), target.stack)
     return result
+
+
+def adapted_targets(layers: Mapping[str, Any], adapter: str) -> Iterator[Target]:
+    """Yield the weights that `adapter` is on, of PEFT's layers by module name."""
+    for name, module in layers.items():
+        base = module.get_base_layer()
+        if not isinstance(module, DudeExperts):
+            yield Target(name, weight_shape(base, name), module.r[adapter], module.scaling[adapter])
+            continue
+        for stack, r in module.stack_ranks[adapter].items():
+            parameter = getattr(base, module.stacks[stack].parameter)
+            shape, scaling = module.stacks[stack].shape(parameter), module.stack_scaling(adapter, stack)
+            yield Target(f"{name}.{stack}", shape, r, scaling, len(parameter))
 
 
 def load_adapter(
@@ -325,7 +362,7 @@ def checked_parts(
 ) -> tuple[dict[str, Parts], dict[str, Tensor]]:
     """Check a file against `model`, and return its layers' parts by module name and the entries that PEFT copies."""
     base = model.get_base_model() if isinstance(model, PeftModel) else model
-    layers = {PEFT_PREFIX + target.name: (target.name, target.shape, target.r) for target in plan(base, config)}
+    layers = {PEFT_PREFIX + target.name: target for target in plan(base, config)}
     saved = {
         f"{PEFT_PREFIX}{name}.{entry}": tensor
         for name, module in saved_modules(base, config).items()
@@ -333,6 +370,6 @@ def checked_parts(
     }
     found = layer_parts(state, layers, config.magnitude_axis, saved)
     entries = {key: checked(state, key, tensor.shape, tensor.dtype) for key, tensor in saved.items()}
-    for name, parts in found.items():
-        entries |= parameters(parts, PEFT_PREFIX + name)
+    for key, target in layers.items():
+        entries |= parameters(found[target.name], key, stack=target.stack)
     return found, entries

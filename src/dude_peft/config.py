@@ -25,7 +25,14 @@ FORMAT_VERSION = 1
 # The options of LoRA that DuDe honours. Every other one is refused when it is not at its default, those that a later
 # PEFT may add included: nothing is trained with an option that does nothing.
 IDENTITY = ("task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision")
-TARGETS = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save")
+TARGETS = (
+    "target_modules",
+    "target_parameters",
+    "exclude_modules",
+    "layers_to_transform",
+    "layers_pattern",
+    "modules_to_save",
+)
 SIZES = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "lora_dropout")
 HONOURED = frozenset({*IDENTITY, *TARGETS, *SIZES, "fan_in_fan_out", "inference_mode"})
 # What PEFT's model classes add to modules_to_save themselves, whichever of them the model has.
@@ -40,7 +47,6 @@ REASONS = {
     "bias": "DuDe never writes to the base model, and PEFT trains its biases in place",
     "lora_bias": "DuDe's direction has no bias: it would not be scaled by the magnitude",
     "loftq_config": "DuDe initialises from the weight itself",
-    "target_parameters": "DuDe decomposes modules; a bare parameter has no module to adapt",
     "trainable_token_indices": "embeddings are not decomposed; train them with modules_to_save",
     "layer_replication": "replicated layers share one weight, and with it one initialisation",
 }
@@ -52,6 +58,9 @@ class DudeConfig(LoraConfig):
 
     Args:
         r: rank, 1 <= r <= min(d, k) of every target.
+        target_parameters: parameters of three dimensions of a mixture's experts, by last names as in PEFT, for instance
+            `["experts.gate_up_proj", "experts.down_proj"]`; gate and up are two weights of rank r. The options that
+            select among modules (exclude_modules, layers_to_transform) do not apply to them.
         lora_alpha: scaling s = lora_alpha / r; default r, so s = 1 (also where `rank_pattern` sets another rank).
         init_variant: how S is shared between A and B: `"dude"` (Eq. 5, 6), `"dude_a"` (Eq. 10), `"dude_b"` (Eq. 11).
         magnitude_axis: `"out"`, one magnitude per output (DoRA's code, PEFT), or `"in"`, one per input (the paper's
@@ -140,8 +149,8 @@ class DudeConfig(LoraConfig):
         not complete has none, or one that does not fit, and is refused at load. Neither file names an absolute path
         (`public_name`), nor does PEFT's model card afterwards.
 
-        With `magnitude_axis="in"` there is no stock form: `adapter_config.json` then names a method that stock PEFT
-        does not know, so that it refuses the folder instead of loading something else.
+        With `magnitude_axis="in"`, and for experts, there is no stock form: `adapter_config.json` then names a method
+        that stock PEFT does not know, so that it refuses the folder instead of loading something else or a part.
 
         Raises:
             DudeError: the files cannot be written, or the weights are not there as safetensors.
@@ -154,9 +163,10 @@ class DudeConfig(LoraConfig):
             stock = self.saved_config()
             stock.base_model_name_or_path = public_name(self.base_model_name_or_path)
             stock.save_pretrained(save_directory, **kwargs)
-            if self.magnitude_axis == "in":
+            foreign = "DUDE_IN" if self.magnitude_axis == "in" else "DUDE_EXPERTS" if self.target_parameters else None
+            if foreign is not None:
                 stock_file = folder / "adapter_config.json"
-                write_json(stock_file, {**json.loads(stock_file.read_text()), "peft_type": "DUDE_IN"})
+                write_json(stock_file, {**json.loads(stock_file.read_text()), "peft_type": foreign})
             for card in (folder / "README.md", folder.parent / "README.md"):  # PEFT's is beside the first adapter
                 publish_card(card)
             raw = self.to_dude_dict()

@@ -143,6 +143,11 @@ def weights_of(model: nn.Module, targets: list[Target], tensors: Mapping[str, St
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
     found = {}
     for target in targets:
+        if target.experts:
+            raise DudeError(
+                f"'{target.layer}': experts are not decomposed or merged by tensor, for checkpoints store them under "
+                "other names than transformers. Load the model instead (dude merge without --stream)"
+            )
         key = f"{target.name}.weight"
         stored = tensors.get(key) or tensors.get(key.removeprefix(prefix))
         if stored is None:

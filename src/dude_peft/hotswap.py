@@ -21,10 +21,11 @@ from . import checkpoint
 from .base_weight import dense_weight, onloaded, weight_shape
 from .config import CONFIG_NAME, WEIGHTS_NAME, DudeConfig
 from .errors import DudeError
+from .experts import DudeExperts
 from .files import sha256
 from .layer import init_from_factors
 from .model import dude_layers, saved_parameters
-from .targets import rank_and_scaling
+from .targets import Target, rank_and_scaling
 
 
 def install() -> None:
@@ -90,11 +91,16 @@ def swap(model: nn.Module, state: Mapping[str, Tensor], adapter_name: str, confi
     expected: dict[str, Any] = {}
     scales: dict[str, tuple[int, float, float]] = {}
     for name, module in layers.items():
+        if isinstance(module, DudeExperts):
+            raise DudeError(
+                "hotswap_adapter does not swap adapters on experts: load_adapter under another name instead"
+            )
         if adapter_name in module.merged_adapters:
             raise DudeError(f"adapter '{adapter_name}' is merged into '{name}': call unmerge_adapter() before swapping")
         scales[name] = rank_and_scaling(new_config, name)
         key = name if name.startswith(checkpoint.PEFT_PREFIX) else checkpoint.PEFT_PREFIX + name
-        expected[key] = name, weight_shape(module.get_base_layer(), name), scales[name][0]
+        r, _, scaling = scales[name]
+        expected[key] = Target(name, weight_shape(module.get_base_layer(), name), r, scaling)
     copies = {key: model.get_parameter(name) for key, name in saved_parameters(model, adapter_name).items()}
     parts = checkpoint.layer_parts(state, expected, axis, copies)
     saved = {key: checkpoint.checked(state, key, tensor.shape, tensor.dtype) for key, tensor in copies.items()}

@@ -356,6 +356,25 @@ class DudeLinear(Linear):
             (self.base_layer,), self._quantized = self._quantized, ()
 
 
+def merged_onto(
+    current: Tensor, weight: Tensor, composition: Composition, scaling: float, axis: MagnitudeAxis
+) -> Tensor:
+    """Return `current` (d, k), the weight W0 itself or what earlier adapters made of it, with an adapter merged.
+
+    Args:
+        current: the weight to merge into.
+        weight: W0 (d, k); `current` itself if nothing is merged.
+        composition: of the adapter on W0.
+        scaling: s.
+        axis: of the magnitude.
+    """
+    Ah, Bt, _, _, gain = composition
+    if axis == "out" or current is weight:
+        return functional.merged_weight(current, gain, Ah, Bt, scaling, axis)
+    delta = functional.merged_weight(weight.float(), gain, Ah, Bt, scaling, axis) - weight.float()
+    return (current.float() + delta).to(current.dtype)
+
+
 class DudeVariant(LoraVariant):
     """How PEFT's LoRA layer computes, merges and unmerges a DuDe adapter (Eq. 7).
 
@@ -401,14 +420,10 @@ class DudeVariant(LoraVariant):
         if module.merged_adapters:
             with module._unmerged_base_weight() as unmerged:
                 W0 = unmerged.T if module.fan_in_fan_out else unmerged
-                Ah, Bt, _, _, gain = adapter.compose(*trained, W0, scaling)
+                composition = adapter.compose(*trained, W0, scaling)
         else:
-            Ah, Bt, _, _, gain = adapter.compose(*trained, W0, scaling)
-        if adapter.axis == "out" or not module.merged_adapters:
-            merged = functional.merged_weight(current, gain, Ah, Bt, scaling, adapter.axis)
-        else:
-            delta = functional.merged_weight(W0.float(), gain, Ah, Bt, scaling, adapter.axis) - W0.float()
-            merged = (current.float() + delta).to(current.dtype)
+            composition = adapter.compose(*trained, W0, scaling)
+        merged = merged_onto(current, W0 if module.merged_adapters else current, composition, scaling, adapter.axis)
         # Dividing back would change base bits, so W0's storage stays here until unmerge.
         module._cache_store(f"{active_adapter}-unmerged", base.weight.data)
         return merged.T.contiguous() if module.fan_in_fan_out else merged

@@ -7,9 +7,10 @@ is a stock DoRA adapter of rank 2r (`checkpoint`).
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.lora import LoraModel
@@ -21,10 +22,11 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from . import checkpoint
-from .base_weight import check_present, dense_weight, onloaded, record_dense_layers
+from .base_weight import STACKS, check_present, dense_weight, onloaded, record_dense_layers, stacks_of
 from .checkpoint import Parts
 from .config import DudeConfig
 from .errors import DudeError, quote
+from .experts import DudeExperts, decomposed, from_factors
 from .expressions import ALL_LINEAR
 from .injection import report_init, reported, unchanged_on_error
 from .layer import DudeVariant, Init, init_from_factors, init_from_svd
@@ -82,26 +84,59 @@ class DudeModel(LoraModel):
         wanted = config.target_modules
         if isinstance(wanted, str) and (wanted.lower() == ALL_LINEAR or expert_parts(model)):
             # By name: PEFT would add modules that are left out here, and reads an expression as last names.
-            config.target_modules = {target.name for target in targets}
+            config.target_modules = {target.name for target in targets if not target.experts}
         loaded = checkpoint.LOADED.get()
         what = "Decomposing weights" if loaded is None else "Placing factors"
-        inits = [(target.name, self._init(model, target, config, loaded)) for target in reported(targets, what)]
+        inits = [(target, self._init(model, target, config, loaded)) for target in reported(targets, what)]
         # PEFT's option to build adapters on the meta device would lose the initial values; it saves nothing here.
         kwargs.pop("low_cpu_mem_usage", None)
-        super().inject_adapter(model, adapter_name, *args[:1], low_cpu_mem_usage=False, **kwargs)
-        for name, init in inits:
-            DudeVariant.attach(model.get_submodule(name), adapter_name, init, config)
+        parameters = config.target_parameters  # PEFT makes a set of them for some architectures
+        with warnings.catch_warnings():
+            # Said of patterns that match parameters alone. `find_targets` has checked them.
+            warnings.filterwarnings("ignore", message="The following (rank|alpha)_pattern keys did not match")
+            super().inject_adapter(model, adapter_name, *args[:1], low_cpu_mem_usage=False, **kwargs)
+        config.target_parameters = parameters
+        stacks: dict[str, dict[str, Init]] = {}
+        for target, init in inits:
+            if target.experts:
+                stacks.setdefault(target.layer, {})[target.stack] = init
+            else:
+                DudeVariant.attach(model.get_submodule(target.name), adapter_name, init, config)
+        for name, found in stacks.items():
+            cast(DudeExperts, model.get_submodule(name)).attach(adapter_name, found, config)
+
+    def _inject_parameters(
+        self, peft_config: Any, model: nn.Module, adapter_name: str, low_cpu_mem_usage: bool
+    ) -> list[str]:
+        """Put `DudeExperts` in place of the experts that a `DudeConfig` names; PEFT calls this."""
+        if not isinstance(peft_config, DudeConfig):
+            return cast(list[str], super()._inject_parameters(peft_config, model, adapter_name, low_cpu_mem_usage))
+        sizes: dict[str, dict[str, tuple[int, float]]] = {}
+        for target in find_targets(model, peft_config).modules:
+            if target.experts:
+                sizes.setdefault(target.layer, {})[target.stack] = target.r, target.scaling
+        for name, stacks in sizes.items():
+            layer = model.get_submodule(name)
+            if not isinstance(layer, DudeExperts):
+                layer = DudeExperts(layer, name)
+                model.set_submodule(name, layer)
+            layer.add(adapter_name, stacks, peft_config)
+        return list(sizes)
 
     @staticmethod
     def _init(model: nn.Module, target: Target, config: DudeConfig, loaded: Mapping[str, Parts] | None) -> Init:
         """Compute the initial values of one target: from the parts in a file, or by decomposing its weight."""
-        layer = model.get_submodule(target.name)
+        layer = model.get_submodule(target.layer)
         if isinstance(layer, BaseTunerLayer):
             if layer.merged:
                 raise DudeError(
                     f"module '{target.name}' has a merged adapter: call unmerge_adapter() before adding one"
                 )
+            if target.experts and not isinstance(layer, DudeExperts):
+                raise DudeError(f"'{target.layer}' has an adapter of another method: use a copy of the base model")
             layer = layer.get_base_layer()
+        if target.experts:
+            return DudeModel._expert_init(layer, target, config, loaded)
         with onloaded(layer):
             weight = dense_weight(layer, target.name)
             check_present(target.name, weight)
@@ -112,6 +147,19 @@ class DudeModel(LoraModel):
                 return init
             options = config.init_variant, config.magnitude_axis, config.svd, config.svd_seed, config.factors
             return init_from_svd(weight, target.name, target.r, target.scaling, *options)
+
+    @staticmethod
+    def _expert_init(layer: Any, target: Target, config: DudeConfig, loaded: Mapping[str, Parts] | None) -> Init:
+        """Compute the initial values of a stack of experts, as `_init`."""
+        stack = stacks_of(layer, target.layer)[target.stack]
+        weight = stack.weight(getattr(layer, stack.parameter).detach())
+        check_present(target.name, weight)
+        if loaded is None:
+            return decomposed(weight, target.layer, target.stack, target.r, target.scaling, config)
+        A0, B0 = (loaded[target.name][part].to(weight.device) for part in (checkpoint.A0, checkpoint.B0))
+        init = from_factors(weight, A0, B0, config.magnitude_axis)
+        checkpoint.check_same_base(init, target.name, target.scaling, config.magnitude_axis)
+        return init
 
     def _create_and_replace(  # type: ignore[override]
         self,
@@ -146,6 +194,14 @@ class DudeModel(LoraModel):
         model = super()._unload_and_optionally_merge(merge, *args, **kwargs)
         record_dense_layers(model)
         return model
+
+    @classmethod
+    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
+        """Return the key in a file: PEFT's, which has the adapter's name one place further left for experts."""
+        pattern = rf"(.+\.lora_\w+)\.{re.escape(adapter_name)}(\.(?:{'|'.join(STACKS)})\.\w+)"
+        if found := re.fullmatch(pattern, key):
+            return found[1] + found[2]
+        return cast(str, super()._remove_adapter_name_from_key(key, adapter_name))
 
     @classmethod
     def _get_adapter_state_dict(

@@ -75,6 +75,7 @@ CHECKS: dict[str, Check] = {
     "factors": TEXT,
     "revision": TEXT,
     "target_modules": NAMES_OR_EXPRESSION,
+    "target_parameters": (lambda v: v is None or _is_name_list(v), "a list of parameter names or None"),
     "exclude_modules": NAMES_OR_EXPRESSION,
     "layers_to_transform": (_is_layers, f"a layer's index from 0 to {MOST_NAMES}, a list of them, or None"),
     "layers_pattern": NAMES_OR_EXPRESSION,

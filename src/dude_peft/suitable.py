@@ -214,12 +214,24 @@ def _overlapping(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
         yield group
 
 
-def left_out_notes(model: nn.Module, left_out: dict[str, str]) -> list[str]:
-    """Return what `all-linear` leaves out: fused experts and routers, and unsuitable modules by reason."""
-    notes = []
-    if parts := expert_parts(model):
-        shown = shorten(", ".join(parts), 400)
-        notes.append(f"all-linear leaves out the experts and the router, which no method adapts yet: {shown}")
+def left_out_notes(model: nn.Module, left_out: dict[str, str], adapted: Iterable[str] = ()) -> list[str]:
+    """Return what `all-linear` leaves out: fused experts and routers, and unsuitable modules by reason.
+
+    Args:
+        model: the model.
+        left_out: unsuitable modules, with the reason.
+        adapted: parameters of experts that are adapted beside the linear layers.
+    """
+    notes, those = [], {layer_pattern(name) for name in adapted}
+    if (parts := expert_parts(model)) and (left := [part for part in parts if part not in those]):
+        shown = shorten(", ".join(left), 400)
+        if those:
+            notes.append(f"target_parameters leaves out {shown}")
+        else:
+            notes.append(
+                f"all-linear leaves out the experts and the router: {shown}. To adapt the experts as well, name their "
+                "parameters in target_parameters (methods dude, dude_a, dude_b and lora)"
+            )
     by_reason: dict[str, dict[str, None]] = defaultdict(dict)
     for name, reason in left_out.items():
         if layer_pattern(name) not in parts:

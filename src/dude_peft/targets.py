@@ -12,25 +12,44 @@ from peft.tuners.tuners_utils import BaseTunerLayer, _maybe_include_all_linear_l
 from peft.utils.other import ModulesToSaveWrapper, get_pattern_key
 from torch import nn
 
-from .base_weight import weight_shape
-from .errors import DudeError, nearest, quote
-from .expressions import ALL_LINEAR, check_expression
+from .base_weight import stacks_of, weight_shape
+from .errors import DudeError, nearest, quote, some
+from .expressions import ALL_LINEAR, check_expression, layer_pattern
 from .suitable import check_unsharded, left_out_notes, unsuitable
 
 CONTAINERS = (nn.ModuleDict, nn.ModuleList, nn.ParameterDict, nn.ParameterList)
 
 
 class Target(NamedTuple):
-    """One module that an adapter will sit on: its name, the weight's (d, k), the rank and the scaling s."""
+    """One weight that an adapter will sit on: a module's, or a stack of those of a mixture's experts.
+
+    Attributes:
+        name: of the module; of a stack the name of the experts and its own, `model.layers.0.mlp.experts.gate`.
+        shape: (d, k) of the weight, or of each expert's.
+        r: the rank.
+        scaling: s.
+        experts: E of a stack, 0 for a module.
+    """
 
     name: str
     shape: tuple[int, int]
     r: int
     scaling: float
+    experts: int = 0
+
+    @property
+    def layer(self) -> str:
+        """The name of the module that the adapter is in."""
+        return self.name.rpartition(".")[0] if self.experts else self.name
+
+    @property
+    def stack(self) -> str:
+        """The name of the stack, or an empty string."""
+        return self.name.rpartition(".")[2] if self.experts else ""
 
 
 class Targets(NamedTuple):
-    """The modules that an adapter will sit on, and notes on what `all-linear` leaves out."""
+    """The weights that an adapter will sit on, and notes on what `all-linear` leaves out."""
 
     modules: list[Target]
     notes: list[str]
@@ -41,6 +60,7 @@ def check_names(
     target_modules: Iterable[str] | str,
     modules_to_save: Iterable[str] = (),
     patterns: Mapping[str, Iterable[str]] | None = None,
+    parameters: Sequence[str] = (),
 ) -> None:
     """Check that every entry matches a module; PEFT accepts a list of which only one does.
 
@@ -49,6 +69,7 @@ def check_names(
         target_modules: last parts of names or full names, a regular expression, or `all-linear`.
         modules_to_save: names of modules that are copied and trained.
         patterns: the keys of `rank_pattern` and `alpha_pattern`, by the name of the option.
+        parameters: names of adapted parameters, which these may match too.
 
     Raises:
         DudeError: naming all that match nothing, each with the nearest names.
@@ -62,7 +83,7 @@ def check_names(
     for option, keys in (patterns or {}).items():
         for key in keys:
             check_expression(option, key)
-            if not any(re.match(rf"(.*\.)?({key})$", name) for name in names):
+            if not any(re.match(rf"(.*\.)?({key})$", name) for name in (*names, *parameters)):
                 raise DudeError(f"{option}: '{key}' matches no module{suggest(key, names)}.")
 
 
@@ -140,10 +161,12 @@ def find_targets(model: nn.Module, config: Any) -> Targets:
     inside = tuple(f"{name}." for name, module in layers.items() if isinstance(module, BaseTunerLayer))
     names = [name for name in layers if not (inside and name.startswith(inside))]
     patterns = {"rank_pattern": config.rank_pattern or (), "alpha_pattern": config.alpha_pattern or ()}
-    check_names(names, wanted, getattr(config, "own_modules_to_save", config.modules_to_save) or (), patterns)
+    stacks = find_experts(model, config)
+    own_saved = getattr(config, "own_modules_to_save", config.modules_to_save) or ()
+    check_names(names, wanted, own_saved, patterns, [parameter for parameter, *_ in stacks])
     saved = saved_modules(model, config)
     matched = [name for name in names if check_target_module_exists(config, name)]
-    if not matched:
+    if not matched and not stacks:
         names_of_limits = ("layers_to_transform", "layers_pattern", "exclude_modules", "modules_to_save")
         limits = {key: getattr(config, key) for key in names_of_limits}
         limits_shown = ", ".join(f"{key}={quote(value)}" for key, value in limits.items() if value is not None)
@@ -153,8 +176,9 @@ def find_targets(model: nn.Module, config: Any) -> Targets:
             raise DudeError(f"modules_to_save: '{name}' is named by target_modules too: leave it out of one of them")
     reasons, notes = unsuitable(model), []
     if isinstance(wanted, str) and wanted.lower() == ALL_LINEAR:
-        notes = left_out_notes(model, {name: reasons[name] for name in matched if name in reasons})
-        if not (matched := [name for name in matched if name not in reasons]):
+        left_out = {name: reasons[name] for name in matched if name in reasons}
+        notes = left_out_notes(model, left_out, [parameter for parameter, *_ in stacks])
+        if not (matched := [name for name in matched if name not in reasons]) and not stacks:
             raise DudeError(f"target_modules 'all-linear' finds nothing to adapt: {'; '.join(notes)}")
     targets = []
     for name in matched:
@@ -166,7 +190,49 @@ def find_targets(model: nn.Module, config: Any) -> Targets:
         r, _, scaling = rank_and_scaling(config, name)
         check_rank(name, (d, k), r)
         targets.append(Target(name, (d, k), r, scaling))
+    for parameter, name, shape, experts in stacks:
+        r, _, scaling = rank_and_scaling(config, parameter)
+        check_rank(parameter, shape, r)
+        targets.append(Target(name, shape, r, scaling, experts))
     return Targets(targets, notes)
+
+
+def find_experts(model: nn.Module, config: Any) -> list[tuple[str, str, tuple[int, int], int]]:
+    """Return the stacks that `target_parameters` names: parameter, name of the stack, (d, k) and number of experts.
+
+    Names are compared as PEFT does: whole, or from a dot on. For a `LoraConfig`, of which PEFT trains one pair of
+    factors a parameter, a parameter is one stack.
+
+    Raises:
+        DudeError: a name that matches no parameter of three dimensions, or experts of a form that is not supported.
+    """
+    wanted = sorted(set(getattr(config, "target_parameters", None) or ()))
+    found, known = [], []
+    for layer, module in model.named_modules() if wanted else ():
+        if any(part.startswith("lora_") for part in layer.split(".")):
+            continue
+        name = layer.replace(".base_layer", "")
+        for key, parameter in module._parameters.items():
+            if parameter is None or parameter.ndim != 3:
+                continue
+            full = f"{name}.{key}"
+            known.append(full)
+            if not any(full == one or full.endswith(f".{one}") for one in wanted):
+                continue
+            stacks = [stack for stack in stacks_of(module, name).values() if stack.parameter == key]
+            if not stacks:
+                raise DudeError(f"target_parameters: '{full}' is not a weight of the experts: leave it out")
+            if not getattr(config, "use_dude", False):
+                whole = stacks[0]._replace(part=None)
+                found.append((full, full, whole.shape(parameter), len(parameter)))
+                continue
+            found += [(full, f"{name}.{stack.name}", stack.shape(parameter), len(parameter)) for stack in stacks]
+    lost = [one for one in wanted if not any(full == one or full.endswith(f".{one}") for full in known)]
+    if lost:
+        names = list(dict.fromkeys(layer_pattern(full) for full in known))
+        there = f" (the model has {some(names)})" if names else " (the model has none)"
+        raise DudeError(f"target_parameters: '{lost[0]}' matches no parameter of three dimensions{there}.")
+    return found
 
 
 def saved_modules(model: nn.Module, config: Any) -> dict[str, nn.Module]:

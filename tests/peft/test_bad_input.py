@@ -97,7 +97,7 @@ def test_quantised_and_meta_weights():
         ({"init_lora_weights": False}, "init_lora_weights=False"),
         ({"bias": "lora_only"}, "bias='lora_only': DuDe never writes to the base"),
         ({"lora_bias": True}, "lora_bias=True"),
-        ({"target_parameters": ["experts.weight"]}, "target_parameters"),
+        ({"target_parameters": "experts.weight"}, "target_parameters must be a list of parameter names"),
         ({"use_qalora": True}, "use_qalora=True: it is an option of another LoRA variant"),
         ({"trainable_token_indices": [1]}, "modules_to_save"),
     ],

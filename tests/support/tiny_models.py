@@ -86,6 +86,39 @@ def mini(dtype: torch.dtype = torch.float32) -> Any:
     return AutoModelForCausalLM.from_pretrained(Path(model_dir()), dtype=dtype).eval()
 
 
+def mixture(kind: str, dtype: torch.dtype = torch.float32, implementation: str | None = "eager", **sizes: int) -> Any:
+    """A mixture of four experts, two for each token, with the given implementation of its experts."""
+    from transformers import AutoModelForCausalLM, GptOssConfig, MixtralConfig, Qwen2MoeConfig, Qwen3MoeConfig
+
+    torch.manual_seed(0)
+    common = {
+        "vocab_size": VOCAB,
+        "hidden_size": 48,
+        "intermediate_size": 80,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "pad_token_id": 0,
+        "num_experts_per_tok": 2,
+        **sizes,
+    }
+    config = {
+        "mixtral": lambda: MixtralConfig(**common, num_local_experts=4),
+        "qwen2_moe": lambda: Qwen2MoeConfig(
+            **common, num_experts=4, moe_intermediate_size=32, shared_expert_intermediate_size=40
+        ),
+        "qwen3_moe": lambda: Qwen3MoeConfig(**common, num_experts=4, moe_intermediate_size=32, head_dim=12),
+        "gpt_oss": lambda: GptOssConfig(**common, num_local_experts=4, head_dim=12),
+    }[kind]()
+    model = AutoModelForCausalLM.from_config(config, experts_implementation=implementation)
+    for name, parameter in model.named_parameters():
+        if name.endswith(("bias", "sinks")):
+            nn.init.normal_(parameter, std=0.3)
+    return model.to(dtype).eval()
+
+
+MIXTURES = ("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss")
+EXPERTS = ["experts.gate_up_proj", "experts.down_proj"]
 FAMILIES = {"llama": llama, "gpt2": gpt2, "phi3": phi3, "qwen2": qwen2, "mini": mini}
 TARGETS = {
     "llama": "all-linear",
@@ -122,17 +155,18 @@ def move(model: nn.Module, size: float = 0.02, seed: int = 0, adapter: str = "de
     """Move dA, dB and m of an adapter at random: `size` of the typical entry of A0, B0 and n0."""
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
-        if adapter in getattr(module, "lora_dude", {}):
-            start = module.lora_dude[adapter]
-            pairs = (
-                (module.lora_A[adapter].weight, start.lora_A0),
-                (module.lora_B[adapter].weight, start.lora_B0),
-                (module.lora_magnitude_vector[adapter].weight, start.lora_n0),
-            )
-            for parameter, scale in pairs:
-                noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        if adapter not in getattr(module, "lora_dude", {}):
+            continue
+        start = module.lora_dude[adapter]
+        A, B, m = (getattr(module, name)[adapter] for name in ("lora_A", "lora_B", "lora_magnitude_vector"))
+        stacks = list(start) if isinstance(start, nn.ModuleDict) else [None]  # of experts
+        for stack in stacks:
+            one = (start, A, B, m) if stack is None else [found[stack] for found in (start, A, B, m)]
+            pairs = ((one[1], one[0].lora_A0), (one[2], one[0].lora_B0), (one[3], one[0].lora_n0))
+            for holder, scale in pairs:
+                noise = torch.randn(holder.weight.shape, generator=generator, dtype=torch.float64)
                 with torch.no_grad():
-                    parameter += (size * noise * scale.double().square().mean().sqrt()).to(parameter.dtype)
+                    holder.weight += (size * noise * scale.double().square().mean().sqrt()).to(holder.weight.dtype)
 
 
 def dude_layers(model: nn.Module, adapter: str = "default") -> dict[str, Any]:
