@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 PROBE = "Question: A farmer has 12 hens and buys 5 more. How many hens has he now?\nAnswer: 12 + 5 = 17"
 # Largest difference of logits from rounding the merged weights, relative to the largest logit.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 8e-2, "float16": 1e-2}
+
+# In eval mode the first rounds its input to 8 bits, too, which the merged model does not, and the second caches W'.
+TRAINING = ("Linear8bitLt", "DudeAdapter")
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,8 @@ def merge(run: Path, output: Path, dtype: str = "auto") -> Merged:
     """Merge a finished run's adapter into its base and write the model and its tokenizer.
 
     The files are read back with plain transformers and compared with the unmerged model on a probe before they are
-    moved to `output`, so that the folder has the correct model or does not exist.
+    moved to `output`, so that the folder has the correct model or does not exist. The peak of memory is twice the
+    weights: the mapped file of the base and the merged weights. `merge_stream` needs a fraction of them.
 
     Raises:
         DudeError: not a finished run, `output` is not empty, or the merged model differs from the unmerged one.
@@ -62,17 +67,12 @@ def merge(run: Path, output: Path, dtype: str = "auto") -> Merged:
     import torch
 
     check_output(output)
-    base, model = load_run(run, dtype=dtype, device="cpu")
-    model.eval()
-    for module in model.modules():
-        if type(module).__name__ == "Linear8bitLt":
-            module.train()  # in eval mode it rounds its input to 8 bits, too, which the merged model does not
-    wanted = _logits(model, base)
-    plain = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model  # type: ignore[operator]
-
+    base, wanted, plain = _merged(run, dtype)
     with atomic_folder(output) as part:
-        plain.save_pretrained(part)  # type: ignore[union-attr, operator]
+        plain.save_pretrained(part)
         base.tokenizer.save_pretrained(part)
+        del plain
+        gc.collect()  # so that the merged model is freed before its files are read
         again = load_weights(part, dtype=base.dtype).eval()
         merged = _logits(again, base)
         difference, scale = float((merged - wanted).abs().max()), float(wanted.abs().max())
@@ -83,6 +83,17 @@ def merge(run: Path, output: Path, dtype: str = "auto") -> Merged:
                 f"more than {name} explains; nothing was written."
             )
     return Merged(output, name, difference, scale)
+
+
+def _merged(run: Path, dtype: str) -> tuple[Base, torch.Tensor, Any]:
+    """Return a run's base, its logits on the probe, and the merged model; nothing else stays in memory."""
+    base, model = load_run(run, dtype=dtype, device="cpu")
+    model.eval()
+    for module in model.modules():
+        if type(module).__name__ in TRAINING:
+            module.train()
+    wanted = _logits(model, base)
+    return base, wanted, model.merge_and_unload() if hasattr(model, "merge_and_unload") else model  # type: ignore[operator]
 
 
 def merge_stream(run: Path, output: Path, report: Callable[[int, int, str], None] | None = None) -> Path:
