@@ -38,6 +38,11 @@ class Target(NamedTuple):
     experts: int = 0
 
     @property
+    def weights(self) -> int:
+        """The number of weights: E of a stack, 1 of a module."""
+        return self.experts or 1
+
+    @property
     def layer(self) -> str:
         """The name of the module that the adapter is in."""
         return self.name.rpartition(".")[0] if self.experts else self.name

@@ -418,3 +418,19 @@ def test_the_state_dict_has_three_dimensions_and_no_adapter_name():
     assert shapes["lora_B.down.weight"] == (4, 48, 4)
     assert shapes["lora_magnitude_vector.up.weight"] == (4, 80)
     assert len(shapes) == 15
+
+
+def test_what_has_no_form_for_experts_says_so(tmp_path):
+    from dude_peft.convert import decompose_checkpoint, merge_checkpoint
+    from dude_peft.lora_conversion import to_lora
+
+    model = adapted("mixtral")
+    with pytest.raises(DudeError, match="only linear layers can be converted"):
+        to_lora(model)
+    model.save_pretrained(tmp_path / "adapter")
+    models.mixture("mixtral").save_pretrained(tmp_path / "base")
+    with pytest.raises(DudeError, match="experts are not decomposed or merged by tensor"):
+        merge_checkpoint(tmp_path / "base", tmp_path / "adapter", tmp_path / "merged")
+    with pytest.raises(DudeError, match="experts are not decomposed or merged by tensor"):
+        decompose_checkpoint(tmp_path / "base", tmp_path / "factors", config(), jobs=1)
+    assert not (tmp_path / "merged").exists() and not (tmp_path / "factors").exists()

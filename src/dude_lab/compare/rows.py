@@ -10,7 +10,7 @@ from typing import Any
 from dude_peft.errors import DudeError, did_you_mean, quote
 
 from ..config.compare_settings import ComparisonSettings
-from ..methods import METHODS, MethodSettings, parse_method
+from ..methods import METHODS, MethodSettings, TargetSettings, parse_method
 
 OWN_KEYS = ("label", "learning_rates")  # keys of an entry under `methods` that are not the method's
 
@@ -70,6 +70,7 @@ def expand_rows(settings: ComparisonSettings, source: str) -> tuple[Row, ...]:
     if problems:
         raise DudeError("\n".join(problems))
     _check_budget(tuple(rows.values()), source)
+    _check_experts(tuple(rows.values()), source)
     return tuple(rows.values())
 
 
@@ -104,6 +105,21 @@ def _check_budget(rows: tuple[Row, ...], source: str) -> None:
         raise DudeError(
             f"{source}: learning_rates: every method needs the same number of candidates, got {counts}. "
             "Give each the same number."
+        )
+
+
+def _check_experts(rows: tuple[Row, ...], source: str) -> None:
+    adapted = {
+        row.name: frozenset(getattr(row.method, "target_parameters", None) or ())
+        for row in rows
+        if isinstance(row.method, TargetSettings)
+    }
+    if len(set(adapted.values())) > 1:
+        shown = "; ".join(f"{name}: {', '.join(sorted(values)) or 'none'}" for name, values in adapted.items())
+        able = ", ".join(name for name, one in METHODS.items() if "target_parameters" in one.settings.model_fields)
+        raise DudeError(
+            f"{source}: target_parameters: the methods adapt different experts ({shown}), and would be compared by "
+            f"that. Write it under shared and compare methods that have it ({able}), or leave it out of all."
         )
 
 

@@ -96,7 +96,12 @@ def to_yaml(settings: RunSettings) -> str:
 
 # Keys that older runs do not have, with the value that those runs used. At that value a key is no part of the
 # fingerprint, so that it is still the one of the older runs.
-ADDED = {("train", "group_by_length"): False, ("model", "quantization"): None, ("data", "sample"): None}
+ADDED = {
+    ("train", "group_by_length"): False,
+    ("model", "quantization"): None,
+    ("data", "sample"): None,
+    ("method", "target_parameters"): None,
+}
 
 
 def fingerprint(settings: RunSettings) -> str:
@@ -110,7 +115,7 @@ def fingerprinted(settings: RunSettings) -> dict[str, Any]:
     """Return the resolved config without the keys of `ADDED` at their former values."""
     values = settings.resolved()
     for (section, key), former in ADDED.items():
-        if values[section][key] == former:
+        if key in values[section] and values[section][key] == former:
             del values[section][key]
     return values
 

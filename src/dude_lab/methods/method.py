@@ -53,8 +53,6 @@ class TargetSettings(MethodSettings):
     @field_validator("target_modules")
     @classmethod
     def _usable(cls, value: list[str] | str) -> list[str] | str:
-        if not value:
-            raise ValueError("name at least one module, for instance [q_proj, v_proj], or write all-linear")
         if isinstance(value, str) and value.lower() != ALL_LINEAR:
             check_expression("target_modules", value)
         return value
@@ -67,6 +65,14 @@ class TargetSettings(MethodSettings):
         if any(layer < 0 for layer in ([value] if isinstance(value, int) else value or ()) if isinstance(layer, int)):
             raise ValueError("layers count from 0")
         return value
+
+    @model_validator(mode="after")
+    def _something_to_adapt(self) -> TargetSettings:
+        if not (self.target_modules or getattr(self, "target_parameters", None)):
+            raise ValueError(
+                "target_modules: name at least one module, for instance [q_proj, v_proj], or write all-linear"
+            )
+        return self
 
     @model_validator(mode="after")
     def _layers_of_a_list(self) -> TargetSettings:
@@ -120,7 +126,7 @@ class Method:
         config: the PEFT config class as `module.Class`, imported when a `method:` section is read, because PEFT imports
             torch and transformers; None for full fine-tuning.
         init: what the adapter is initialised from, for the record of a run.
-        count: settings and target -> number of trained values; its docstring is the formula.
+        count: settings and target -> number of trained values of one weight; its docstring is the formula.
         keys: the keys of the config class that the `method:` section offers, beside those of `TargetSettings`. Type,
             default and meaning are those of the class's field; the value holds what differs: `type`, and arguments of
             `pydantic.Field` (`default`, `description`, limits such as `ge`).

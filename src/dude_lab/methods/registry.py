@@ -34,6 +34,12 @@ def _alphas(value: dict[str, float]) -> dict[str, float]:
     return value
 
 
+def _parameters(value: list[str] | None) -> list[str] | None:
+    if value == []:
+        raise ValueError("an empty list: leave the key out, or name at least one parameter")
+    return value
+
+
 PROBABILITY = {"ge": 0, "lt": 1}
 BITSANDBYTES = ("nf4", "int8")
 DROPOUT = {**PROBABILITY, "description": "dropout probability of the update's input."}
@@ -63,7 +69,14 @@ LORA = {
         "description": "module name or regular expression -> alpha, where it differs from `lora_alpha`.",
     },
 }
-DUDE = {**LORA, "magnitude_axis": AS_PEFT, "detach_norm": AS_PEFT, "svd": AS_PEFT, "svd_seed": AS_PEFT}
+EXPERTS = {
+    "target_parameters": {
+        "type": Annotated[list[str] | None, AfterValidator(_parameters)],
+        "description": "experts of a mixture to adapt beside the modules: the last names of their parameters of three "
+        "dimensions, for instance [experts.gate_up_proj, experts.down_proj]; alone with `target_modules: []`.",
+    }
+}
+DUDE = {**LORA, **EXPERTS, "magnitude_axis": AS_PEFT, "detach_norm": AS_PEFT, "svd": AS_PEFT, "svd_seed": AS_PEFT}
 
 
 # --- LoRA and its variants ------------------------------------------------------------------------------------------
@@ -72,6 +85,15 @@ DUDE = {**LORA, "magnitude_axis": AS_PEFT, "detach_norm": AS_PEFT, "svd": AS_PEF
 def lora_count(settings: Any, target: Target) -> int:
     """A (r, k) and B (d, r): r (d + k)."""
     return target.r * sum(target.shape)
+
+
+def lora_check(settings: Any, target: Target) -> None:
+    """Reject what PEFT's layer for experts does not have."""
+    if target.experts and settings.lora_dropout:
+        raise DudeError(
+            f"lora_dropout: {settings.lora_dropout:g}, and PEFT's LoRA has no dropout on experts ('{target.name}'). "
+            "Set it to 0, or leave target_parameters out."
+        )
 
 
 def dora_count(settings: Any, target: Target) -> int:
@@ -104,9 +126,10 @@ def _variant(
         "peft.LoraConfig",
         init,
         count,
-        LORA,
+        {**LORA, **EXPERTS} if name == "lora" else LORA,
         fixed,
         _lora_scale,
+        check=lora_check,
         overwrites_base=not quantizations,
         quantizations=quantizations,
     )
@@ -132,9 +155,9 @@ def dude_count(settings: Any, target: Target) -> int:
 def dude_frozen(settings: Any, targets: Sequence[Target]) -> int:
     """A0, B0, n0, P0: r (2d + k) + d of a (d, k) weight; for axis `in` d and k change places."""
     frozen = 0
-    for (d, k), r in ((target.shape, target.r) for target in targets):
-        d, k = (d, k) if settings.magnitude_axis == "out" else (k, d)
-        frozen += r * (2 * d + k) + d
+    for target in targets:
+        d, k = target.shape if settings.magnitude_axis == "out" else target.shape[::-1]
+        frozen += target.weights * (target.r * (2 * d + k) + d)
     return frozen
 
 

@@ -178,7 +178,10 @@ def _targets(plan: Plan) -> str:
     rank = f"rank {ranks[0]}, " if len(ranks) == 1 else f"ranks {ranks[0]}-{ranks[-1]}, "
     rank = rank if any(ranks) else ""  # a method without one
     share = plan.part.trainable / plan.part.total
-    return f"{len(plan.part.targets)} modules, {rank}{plan.part.trainable:,} parameters ({share:.2%})"
+    experts = sum(t.experts for t in plan.part.targets)
+    modules = sum(not t.experts for t in plan.part.targets)
+    what = f"{modules} modules and {experts} weights of experts" if experts else f"{modules} modules"
+    return f"{what}, {rank}{plan.part.trainable:,} parameters ({share:.2%})"
 
 
 def _evaluation(plan: Plan) -> str:
@@ -259,7 +262,7 @@ def as_table(plan: Plan) -> list[dict[str, Any]]:
             (name, target.shape, target.r),
             {"module": name, "shape": target.shape, "r": target.r, "count": 0, "trainable": 0},
         )
-        row["count"] += 1
+        row["count"] += target.weights
         row["trainable"] += trainable
     return list(rows.values())
 
@@ -280,18 +283,19 @@ def trainable_part(model: nn.Module, settings: MethodSettings) -> TrainablePart:
     output_layer = getattr(model, "get_output_embeddings", lambda: None)()
     modules = dict(model.named_modules())
     for target in targets:
-        if modules[target.name] is output_layer:
+        module = None if target.experts else modules[target.name]
+        if module is not None and module is output_layer:
             raise DudeError(
                 f"target_modules matches the output layer '{target.name}', whose adapter the trainer's loss does not "
                 "use. Remove it from target_modules, or add it to modules_to_save to train all of it."
             )
-        if not method.conv1d and type(modules[target.name]).__name__ == "Conv1D":
+        if not method.conv1d and type(module).__name__ == "Conv1D":
             raise DudeError(
                 f"module '{target.name}' is a Conv1D, and method '{method.name}' supports nn.Linear only. Remove it "
                 "from target_modules, or choose another method (`dude methods`)."
             )
         method.check(settings, target)
-    sizes = [method.count(settings, target) for target in targets]
+    sizes = [target.weights * method.count(settings, target) for target in targets]
     saved = tuple(settings.modules_to_save or ())
     copied = [module for name, module in modules.items() if name.endswith(saved)]  # PEFT's rule, "norm" in "layernorm"
     trainable = sum(sizes) + sum(p.numel() for m in copied for p in m.parameters())

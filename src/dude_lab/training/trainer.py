@@ -389,5 +389,5 @@ def adapted_model(plan: Plan, base: torch.nn.Module) -> torch.nn.Module:
         return base
     if isinstance(getattr(config, "target_modules", None), str):
         # The modules of the plan for every method: PEFT's "all-linear" and expressions match differently.
-        config.target_modules = {target.name for target in plan.part.targets}  # type: ignore[attr-defined]
+        config.target_modules = {target.name for target in plan.part.targets if not target.experts}  # type: ignore[attr-defined]
     return get_peft_model(base, config)
