@@ -202,7 +202,7 @@ def _adapted_layers(model: PeftModel, adapter_name: str) -> dict[str, Any]:
     for name, module in layers.items():
         if module.merged:
             raise DudeError(f"module '{name}' has a merged adapter: call unmerge_adapter() first")
-        if adapter_name not in module.lora_A or module.lora_A[adapter_name].weight.ndim != 2:
+        if adapter_name not in module.lora_A or not isinstance(module.lora_A[adapter_name], nn.Linear):
             raise DudeError(f"module '{name}' is a {type(module).__name__}: only linear layers can be converted")
         if adapter_name not in getattr(module, "lora_magnitude_vector", {}):
             raise DudeError(f"adapter {adapter_name!r} has no magnitude in '{name}': it is a plain LoRA already")
