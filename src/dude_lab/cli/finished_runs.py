@@ -107,7 +107,7 @@ def export_run(
     evaluate: bool,
     device: str,
 ) -> int:
-    """Export a run's adapter as a plain LoRA or stock DoRA adapter; return the exit code."""
+    """Export a run's adapter as a plain LoRA, also in GGUF, or a stock DoRA adapter; return the exit code."""
     from ..training.exporting import export_dora, export_lora, summary_table
     from ..training.merging import check_output
 
@@ -131,6 +131,7 @@ def export_run(
             output,
             rank="auto" if rank == "auto" else int(rank),
             tolerance=tolerance,
+            gguf=form == "gguf-lora",
             evaluate=evaluate,
             device=device,
             reporter=reporter,

@@ -15,6 +15,7 @@ from ..folders import atomic_folder
 from ..markdown import aligned_table
 from .examples import length_limit, tokenize
 from .finished_run import load_run, open_run
+from .gguf_adapter import check_gguf, write_gguf_adapter
 from .merging import check_output
 from .record import read_record
 from .reporter import Reporter
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = 16  # of the run's data: so many for the weights of the inputs, and so many others for the divergence
 LORA = "lora"  # the converted adapter's name beside the run's own
+GGUF = "adapter.gguf"
 WORST = 5  # layers named in the card
 
 
@@ -61,6 +63,7 @@ class Exported:
         weighted: whether the error is weighted.
         divergence: None if the run's data cannot be read.
         accuracy: task, accuracy in the run's record and of the exported adapter; None without an evaluation.
+        gguf: whether `adapter.gguf` is in the folder.
     """
 
     folder: Path
@@ -69,6 +72,7 @@ class Exported:
     weighted: bool
     divergence: KLDivergence | None
     accuracy: tuple[str, float, float] | None
+    gguf: bool = False
 
 
 def export_lora(
@@ -77,6 +81,7 @@ def export_lora(
     *,
     rank: int | Literal["auto"] = "auto",
     tolerance: float | None = None,
+    gguf: bool = False,
     evaluate: bool = True,
     device: str = "auto",
     reporter: Reporter | None = None,
@@ -88,6 +93,7 @@ def export_lora(
         output: a new folder.
         rank: see `to_lora`.
         tolerance: see `to_lora`; None for its default.
+        gguf: write the adapter as `adapter.gguf` as well, for llama.cpp.
         evaluate: repeat the evaluation of the run's config with the exported adapter.
         device: `auto`, `cpu` or `cuda`.
         reporter: called about the progress.
@@ -103,6 +109,8 @@ def export_lora(
     record = read_record(folder)
     with reporter.stage(f"loading {run}"):
         base, model = load_run(run, device=device)
+    if gguf:
+        check_gguf(base.config)
     model.eval()
     weighting: list[torch.Tensor] = []
     probes, what = weighting, ""
@@ -122,6 +130,8 @@ def export_lora(
         )
     with atomic_folder(output) as part:
         found.save(part)
+        if gguf:
+            write_gguf_adapter(part / GGUF, found.state, base.config, found.rank, f"{record['title']} on {base.name}")
         _load_beside(model_any, part)
         divergence = None
         if probes:
@@ -129,7 +139,7 @@ def export_lora(
                 divergence = _divergence(model_any, probes, what)
         accuracy = _accuracy(model_any, base, settings, record, reporter) if evaluate else None
         base.tokenizer.save_pretrained(part)
-        exported = Exported(output, found.rank, found.relative_error, moments is not None, divergence, accuracy)
+        exported = Exported(output, found.rank, found.relative_error, moments is not None, divergence, accuracy, gguf)
         write_text(part / "README.md", _card(exported, found, record))
         write_json(part / "conversion.json", _facts(exported, found))
     return exported
@@ -251,6 +261,7 @@ def _card(exported: Exported, found: LoraConversion, record: dict[str, Any]) -> 
         'model = PeftModel.from_pretrained(base, "THIS FOLDER")',
         "```",
         "",
+        *([f"llama.cpp: `llama-cli -m BASE.gguf --lora {GGUF}`", ""] if exported.gguf else []),
         f"vLLM: `vllm serve {base} --enable-lora --max-lora-rank {exported.rank} --lora-modules tuned=THIS_FOLDER`",
     ]
     return "\n".join(lines) + "\n"
