@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from .base_weight import dense_weight, onloaded
 from .errors import DudeError
+from .experts import DudeExperts
 from .functional import gain_of_norm, weight_change
 from .layer import trained_parameters
 from .model import saved_parameters
@@ -200,6 +201,8 @@ def _adapted_layers(model: PeftModel, adapter_name: str) -> dict[str, Any]:
         if isinstance(module, LoraLayer) and adapter_name in (*module.lora_A, *module.lora_embedding_A)
     }
     for name, module in layers.items():
+        if isinstance(module, DudeExperts):
+            raise DudeError(f"module '{name}' has experts, which no plain LoRA of one rank replaces: merge the adapter")
         if module.merged:
             raise DudeError(f"module '{name}' has a merged adapter: call unmerge_adapter() first")
         if adapter_name not in module.lora_A or not isinstance(module.lora_A[adapter_name], nn.Linear):

@@ -79,7 +79,7 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DudeError, match="bases of type gpt2 are not supported, only llama"):
         write_gguf_adapter(tmp_path / "a.gguf", {}, AutoConfig.for_model("gpt2"), 2, "test")
     state = {"base_model.model.score.lora_A.weight": torch.ones(2, 16)}
-    with pytest.raises(DudeError, match="llama.cpp's LLAMA has no linear layer 'score'"):
+    with pytest.raises(DudeError, match=r"llama\.cpp's LLAMA has no linear layer 'score'"):
         write_gguf_adapter(tmp_path / "a.gguf", state, AutoConfig.for_model("llama"), 2, "test")
 
 

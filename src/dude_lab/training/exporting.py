@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dude_peft.errors import DudeError
-from dude_peft.files import write_json, write_text
+from dude_peft.files import public_name, write_json, write_text
 
 from ..folders import atomic_folder
 from ..markdown import aligned_table
@@ -17,6 +17,7 @@ from .examples import length_limit, tokenize
 from .finished_run import load_run, open_run
 from .gguf_adapter import check_gguf, write_gguf_adapter
 from .merging import check_output
+from .model_card import model_card
 from .record import read_record
 from .reporter import Reporter
 
@@ -232,27 +233,14 @@ def _facts(exported: Exported, found: LoraConversion) -> dict[str, Any]:
 
 
 def _card(exported: Exported, found: LoraConversion, record: dict[str, Any]) -> str:
-    base = record["provenance"]["model"]["name"]
-    lines = [
-        "---",
-        f"base_model: {base}",
-        "library_name: peft",
-        "tags: [lora]",
-        "---",
-        "",
-        f"# {record['title']} adapter of {base} as a plain LoRA of rank {exported.rank}",
-        "",
-        f"Converted from an adapter trained by {record['title']}, whose magnitude makes the change of the weights a",
-        "matrix of full rank. This is the closest LoRA of its rank, loaded by PEFT, vLLM, SGLang, TGI and others.",
-        "",
-        *summary_table(exported).splitlines(),
-        "",
-        "Layers with the largest error:",
-        "",
-        *aligned_table(
-            [("layer", "share of its change left out"), *((name, f"{error:.1%}") for name, error in _worst(found))]
-        ).splitlines(),
-        "",
+    base, title = public_name(record["provenance"]["model"]["name"]), record["title"]
+    worst = [("layer", "share of its change left out"), *((name, f"{error:.1%}") for name, error in _worst(found))]
+    intro = (
+        f"Converted from an adapter trained by {title}, whose magnitude makes the change of the weights a matrix of "
+        f"full rank. This is the closest LoRA of its rank.\n\n{summary_table(exported)}\n\n"
+        f"Layers with the largest error:\n\n{aligned_table(worst)}"
+    )
+    load = [
         "```python",
         "from peft import PeftModel",
         "from transformers import AutoModelForCausalLM",
@@ -261,10 +249,12 @@ def _card(exported: Exported, found: LoraConversion, record: dict[str, Any]) -> 
         'model = PeftModel.from_pretrained(base, "THIS FOLDER")',
         "```",
         "",
-        *([f"llama.cpp: `llama-cli -m BASE.gguf --lora {GGUF}`", ""] if exported.gguf else []),
         f"vLLM: `vllm serve {base} --enable-lora --max-lora-rank {exported.rank} --lora-modules tuned=THIS_FOLDER`",
     ]
-    return "\n".join(lines) + "\n"
+    if exported.gguf:
+        load += ["", f"llama.cpp: `llama-cli -m BASE.gguf --lora {GGUF}`"]
+    name = f"{title} adapter as a plain LoRA of rank {exported.rank}"
+    return model_card(record, title=name, intro=intro, load="\n".join(load))
 
 
 def summary_table(exported: Exported) -> str:

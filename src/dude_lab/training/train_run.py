@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dude_peft.errors import DudeError
-from dude_peft.files import read_json, sync, write_json
+from dude_peft.files import read_json, sync, write_json, write_text
 
 from ..config.run_settings import RunSettings
 from ..config.yaml_file import fingerprint
@@ -23,6 +23,7 @@ from .base_model import identity, load_base
 from .distributed import OtherProcess, Processes, connect
 from .estimates import out_of_memory
 from .lock import OWNER, FolderLock
+from .model_card import model_card
 from .nonfinite import Divergence, NotFinite
 from .record import hide_paths, make_record, read_record, summary_of
 from .reporter import Reporter
@@ -230,11 +231,11 @@ class _Run:
     ) -> dict[str, Any]:
         """Write the result, the picture and, last, the record."""
         folder = self.folder
-        saved = self._save(trainer)
+        saved, saved_bytes = self._save(trainer)
         evaluations = [folder.evaluations / name for name, found in (("before", before), ("after", after)) if found]
         record = make_record(
             self.plan,
-            files=checksums([saved, folder.curves, *evaluations], folder.path),
+            files={},
             model=self.identity,
             curves=self.curves.read(),
             started=self.started,
@@ -243,10 +244,13 @@ class _Run:
             train_seconds=self.clock.seconds,
             eval_seconds=self.eval_seconds,
             tokens=trainer.tokens,
-            saved_bytes=folder_bytes(saved),
+            saved_bytes=saved_bytes,
             before=before,
             after=after,
         )
+        if not self.plan.full:
+            write_text(saved / "README.md", model_card(record))
+        record["files"] = checksums([saved, folder.curves, *evaluations], folder.path)
         self._draw(record)
         self._sync()
         write_json(folder.record, record, checksum=True)
@@ -420,8 +424,11 @@ class _Run:
         trainer.model.save_pretrained(self.folder.checkpoints / INITIAL)
         config.init_lora_weights = kind
 
-    def _save(self, trainer: RunTrainer) -> Path:
-        """Write the adapter, or the model of full fine-tuning, and return its folder."""
+    def _save(self, trainer: RunTrainer) -> tuple[Path, int]:
+        """Write the adapter, or the model of full fine-tuning, and its tokenizer; return the folder and its bytes.
+
+        An adapter's bytes are without tokenizer and card.
+        """
         plan, folder = self.plan, self.folder
         place = folder.model if plan.full else folder.adapter
         with atomic_folder(place, overwrite=True) as part:  # of a process that was killed before it wrote the record
@@ -430,11 +437,14 @@ class _Run:
                 trainer.model.save_pretrained(part, path_initial_model_for_weight_conversion=str(initial))
             else:
                 trainer.model.save_pretrained(part)
-            if plan.full:
-                plan.base.tokenizer.save_pretrained(part)
-            else:
+            if not plan.full:
                 hide_paths(part)
-        return place
+                (part / "README.md").unlink(missing_ok=True)  # PEFT's, mostly empty; the card follows with the record
+                saved_bytes = folder_bytes(part)
+            plan.base.tokenizer.save_pretrained(part)
+            if plan.full:
+                saved_bytes = folder_bytes(part)
+        return place, saved_bytes
 
     def _sync(self) -> None:
         """Flush all files of the result to disk."""
