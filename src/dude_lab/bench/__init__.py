@@ -23,6 +23,7 @@ PARTS = {
     "load": ("loading", "load_cases"),
     "import": ("loading", "import_cases"),
     "compile": ("compiled", "cases"),
+    "launches": ("launches", "cases"),
 }
 
 

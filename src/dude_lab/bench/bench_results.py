@@ -12,6 +12,7 @@ from dude_peft import files
 # The methods; ratios are to PEFT's LoRA with its defaults.
 DUDE, BASELINE, DORA = "DuDe", "PEFT LoRA", "PEFT DoRA"
 HAND, FROZEN, AXIS_IN = "hand-written LoRA", "frozen", "DuDe, axis in"
+HALF_LORA = "PEFT LoRA, adapter in bfloat16"
 
 
 @dataclass(frozen=True)

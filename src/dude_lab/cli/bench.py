@@ -18,13 +18,34 @@ from dude_peft.errors import DudeError, did_you_mean
 from ..bench import PARTS, cases
 from ..bench.bench_plan import Case, Plan, clock_name
 from ..bench.bench_plot import draw
-from ..bench.bench_results import DORA, DUDE, FROZEN, HAND, Result, Spread, about, grouped, headline, number, write_json
+from ..bench.bench_results import (
+    BASELINE,
+    DORA,
+    DUDE,
+    FROZEN,
+    HALF_LORA,
+    HAND,
+    Result,
+    Spread,
+    about,
+    grouped,
+    headline,
+    number,
+    write_json,
+)
 from ..folders import check_folder
 from ..training.reporter import quiet
 from . import INTERRUPTED
 from .console import CHECKED, FAILED, NOTE, console, duration, table
 
-SHORT_NAMES = {FROZEN: "frozen", DORA: "DoRA", HAND: "hand", "pissa_niter_16": "niter 16"}
+SHORT_NAMES = {
+    FROZEN: "frozen",
+    BASELINE: "LoRA",
+    HALF_LORA: "LoRA bf16",
+    DORA: "DoRA",
+    HAND: "hand",
+    "pissa_niter_16": "niter 16",
+}
 WIDTH = 100
 JSON, PICTURE = "bench.json", "bench.png"
 VERDICTS = {"met": "[green]met[/]", "missed": "[red]missed[/]", None: "-"}

@@ -377,7 +377,8 @@ def bench(
     part: Annotated[
         str,
         typer.Argument(
-            help="layer, accumulate, quantized, score, step, memory, generate, svd, load, import, compile or all.",
+            help="layer, accumulate, quantized, score, step, memory, generate, svd, load, import, compile, launches or "
+            "all.",
             metavar="PART",
         ),
     ] = "all",
