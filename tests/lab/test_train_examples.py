@@ -52,8 +52,8 @@ def test_ids_and_labels_are_trls(base: Any, tmp_path: Path) -> None:
 
 def test_the_loss_is_on_the_completion_and_the_end(base: Any) -> None:
     examples = made(base)
-    assert shown(examples, base.tokenizer, 0) == ("Question: what is 1 plus 2?\nAnswer:", " 3<|end|>")
-    assert shown(examples, base.tokenizer, 2)[1] == " 50<|end|>"  # one end, not two
+    assert shown(examples, base.tokenizer, 0) == [("Question: what is 1 plus 2?\nAnswer:", False), (" 3<|end|>", True)]
+    assert shown(examples, base.tokenizer, 2)[1] == (" 50<|end|>", True)  # one end, not two
     assert examples.data[0]["labels"][-1] == base.tokenizer.eos_token_id
 
 

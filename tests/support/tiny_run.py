@@ -12,7 +12,21 @@ import yaml
 TARGETS = ["q_proj", "v_proj"]
 
 
-def write_base(folder: Path, *, layers: int = 2, eos: bool = True, window: int = 128) -> Path:
+CHATML = """{% for message in messages %}{{ '<|im_start|>' + message['role'] + '
+' + message['content'] + '<|im_end|>' + '
+' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant
+' }}{% endif %}"""
+"""A chat template without markers of the assistant's turns, as instruct models ship it."""
+
+
+def write_instruct(folder: Path, template: str = CHATML, *, window: int = 256) -> Path:
+    """Save the tiny base with a chat template and the tokens of ChatML, of which the second ends a turn."""
+    return write_base(folder, window=window, chat_template=template)
+
+
+def write_base(
+    folder: Path, *, layers: int = 2, eos: bool = True, window: int = 128, chat_template: str | None = None
+) -> Path:
     """Save a tiny Llama and a byte-level tokenizer; the same call gives the same files."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -25,6 +39,9 @@ def write_base(folder: Path, *, layers: int = 2, eos: bool = True, window: int =
     trainer = trainers.BpeTrainer(vocab_size=280, special_tokens=["<|end|>"], initial_alphabet=alphabet)
     tokenizer.train_from_iterator([f"Question: what is {i} plus {i}?\nAnswer: {2 * i}" for i in range(50)], trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>" if eos else None)
+    if chat_template is not None:
+        fast.add_special_tokens({"eos_token": "<|im_end|>", "additional_special_tokens": ["<|im_start|>"]})
+        fast.chat_template = chat_template
     config = LlamaConfig(
         vocab_size=len(fast),
         hidden_size=32,
@@ -34,7 +51,7 @@ def write_base(folder: Path, *, layers: int = 2, eos: bool = True, window: int =
         num_key_value_heads=2,
         max_position_embeddings=window,
         bos_token_id=None,
-        eos_token_id=0,
+        eos_token_id=0 if chat_template is None else fast.eos_token_id,
         pad_token_id=0,
     )
     torch.manual_seed(0)
@@ -84,6 +101,12 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     torch.set_num_threads(1)
     return write_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="session")
+def tiny_instruct(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the tiny instruct model; read only."""
+    return write_instruct(tmp_path_factory.mktemp("instruct"))
 
 
 @pytest.fixture

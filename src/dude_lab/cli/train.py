@@ -67,12 +67,12 @@ def dry_run(settings: RunSettings, resume: str | None = None) -> int:
     out.print(Text(to_yaml(settings).rstrip()), soft_wrap=True)
     _show_targets(plan)
     _show_memory(plan)
-    prompt, completion = shown(plan.train, plan.base.tokenizer)
-    out.print("\n[bold]First example[/] [dim](green: trained on)[/]")
-    out.print(
-        Text.assemble((prompt, "dim"), (completion, "green")) if out.is_terminal else f"{prompt}>>>{completion}<<<",
-        markup=False,
-    )
+    out.print(f"\n[bold]First example[/] [dim]({'green' if out.is_terminal else '>>> <<<'}: trained on)[/]")
+    parts = shown(plan.train, plan.base.tokenizer)
+    if out.is_terminal:
+        out.print(Text.assemble(*((text, "green" if trained else "dim") for text, trained in parts)))
+    else:
+        out.print("".join(f">>>{text}<<<" if trained else text for text, trained in parts), markup=False)
     if begin:
         out.print(f"\n{escape(begin)}", soft_wrap=True)
     out.print("\n[dim]A dry run: nothing was written.[/]")

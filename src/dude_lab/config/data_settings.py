@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from dude_peft.errors import did_you_mean
 
 from ..data.catalogue import SETS
+from ..data.formats import Format
 from ..data.question_types import Protocol
 from ..settings import Settings
 
@@ -27,6 +28,13 @@ class DataSettings(Settings):
         protocol: how a multiple-choice question is asked: `cloze` completes it with the text of the answer, `letter`
             with its letter. The data set's default if null.
         calculator_marks: GSM8K's `<<48/2=24>>`: `keep` (as lm-evaluation-harness does; the default) or `strip`.
+        format: what the records are: `messages` (chats of OpenAI's form), `sharegpt` (chats of `from` and `value`),
+            `prompt_completion`, `alpaca` (`instruction`, `input`, `output`) or `text` (every token is trained on).
+            Recognised from the columns if null.
+        column: column of the messages or of the text. `messages`, `conversations` or `text` if null.
+        chat_template: with prompt and completion, or `alpaca`: whether to train through the model's chat template, as a
+            user's and an assistant's turn. If null, the texts are trained as they are, and `dude validate` shows both.
+            Chats always go through it.
         prompt: a column, or a template such as `"Question: {question}\\nAnswer:"`. Column `prompt` if null.
         completion: likewise, for the text to train on. Column `completion` if null.
         validation: fraction of the training records to hold out; or, with `train`, a file; or, with `name` and `hub`,
@@ -45,6 +53,9 @@ class DataSettings(Settings):
     split: str | None = None
     protocol: Protocol | None = None
     calculator_marks: Literal["keep", "strip"] | None = None
+    format: Format | None = None
+    column: str | None = None
+    chat_template: bool | None = None
     prompt: str | None = None
     completion: str | None = None
     validation: float | str | None = None
@@ -89,6 +100,7 @@ class DataSettings(Settings):
         for key, remedy in _ONLY_WITH.items():
             if getattr(self, key) is not None and key not in allowed:
                 raise ValueError(f"'{key}' has no meaning with '{sources[0]}'. {remedy}")
+        self._check_format()
         if self.name is not None:
             named = SETS[self.name]
             if self.root is not None and named.embedded:
@@ -99,11 +111,25 @@ class DataSettings(Settings):
                 raise ValueError(f"'calculator_marks' is for gsm8k; '{self.name}' has none")
         return self
 
+    def _check_format(self) -> None:
+        pair = [key for key in ("prompt", "completion") if getattr(self, key) is not None]
+        if pair and self.format not in (None, "prompt_completion"):
+            raise ValueError(f"'{pair[0]}' has no meaning with format '{self.format}'. Remove one of the two")
+        if self.column is not None and (pair or self.format in ("prompt_completion", "alpaca")):
+            raise ValueError("'column' names the messages or the text; for pairs, set 'prompt' and 'completion'")
+        if self.format in ("messages", "sharegpt") and self.chat_template is False:
+            raise ValueError(
+                f"'chat_template' is false, and records of the format '{self.format}' need a chat template"
+            )
+        if self.format == "text" and self.chat_template:
+            raise ValueError("'chat_template' is true, and plain text has no turns. Set 'prompt' and 'completion'")
 
+
+_OWN = {"format", "column", "chat_template", "prompt", "completion"}
 _ALLOWED = {
     "name": {"root", "split", "protocol", "calculator_marks"},
-    "train": {"prompt", "completion"},
-    "hub": {"subset", "split", "prompt", "completion"},
+    "train": _OWN,
+    "hub": {"subset", "split", *_OWN},
 }
 _ONLY_WITH = {
     "root": "It is the folder with the raw files of a named data set.",
@@ -111,6 +137,9 @@ _ONLY_WITH = {
     "split": "A file has no splits; name another file.",
     "protocol": "It is for named multiple-choice data sets.",
     "calculator_marks": "It is for the named data set gsm8k.",
+    "format": "A named data set has its own form; to use another, put its file under 'train'.",
+    "column": "A named data set has its own columns; to use others, put its file under 'train'.",
+    "chat_template": "A named data set is trained and evaluated with the same prompts, without a chat template.",
     "prompt": "A named data set has its own prompts; to use others, put its file under 'train'.",
     "completion": "A named data set has its own prompts; to use others, put its file under 'train'.",
 }

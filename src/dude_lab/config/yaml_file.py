@@ -101,6 +101,9 @@ ADDED = {
     ("model", "quantization"): None,
     ("data", "sample"): None,
     ("method", "target_parameters"): None,
+    ("data", "format"): None,
+    ("data", "column"): None,
+    ("data", "chat_template"): None,
 }
 
 

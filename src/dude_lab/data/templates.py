@@ -90,9 +90,11 @@ class Column:
         if not self.template:
             value = self._value(row, self.spec, place)
             if not isinstance(value, str):
+                remedy = f"To convert it to text, set data.{self.key} to the template '{{{shorten(self.spec)}}}'."
+                if isinstance(value, (list, dict)):
+                    remedy = "A list of messages is read by data.format: messages, from data.column."
                 raise DudeError(
-                    f"{place}: column {quote(self.spec)} has {type(value).__name__} {quote(value)}, not text. "
-                    f"To convert it to text, set data.{self.key} to the template '{{{shorten(self.spec)}}}'."
+                    f"{place}: column {quote(self.spec)} has {type(value).__name__} {quote(value)}, not text. {remedy}"
                 )
             text = value
         else:

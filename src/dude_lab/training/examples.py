@@ -1,4 +1,4 @@
-"""Tokenize prompts and completions and make the loss mask, before the weights are loaded.
+"""Tokenize pairs, chats and texts and make the loss mask, before the weights are loaded.
 
 The ids are TRL's (a test compares them). They are made here so that all lengths are known first, and everything that is
 cut or dropped is counted.
@@ -6,12 +6,16 @@ cut or dropped is counted.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from dude_peft.errors import DudeError, quote
 
 from ..config.run_settings import TrainSettings
+from ..data.formats import Chat
+from .chat_template import ChatTemplate, never_ends
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -35,6 +39,7 @@ class Examples:
         truncated: examples above the limit that were cut.
         tokens: tokens of all examples after the limit was applied.
         merged: examples whose prompt ends inside a token of the whole text.
+        endless: chats whose last turn has no end token, so that the model does not learn to end its answers.
     """
 
     data: Dataset
@@ -44,6 +49,7 @@ class Examples:
     truncated: int
     tokens: int
     merged: int
+    endless: int = 0
 
     @property
     def mean_length(self) -> float:
@@ -73,13 +79,14 @@ def tokenize(
     what: str = "training",
     vocabulary: int | None = None,
 ) -> Examples:
-    """Return the token ids and labels of a data set with the columns `prompt` and `completion`.
+    """Return the token ids and labels of a data set.
 
     Prompt and completion are tokenised together and the end token is appended; the loss mask starts where the ids of
-    the prompt alone and of the concatenation differ.
+    the prompt alone and of the concatenation differ. A chat is rendered by the model's chat template, and the loss is
+    on the assistant's turns. A plain text gets the end token, and the loss is on all of it.
 
     Args:
-        data: the texts.
+        data: the records, with the columns of `TrainingData`.
         tokenizer: the model's tokenizer.
         train: decides on long examples and on the loss mask.
         max_length: the limit, in tokens.
@@ -87,29 +94,22 @@ def tokenize(
         vocabulary: rows of the model's embedding; None if unknown.
 
     Raises:
-        DudeError: every example is longer than `max_length`, or a token has no row in the embedding.
+        DudeError: every example is longer than `max_length`, a token has no row in the embedding, or a chat that the
+            template does not take.
     """
     from datasets import Dataset
 
-    prompts, completions = list(data["prompt"]), list(data["completion"])
-    if not prompts:
+    if not len(data):
         raise DudeError(f"the {what} data has no examples.")
-    eos = tokenizer.eos_token_id
-    texts = [p + c for p, c in zip(prompts, completions, strict=True)]
     # Text that is beyond the limit in any case is not tokenised: 10 MB would take minutes.
     read = max(READ, (max_length + 1) * max(map(len, tokenizer.get_vocab())))
-    at_least = "at least " if any(len(text) > read for text in texts) else ""
-    prompts, texts = [p[:read] for p in prompts], [t[:read] for t in texts]
-    alone = tokenizer(prompts, verbose=False, return_attention_mask=False)["input_ids"]
-    full = tokenizer(texts, verbose=False, return_attention_mask=False)["input_ids"]
+    chats = "chat" in data.column_names
+    tokens = _Tokens(tokenizer, read)
+    made = tokens.of_chats(data["chat"]) if chats else tokens.of_texts(data)
 
     rows: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
-    longest = dropped = truncated = merged = 0
-    for prompt, text in zip(alone, full, strict=True):
-        ids = text if text and text[-1] == eos else [*text, eos]
-        prompt = prompt[:-1] if len(prompt) > 1 and prompt[-1] == eos else prompt  # tokenizers that end every text
-        start = common_prefix(prompt, ids)
-        merged += start < len(prompt)
+    longest = dropped = truncated = endless = 0
+    for ids, mask in made:
         longest = max(longest, len(ids))
         if vocabulary is not None and (highest := max(ids)) >= vocabulary:
             raise DudeError(
@@ -117,17 +117,20 @@ def tokenize(
                 f"model has {vocabulary:,} rows: they are from different models. Copy the folder again, or resize the "
                 "embedding."
             )
+        endless += chats and never_ends(tokenizer, ids, mask)
         if len(ids) > max_length:
-            if train.overlong == "drop" or start >= max_length:
+            if train.overlong == "drop" or True not in mask[:max_length]:
                 dropped += 1
                 continue
             truncated += 1
-            ids = ids[:max_length]
+            ids, mask = ids[:max_length], mask[:max_length]
         rows["input_ids"].append(ids)
-        rows["labels"].append([IGNORED] * start + ids[start:] if train.completion_only_loss else list(ids))
+        labels = [token if trained else IGNORED for token, trained in zip(ids, mask, strict=True)]
+        rows["labels"].append(labels if train.completion_only_loss else list(ids))
     if not rows["input_ids"]:
+        at_least = "at least " if tokens.cut else ""
         raise DudeError(
-            f"all {len(prompts)} {what} examples are longer than train.max_length: {max_length} tokens; the longest "
+            f"all {len(data)} {what} examples are longer than train.max_length: {max_length} tokens; the longest "
             f"has {at_least}{longest}. Set train.max_length={longest}, or shorten the data."
         )
     return Examples(
@@ -137,8 +140,48 @@ def tokenize(
         dropped=dropped,
         truncated=truncated,
         tokens=sum(map(len, rows["input_ids"])),
-        merged=merged,
+        merged=tokens.merged,
+        endless=endless,
     )
+
+
+class _Tokens:
+    """Token ids and masks of records.
+
+    Attributes:
+        read: characters of a text that are tokenised.
+        cut: whether a text is longer than that.
+        merged: pairs so far whose prompt ends inside a token.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, read: int) -> None:
+        self.tokenizer, self.read, self.cut, self.merged = tokenizer, read, False, 0
+
+    def of_chats(self, chats: Iterable[str]) -> Iterator[tuple[list[int], list[bool]]]:
+        """Yield ids and mask of each chat."""
+        template = ChatTemplate.of(self.tokenizer)
+        for chat in chats:
+            yield template.tokens(Chat.from_json(chat))
+
+    def of_texts(self, data: Dataset) -> Iterator[tuple[list[int], list[bool]]]:
+        """Yield ids, with the end token, and mask of each pair or text."""
+        eos = self.tokenizer.eos_token_id
+        prompts = list(data["prompt"]) if "prompt" in data.column_names else [""] * len(data)
+        texts = list(data["text"]) if "text" in data.column_names else list(data["completion"])
+        texts = [prompt + text for prompt, text in zip(prompts, texts, strict=True)]
+        self.cut = any(len(text) > self.read for text in texts)
+        full = self._ids(texts)
+        alone = self._ids(prompts) if "prompt" in data.column_names else [[]] * len(full)
+        for prompt, text in zip(alone, full, strict=True):
+            ids = text if text and text[-1] == eos else [*text, eos]
+            prompt = prompt[:-1] if len(prompt) > 1 and prompt[-1] == eos else prompt  # tokenizers that end every text
+            start = common_prefix(prompt, ids)
+            self.merged += start < len(prompt)
+            yield ids, [k >= start for k in range(len(ids))]
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        found = self.tokenizer([text[: self.read] for text in texts], verbose=False, return_attention_mask=False)
+        return found["input_ids"]  # type: ignore[return-value]
 
 
 def common_prefix(one: list[int], other: list[int]) -> int:
@@ -151,8 +194,11 @@ def common_prefix(one: list[int], other: list[int]) -> int:
     return count
 
 
-def shown(examples: Examples, tokenizer: PreTrainedTokenizerBase, index: int = 0) -> tuple[str, str]:
-    """Return one example as text: the part without loss, and the part with loss, end token included."""
+def shown(examples: Examples, tokenizer: PreTrainedTokenizerBase, index: int = 0) -> list[tuple[str, bool]]:
+    """Return one example as its consecutive parts: the text of each, and whether the loss is on it."""
     row = examples.data[index]
-    start = sum(label == IGNORED for label in row["labels"])
-    return str(tokenizer.decode(row["input_ids"][:start])), str(tokenizer.decode(row["input_ids"][start:]))
+    tokens = zip(row["input_ids"], row["labels"], strict=True)
+    return [
+        (str(tokenizer.decode([token for token, _ in part])), trained)
+        for trained, part in groupby(tokens, key=lambda pair: pair[1] != IGNORED)
+    ]

@@ -135,7 +135,8 @@ def _data(plan: Plan) -> str:
 
     plan.data = load_training(plan.settings.data)
     held_out = f", {len(plan.data.validation):,} for validation" if plan.data.validation is not None else ""
-    return f"{len(plan.data.train):,} examples{held_out}"
+    form = f" ({plan.data.format})" if plan.data.format else ""
+    return f"{len(plan.data.train):,} examples{form}{held_out}"
 
 
 def _lengths(plan: Plan) -> str:
@@ -158,6 +159,11 @@ def _lengths(plan: Plan) -> str:
             plan.notes.append(
                 f"{examples.merged:,} {what} prompts end inside a token of the concatenated text; start "
                 "completions with a space, or end prompts with a line break"
+            )
+        if examples.endless:
+            plan.notes.append(
+                f"{examples.endless:,} {what} chats end without an end token after the assistant's last turn, so the "
+                "model does not learn to end its answers: add the end token to the model's chat template"
             )
     return f"longest {plan.train.longest:,} tokens, mean {plan.train.mean_length:.0f}, limit {limit:,}"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from dude_peft.errors import DudeError
@@ -13,15 +13,13 @@ from dude_peft.errors import DudeError
 from ..config.data_settings import DataSettings
 from ..data.catalogue import named_set
 from ..data.data_files import Rows, read_rows
+from ..data.formats import Chat, Format, Pair, Record, Records, read_records
 from ..data.parsers import CALCULATOR_MARK
 from ..data.question_types import Problem, subject_heading
 from ..data.sets import read_hub
-from ..data.templates import pairs as pairs_of
 
 if TYPE_CHECKING:
     import datasets
-
-Pair = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -29,17 +27,22 @@ class TrainingData:
     """Training and validation data.
 
     Attributes:
-        train: columns `prompt` and `completion`. The text is their concatenation; a space between the two belongs to
-            the completion. No end-of-text token is added.
+        train: columns `prompt` and `completion`, or `chat` (JSON of a `Chat`), or `text`. The text of a pair is the
+            concatenation; a space between the two belongs to the completion. No end-of-text token is added.
         validation: the same columns, or None.
         source: description of the source for the run's record.
-        sha256: SHA-256 of the training pairs in their order, hexadecimal.
+        sha256: SHA-256 of the training records in their order, hexadecimal.
+        format: the format of the user's records; None for a named data set.
+        first_chat: the first of a user's pairs as a chat, to show what a chat template makes of it; None if the records
+            are no pairs.
     """
 
     train: datasets.Dataset
     validation: datasets.Dataset | None
     source: str
     sha256: str
+    format: Format | None = None
+    first_chat: Chat | None = None
 
 
 def load_training(settings: DataSettings) -> TrainingData:
@@ -48,43 +51,53 @@ def load_training(settings: DataSettings) -> TrainingData:
     Raises:
         DudeError: a file, data set, record or key that cannot be used.
     """
-    pairs, source = _training_pairs(settings)
-    validation: list[Pair] | None = None
+    found, source = _training_records(settings)
+    records = found.records
+    validation: list[Record] | None = None
     if isinstance(settings.validation, float):
-        pairs, validation = _split(pairs, settings.validation, settings.seed)
+        records, validation = _split(records, settings.validation, settings.seed)
     elif settings.validation is not None:
-        validation = _validation_pairs(settings, settings.validation)
+        validation = _validation_records(settings, settings.validation)
+        if type(validation[0]) is not type(records[0]):
+            raise DudeError(f"data.validation: {settings.validation} has records of another format than data.train.")
     if settings.sample is not None:
-        pairs = _sample(pairs, settings.sample, settings.seed)
+        records = _sample(records, settings.sample, settings.seed)
     if settings.limit is not None:
-        pairs = pairs[: settings.limit]
+        records = records[: settings.limit]
     held_out = None if validation is None else _dataset(validation)
-    return TrainingData(_dataset(pairs), held_out, source, _digest(pairs))
+    format = found.format if settings.name is None else None
+    return TrainingData(_dataset(records), held_out, source, _digest(records), format, found.first_chat)
 
 
-def _training_pairs(settings: DataSettings) -> tuple[list[Pair], str]:
+def _training_records(settings: DataSettings) -> tuple[Records, str]:
     if settings.name is not None:
         split = settings.split or named_set(settings.name).train_split
         # A validation fraction and a sample are drawn from the whole split; otherwise the limit suffices.
         limit = None if isinstance(settings.validation, float) or settings.sample else settings.limit
-        return _named_pairs(settings, split, limit), f"{settings.name}, split {split}"
+        records = list[Record](_named_pairs(settings, split, limit))
+        return Records("prompt_completion", records), f"{settings.name}, split {split}"
     if settings.hub is not None:
         rows = _hub_rows(settings, settings.split or "train")
-        return _own_pairs(settings, rows), rows.source
+        return _own_records(settings, rows), rows.source
     files = [settings.train] if isinstance(settings.train, str) else list(settings.train or ())
-    return [pair for file in files for pair in _own_pairs(settings, read_rows(file))], ", ".join(files)
+    parts = [_own_records(settings, read_rows(file)) for file in files]
+    for file, part in zip(files, parts, strict=True):
+        if part.format != parts[0].format or type(part.records[0]) is not type(parts[0].records[0]):
+            raise DudeError(f"data.train: {file} has the format '{part.format}', {files[0]} '{parts[0].format}'.")
+    records = [record for part in parts for record in part.records]
+    return Records(parts[0].format, records, parts[0].first_chat), ", ".join(files)
 
 
-def _validation_pairs(settings: DataSettings, name: str) -> list[Pair]:
+def _validation_records(settings: DataSettings, name: str) -> list[Record]:
     if settings.name is not None:
-        return _named_pairs(settings, name)
-    return _own_pairs(settings, _hub_rows(settings, name) if settings.hub is not None else read_rows(name))
+        return list(_named_pairs(settings, name))
+    return _own_records(settings, _hub_rows(settings, name) if settings.hub is not None else read_rows(name)).records
 
 
 def _named_pairs(settings: DataSettings, split: str, limit: int | None = None) -> list[Pair]:
     named = named_set(settings.name or "")
     protocol = settings.protocol or named.choice_protocol
-    pairs = []
+    pairs: list[Pair] = []
     for one in named.examples(split, settings.root, limit):
         if isinstance(one, Problem):
             pairs.append(one.pair)
@@ -96,8 +109,22 @@ def _named_pairs(settings: DataSettings, split: str, limit: int | None = None) -
     return pairs
 
 
-def _own_pairs(settings: DataSettings, rows: Rows) -> list[Pair]:
-    return pairs_of(rows, settings.prompt or "prompt", settings.completion or "completion")
+def _own_records(settings: DataSettings, rows: Rows) -> Records:
+    found = read_records(
+        rows,
+        settings.format,
+        prompt=settings.prompt,
+        completion=settings.completion,
+        column=settings.column,
+        as_chats=bool(settings.chat_template),
+    )
+    if found.is_chats and settings.chat_template is False:
+        raise DudeError(
+            f"data.chat_template: false, and the records of {rows.source} are chats, which need a template."
+        )
+    if found.format == "text" and settings.chat_template:
+        raise DudeError(f"data.chat_template: true, and the records of {rows.source} are plain text, without turns.")
+    return found
 
 
 def _hub_rows(settings: DataSettings, split: str) -> Rows:
@@ -105,34 +132,46 @@ def _hub_rows(settings: DataSettings, split: str) -> Rows:
     return read_hub(settings.hub or "", settings.subset, split, what=f"data.hub, split {split}", remedy=remedy)
 
 
-def _split(pairs: list[Pair], fraction: float, seed: int) -> tuple[list[Pair], list[Pair]]:
-    """Split `pairs` at random into training pairs and a `fraction` for validation; both keep their order."""
-    count = round(fraction * len(pairs))
-    if not 0 < count < len(pairs):
-        raise DudeError(f"data.validation: {fraction} of {len(pairs)} records is {count}; set another fraction.")
-    chosen = set(random.Random(seed).sample(range(len(pairs)), count))
-    return [one for k, one in enumerate(pairs) if k not in chosen], [pairs[k] for k in sorted(chosen)]
+def _split(records: list[Record], fraction: float, seed: int) -> tuple[list[Record], list[Record]]:
+    """Split `records` at random into training records and a `fraction` for validation; both keep their order."""
+    count = round(fraction * len(records))
+    if not 0 < count < len(records):
+        raise DudeError(f"data.validation: {fraction} of {len(records)} records is {count}; set another fraction.")
+    chosen = set(random.Random(seed).sample(range(len(records)), count))
+    return [one for k, one in enumerate(records) if k not in chosen], [records[k] for k in sorted(chosen)]
 
 
-def _sample(pairs: list[Pair], count: int, seed: int) -> list[Pair]:
-    """Return `count` random pairs in their original order."""
-    if count > len(pairs):
-        raise DudeError(f"data.sample: {count:,} of {len(pairs):,} records. Lower it, or remove it to use all of them.")
-    return [pairs[k] for k in sorted(random.Random(seed).sample(range(len(pairs)), count))]
+def _sample(records: list[Record], count: int, seed: int) -> list[Record]:
+    """Return `count` random records in their original order."""
+    if count > len(records):
+        raise DudeError(
+            f"data.sample: {count:,} of {len(records):,} records. Lower it, or remove it to use all of them."
+        )
+    return [records[k] for k in sorted(random.Random(seed).sample(range(len(records)), count))]
 
 
-def _dataset(pairs: list[Pair]) -> datasets.Dataset:
+def _dataset(records: list[Record]) -> datasets.Dataset:
     import datasets
 
-    return datasets.Dataset.from_dict(
-        {"prompt": [prompt for prompt, _ in pairs], "completion": [completion for _, completion in pairs]}
-    )
+    columns: dict[str, list[str]] = {}
+    for record in records:
+        for name, text in _texts(record).items():
+            columns.setdefault(name, []).append(text)
+    return datasets.Dataset.from_dict(columns)
 
 
-def _digest(pairs: Iterable[Pair]) -> str:
+def _texts(record: Record) -> dict[str, str]:
+    if isinstance(record, Chat):
+        return {"chat": record.to_json()}
+    return {"text": record} if isinstance(record, str) else {"prompt": record[0], "completion": record[1]}
+
+
+def _digest(records: Iterable[Record]) -> str:
     digest = hashlib.sha256()
-    for prompt, completion in pairs:
-        for text in (prompt, completion):
+    for record in records:
+        # Where a chat came from is no part of it.
+        texts = _texts(replace(record, place="") if isinstance(record, Chat) else record)
+        for text in texts.values():
             raw = text.encode("utf-8")
             digest.update(len(raw).to_bytes(8, "little") + raw)
     return digest.hexdigest()
