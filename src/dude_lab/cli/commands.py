@@ -14,9 +14,10 @@ from typer.core import TyperGroup
 
 from dude_peft.errors import DudeError
 
-from ..folders import user_path
 from ..paper.experiments import ALL, EXPERIMENTS
 from .boundary import boundary, prepare_streams
+from .shared_options import Config, Overrides, expanded, prepare
+from .text_commands import chat, generate
 
 
 class _Group(TyperGroup):
@@ -71,25 +72,6 @@ def start(version: Version = False) -> None:
     """Fine-tune language models with DuDe and other methods, and compare them, from YAML files."""
 
 
-def _expanded(value: Any) -> Any:
-    """Return paths with `~` replaced by the home folder, which a shell does not do in `--output=~/x`."""
-    if isinstance(value, (list, tuple)):
-        return [user_path(one) for one in value]
-    return None if value is None else user_path(value)
-
-
-Config = Annotated[
-    Path,
-    typer.Argument(help="YAML file of the run.", metavar="CONFIG.yaml", show_default=False, callback=_expanded),
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(
-        help="Changes to the config, such as train.learning_rate=1e-4.", metavar="KEY=VALUE", show_default=False
-    ),
-]
-
-
 @app.command()
 def train(
     config: Config,
@@ -105,7 +87,7 @@ def train(
     ] = None,
 ) -> None:
     """Train a model from a YAML file."""
-    _prepare()
+    prepare()
     from .train import dry_run as show_plan
     from .train import run
 
@@ -116,7 +98,7 @@ def train(
 @app.command()
 def validate(config: Config, overrides: Overrides = None) -> None:
     """Check a config, its data, model and targets without loading weights."""
-    _prepare()
+    prepare()
     from .train import validate as check
 
     raise typer.Exit(check(_load(config, overrides), config))
@@ -143,7 +125,7 @@ def evaluate(
     output: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--output", callback=_expanded, help="Output folder. Default: in the run's folder, or in runs/eval."
+            "-o", "--output", callback=expanded, help="Output folder. Default: in the run's folder, or in runs/eval."
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")] = False,
@@ -151,7 +133,7 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Evaluate a run or a model: print a table and save every answer."""
-    _prepare()
+    prepare()
     from ..config.eval_settings import EvalSettings
     from ..settings import parse
     from .finished_runs import evaluate_model
@@ -163,10 +145,10 @@ def evaluate(
 
 @app.command()
 def merge(
-    run_folder: Annotated[Path, typer.Argument(help="Folder of a finished run.", metavar="RUN", callback=_expanded)],
+    run_folder: Annotated[Path, typer.Argument(help="Folder of a finished run.", metavar="RUN", callback=expanded)],
     output: Annotated[
         Path,
-        typer.Option("-o", "--output", callback=_expanded, help="New folder for the merged model.", show_default=False),
+        typer.Option("-o", "--output", callback=expanded, help="New folder for the merged model.", show_default=False),
     ],
     dtype: Annotated[str, typer.Option(help="auto (as in training), float32, bfloat16 or float16.")] = "auto",
     stream: Annotated[
@@ -174,7 +156,7 @@ def merge(
     ] = False,
 ) -> None:
     """Write the result of a run as a plain transformers model, and compare its logits with the run's."""
-    _prepare()
+    prepare()
     from .finished_runs import merge_run, merge_run_by_tensor
 
     if stream and dtype != "auto":
@@ -184,10 +166,10 @@ def merge(
 
 @app.command()
 def export(
-    run_folder: Annotated[Path, typer.Argument(help="Folder of a finished run.", metavar="RUN", callback=_expanded)],
+    run_folder: Annotated[Path, typer.Argument(help="Folder of a finished run.", metavar="RUN", callback=expanded)],
     output: Annotated[
         Path,
-        typer.Option("-o", "--output", callback=_expanded, help="New folder for the adapter.", show_default=False),
+        typer.Option("-o", "--output", callback=expanded, help="New folder for the adapter.", show_default=False),
     ],
     form: Annotated[
         str,
@@ -209,7 +191,7 @@ def export(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Write the adapter of a run as a plain LoRA, with its measured difference from the run's model."""
-    _prepare()
+    prepare()
     from .finished_runs import export_run
 
     if form not in ("lora", "gguf-lora", "dora"):
@@ -218,13 +200,17 @@ def export(
     raise typer.Exit(code)
 
 
+app.command()(chat)
+app.command()(generate)
+
+
 @app.command()
 def decompose(
     model: Annotated[
-        Path, typer.Argument(help="Folder of a model in safetensors.", metavar="MODEL", callback=_expanded)
+        Path, typer.Argument(help="Folder of a model in safetensors.", metavar="MODEL", callback=expanded)
     ],
     output: Annotated[
-        Path, typer.Option("-o", "--output", callback=_expanded, help="Folder of the factors.", show_default=False)
+        Path, typer.Option("-o", "--output", callback=expanded, help="Folder of the factors.", show_default=False)
     ],
     rank: Annotated[int, typer.Option("--rank", min=1, help="Largest rank to be used.")] = 16,
     target_modules: Annotated[
@@ -235,7 +221,7 @@ def decompose(
     ] = None,
 ) -> None:
     """Decompose the weights of a checkpoint one at a time, for DudeConfig(factors=...) or DUDE_CACHE_DIR."""
-    _prepare()
+    prepare()
     from .finished_runs import decompose_model
 
     raise typer.Exit(decompose_model(model, output, rank, target_modules, jobs))
@@ -257,11 +243,11 @@ def compare(
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed runs again.")] = False,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", callback=_expanded, help="Folder for the table of finished runs."),
+        typer.Option("-o", "--output", callback=expanded, help="Folder for the table of finished runs."),
     ] = None,
 ) -> None:
     """Train and compare methods from a YAML file, or compare finished runs."""
-    _prepare()
+    prepare()
     from .compare import run
 
     raise typer.Exit(run(what, dry_run=dry_run, retry_failed=retry_failed, output=output))
@@ -275,15 +261,15 @@ def report(
             help="Folders of finished runs and comparisons, also parts/NAME of a study.",
             metavar="FOLDER...",
             show_default=False,
-            callback=_expanded,
+            callback=expanded,
         ),
     ],
     output: Annotated[
-        Path, typer.Option("-o", "--output", callback=_expanded, help="Output folder.", show_default=False)
+        Path, typer.Option("-o", "--output", callback=expanded, help="Output folder.", show_default=False)
     ],
 ) -> None:
     """Write an HTML page about finished runs: table, curves, costs, answers and configs."""
-    _prepare()
+    prepare()
     from .finished_runs import report_page
 
     raise typer.Exit(report_page(runs, output))
@@ -318,12 +304,12 @@ def reproduce(
     output: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--output", callback=_expanded, help="Folder of runs, tables and figures. Default: studies/SCALE."
+            "-o", "--output", callback=expanded, help="Folder of runs, tables and figures. Default: studies/SCALE."
         ),
     ] = None,
 ) -> None:
     """Reproduce the paper's tables and figures, at a small scale or at that of the paper."""
-    _prepare()
+    prepare()
     if scale not in ("mini", "paper"):
         raise DudeError(f"--scale must be mini or paper, got {scale}")
     from .reproduce import run
@@ -357,7 +343,7 @@ def pack(
     ] = False,
 ) -> None:
     """Pack the finished runs of a study into three Parquet files, which every command reads like run folders."""
-    _prepare()
+    prepare()
     from .pack import run_pack
 
     raise typer.Exit(run_pack(study, output, discard_weights=discard_weights))
@@ -366,7 +352,7 @@ def pack(
 @app.command()
 def unpack(study: Study, output: NewStudy = None) -> None:
     """Restore the run folders of a packed study, without prompts and weights."""
-    _prepare()
+    prepare()
     from .pack import run_unpack
 
     raise typer.Exit(run_unpack(study, output))
@@ -395,14 +381,14 @@ def bench(
         typer.Option(
             "-o",
             "--output",
-            callback=_expanded,
+            callback=expanded,
             help="Folder for bench.json and bench.png. Default: results/bench/PART.",
         ),
     ] = None,
     tiny: Annotated[bool, typer.Option("--tiny", hidden=True)] = False,
 ) -> None:
     """Measure the cost of DuDe on this machine against PEFT's LoRA and DoRA."""
-    _prepare()
+    prepare()
     from .bench import run
 
     raise typer.Exit(run(part, device, output, threads=threads, quick=quick, tiny=tiny))
@@ -411,7 +397,7 @@ def bench(
 @app.command()
 def env() -> None:
     """Show versions and hardware for a bug report."""
-    _prepare()
+    prepare()
     from ..training.provenance import git_state, hardware, versions
     from .console import console, facts, size
 
@@ -455,9 +441,3 @@ def _load(config: Path, overrides: list[str] | None) -> Any:
     from ..config.yaml_file import load_config
 
     return load_config(config, overrides or [])
-
-
-def _prepare() -> None:
-    from ..training.reporter import prepare_environment
-
-    prepare_environment()
