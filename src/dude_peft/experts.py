@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -72,6 +73,7 @@ class Matrix(NamedTuple):
         scaling: s.
         parameter: the base's parameter of three dimensions.
         stacked: the trained parameters of all experts.
+        composed: composition and factors where they were computed for all experts at once, else None.
     """
 
     expert: int
@@ -81,6 +83,27 @@ class Matrix(NamedTuple):
     scaling: float
     parameter: Tensor
     stacked: Trained
+    composed: tuple[Composition, Factors] | None = None
+
+
+@dataclass
+class StackValues:
+    """What an adapter trains on one stack, in one forward.
+
+    Attributes:
+        stacked: dA (E, r, k), dB (E, d, r) and the magnitude.
+        by_expert: the same, unbound: one backward for all experts, where `parameter[e]` would add E whole tensors.
+        at_once: whether compositions are computed for all experts at once.
+        composed: these, by expert.
+    """
+
+    stacked: Trained
+    by_expert: tuple[Sequence[Tensor], ...]
+    at_once: bool
+    composed: list[tuple[Composition, Factors]] | None = None
+
+
+Values = Mapping[tuple[str, str], StackValues]  # by adapter and stack
 
 
 class StackAdapter(DudeAdapter):
@@ -114,7 +137,7 @@ class StackAdapter(DudeAdapter):
             self._cache, self._by_expert = None, {}
         if learns and self.axis == "out":
             with torch.no_grad():
-                composition, factors = self._compose_expert(matrix, y.dtype)
+                composition, factors = matrix.composed or self._compose_expert(matrix, y.dtype)
             sources = (y, None) if attached else (None, (y,))
             output: Tensor = ComposedLinear.apply(
                 x, dropped, sources[0], *matrix.trained, sources[1], composition, factors, matrix.weight, bias,
@@ -135,6 +158,24 @@ class StackAdapter(DudeAdapter):
         s = matrix.scaling
         composed = functional.composition(*matrix.trained, init, matrix.weight, s, self.axis, self.detach_norm)
         return composed, functional.forward_factors(composed, s, self.axis, dtype)
+
+    def compose_all(
+        self, stacked: Trained, weight: Tensor, scaling: float, dtype: torch.dtype
+    ) -> list[tuple[Composition, Factors]]:
+        """Return composition and factors of every expert without a graph, from one batched computation.
+
+        Args:
+            stacked: the trained parameters of all experts.
+            weight: (E, d, k).
+            scaling: s.
+            dtype: of the factors.
+        """
+        with torch.no_grad():
+            composed = functional.composition(*stacked, self.init, weight, scaling, self.axis, self.detach_norm)
+            factors = functional.forward_factors(composed, scaling, self.axis, dtype)
+        one = zip(*(values.unbind() for values in composed), strict=True)
+        other = zip(*(values.unbind() for values in factors), strict=True)
+        return [(Composition(*c), Factors(*f)) for c, f in zip(one, other, strict=True)]
 
     def _cached_factors(self, matrix: Matrix, dtype: torch.dtype) -> Factors:
         """Return the factors of an expert without a graph, in eval mode from the cache if it has them."""
@@ -245,25 +286,27 @@ class DudeExperts(nn.Module, LoraLayer):
         token = order % n
         counts = torch.bincount(chosen, minlength=experts.num_experts).tolist()
         weights = top_k_weights.T.reshape(-1)[order]
-        by_expert = self._by_expert(adapters)
+        # In training most experts have tokens. Their norms are then one batched product instead of E.
+        at_once = torch.is_grad_enabled() and 2 * sum(map(bool, counts)) >= len(counts)
+        values = self._values(adapters, at_once)
         outputs = []
         for expert, x in enumerate(hidden_states[token].split(counts)):
             if counts[expert]:
-                outputs.append(self._expert(expert, x, adapters, by_expert))
+                outputs.append(self._expert(expert, x, adapters, values))
         weighted = torch.cat(outputs) * weights[:, None]
         return torch.zeros_like(hidden_states).index_add_(0, token, weighted.to(hidden_states.dtype))
 
-    def _expert(self, expert: int, x: Tensor, adapters: Sequence[str], by_expert: Any) -> Tensor:
+    def _expert(self, expert: int, x: Tensor, adapters: Sequence[str], values: Values) -> Tensor:
         """Return the output (n, k) of one expert for its tokens x (n, k)."""
         experts = self.base_layer
-        inner = self._product(expert, x, "gate_up_proj" if experts.has_gate else "up_proj", adapters, by_expert)
+        inner = self._product(expert, x, "gate_up_proj" if experts.has_gate else "up_proj", adapters, values)
         inner = experts._apply_gate(inner) if experts.has_gate else experts.act_fn(inner)
-        output = self._product(expert, inner, "down_proj", adapters, by_expert)
+        output = self._product(expert, inner, "down_proj", adapters, values)
         if getattr(experts, "has_post_expert_norm", False):
             output = experts.post_expert_norm(output)
         return output
 
-    def _product(self, expert: int, x: Tensor, parameter: str, adapters: Sequence[str], by_expert: Any) -> Tensor:
+    def _product(self, expert: int, x: Tensor, parameter: str, adapters: Sequence[str], values: Values) -> Tensor:
         """Return x W'^T + b (n, D) of one expert for all matrices of `parameter`, joined as the experts have them."""
         experts = self.base_layer
         weight, bias = getattr(experts, parameter), getattr(experts, f"{parameter}_bias", None)
@@ -279,29 +322,32 @@ class DudeExperts(nn.Module, LoraLayer):
         for stack in stacks:
             result, linked = stack.outputs(y), attached
             result = result if attached else result.contiguous()
-            W = stack.weight(weight.detach())[expert]
+            W = stack.weight(weight.detach())
             b = None if bias is None else stack.outputs(bias.detach()[expert])
             for name in adapters:
-                stacked, trained = by_expert[name, stack.name]
-                dA, dB, m = (values[expert] for values in trained)
-                matrix = Matrix(expert, W, b, (dA, dB, m), self.stack_scaling(name, stack.name), weight, stacked)
-                x_update = self.lora_dropout[name](x)
-                result, linked = self.lora_dude[name][stack.name](x, x_update, result, linked, matrix), True
+                adapter, found, s = (
+                    self.lora_dude[name][stack.name],
+                    values[name, stack.name],
+                    self.stack_scaling(name, stack.name),
+                )
+                if found.at_once and found.composed is None and adapter.axis == "out":
+                    found.composed = adapter.compose_all(found.stacked, W, s, y.dtype)
+                composed = None if found.composed is None else found.composed[expert]
+                dA, dB, m = (one[expert] for one in found.by_expert)
+                matrix = Matrix(expert, W[expert], b, (dA, dB, m), s, weight, found.stacked, composed)
+                result, linked = adapter(x, self.lora_dropout[name](x), result, linked, matrix), True
             results.append(result)
         if len(results) == 1:
             return results[0]
         return torch.stack(results, dim=-1).flatten(-2) if stacks[0].interleaved else torch.cat(results, dim=-1)
 
-    def _by_expert(self, adapters: Sequence[str]) -> dict[tuple[str, str], tuple[Trained, Any]]:
-        """Return the trained parameters by adapter and stack, whole and by expert.
-
-        One `unbind` has one backward for all experts; `parameter[e]` would add E tensors of the parameter's size.
-        """
+    def _values(self, adapters: Sequence[str], at_once: bool) -> Values:
+        """Return what each adapter trains, by adapter and stack."""
         found = {}
         for name in adapters:
             for stack in self.lora_dude[name]:
                 stacked = self.trained(name, stack)
-                found[name, stack] = stacked, tuple(values.unbind() for values in stacked)
+                found[name, stack] = StackValues(stacked, tuple(one.unbind() for one in stacked), at_once)
         return found
 
     def _check_whole(self, adapters: Sequence[str]) -> None:

@@ -55,7 +55,7 @@ def init_product(weight: Tensor, A0: Tensor, B0: Tensor, axis: MagnitudeAxis) ->
 def factors(dA: Tensor, dB: Tensor, A0: Tensor, B0: Tensor) -> tuple[Tensor, Tensor]:
     """Return Ah = [dA; A0] (2r, k) and Bt = [B0 + dB, dB]^T (2r, d) in the dtype of A0: V = W0 + s Bt^T Ah."""
     dA, dB = dA.to(A0.dtype), dB.to(B0.dtype)
-    return torch.cat([dA, A0]), torch.cat([(B0 + dB).T, dB.T])
+    return torch.cat([dA, A0], dim=-2), torch.cat([(B0 + dB).mT, dB.mT], dim=-2)
 
 
 def fit_range(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
@@ -67,7 +67,7 @@ def fit_range(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
     if dtype != torch.float16:
         return rows.to(dtype), None
     rows = rows.float()
-    _, exponent = torch.frexp(rows.abs().amax(dim=1, keepdim=True))
+    _, exponent = torch.frexp(rows.abs().amax(dim=-1, keepdim=True))
     return scaled_by_power(rows, -exponent).to(dtype), exponent
 
 
@@ -101,7 +101,7 @@ class RangedProduct(torch.autograd.Function):
         """Return dL/drows (r, m) for dL/dproduct (r, n): the same product with the transpose."""
         (matrix,) = ctx.saved_tensors
         with without_autocast(gradient.device):
-            return RangedProduct.apply(gradient, matrix.T, ctx.dtype), None, None
+            return RangedProduct.apply(gradient, matrix.mT, ctx.dtype), None, None
 
 
 def ranged_product(rows: Tensor, matrix: Tensor, wide: torch.dtype) -> Tensor:
@@ -111,7 +111,7 @@ def ranged_product(rows: Tensor, matrix: Tensor, wide: torch.dtype) -> Tensor:
     1024 x 1024.
     """
     scaled, exponent = fit_range(rows, matrix.dtype)
-    if matrix.device.type != "cpu" or torch.compiler.is_compiling():
+    if matrix.device.type != "cpu" or matrix.ndim > 2 or torch.compiler.is_compiling():
         return undo_range(scaled @ matrix, exponent, wide)
     parts = [part.T @ scaled.T for part in matrix.split(SLICE, dim=1)]
     return undo_range(torch.cat(parts).T, exponent, wide)
@@ -120,7 +120,7 @@ def ranged_product(rows: Tensor, matrix: Tensor, wide: torch.dtype) -> Tensor:
 def difference_product(dA: Tensor, dB: Tensor, weight: Tensor, wide: torch.dtype, axis: MagnitudeAxis) -> Tensor:
     """Return dA W0^T (r, d), or dB^T W0 (r, k) for `"in"`, in `wide`: the only part of the norm as large as W0."""
     W = weight.detach()
-    rows, matrix = (dA, W.T) if axis == "out" else (dB.T, W)
+    rows, matrix = (dA, W.mT) if axis == "out" else (dB.mT, W)
     if W.dtype == torch.float16 and torch.is_grad_enabled() and rows.requires_grad:
         return cast(Tensor, RangedProduct.apply(rows, matrix, wide))
     return ranged_product(rows, matrix, wide)
@@ -141,8 +141,9 @@ def norm_change(factor: Tensor, other: Tensor, P: Tensor, scaling: float) -> tup
     Returns:
         q (n,), exactly zero where dA and dB are, and V_other (2r, n).
     """
-    V_other = torch.addmm(P, other @ other.T, factor, alpha=scaling)
-    return ((P + V_other) * factor).sum(dim=0), V_other
+    product = torch.addmm if P.ndim == 2 else torch.baddbmm
+    V_other = product(P, other @ other.mT, factor, alpha=scaling)
+    return ((P + V_other) * factor).sum(dim=-2), V_other
 
 
 def relative_gain(magnitude: Tensor, n0: Tensor, q: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
@@ -199,6 +200,8 @@ def composition(
 ) -> Composition:
     """Compute ||V||_c and h from the parameters, in float32 or wider; differentiable, by Eq. 9 unless `detach_norm`.
 
+    All tensors may have a first dimension more, over the experts of a mixture.
+
     Args:
         dA: (r, k), dB: (d, r), magnitude: m, the trainable parameters.
         init: A0 (r, k), B0 (d, r), n0 (d,) or (k,), P0 (r, d) or (r, k).
@@ -210,10 +213,11 @@ def composition(
         Ah, Bt = factors(dA, dB, A0, B0)
         product = difference_product(dA, dB, weight, Ah.dtype, axis)
         if axis == "out":
-            factor, other, P = Bt, Ah, torch.cat([product, P0])
+            factor, other, P = Bt, Ah, torch.cat([product, P0], dim=-2)
         else:
-            factor, other, P = Ah, Bt, torch.cat([P0 + product, product])
-        fused = kernels.attempt("product_norm_gain", factor, other, P, n0, magnitude, scaling)
+            factor, other, P = Ah, Bt, torch.cat([P0 + product, product], dim=-2)
+        one = factor.ndim == 2
+        fused = kernels.attempt("product_norm_gain", factor, other, P, n0, magnitude, scaling) if one else None
         if fused is not None:
             return Composition(Ah, Bt, *fused)
         q, V_other = norm_change(factor, other, P, scaling)
@@ -232,7 +236,7 @@ class Factors(NamedTuple):
 def forward_factors(composition: Composition, scaling: float, axis: MagnitudeAxis, dtype: torch.dtype) -> Factors:
     """Return Ah, outer = s (1 + h) Bt for `"out"` or s Bt for `"in"`, and h: in float32 or wider, rounded once."""
     Bt = composition.Bt
-    outer = torch.addcmul(Bt, Bt, composition.gain) if axis == "out" else Bt
+    outer = torch.addcmul(Bt, Bt, composition.gain.unsqueeze(-2)) if axis == "out" else Bt
     outer = outer if scaling == 1 else scaling * outer
     return Factors(composition.Ah.to(dtype), outer.to(dtype), composition.gain.to(dtype))
 
