@@ -203,6 +203,8 @@ def check_finite(name: str, weight: Tensor) -> None:
         DudeError: values that are not there (meta device) or not finite; names the module.
     """
     check_present(name, weight)
+    if weight.numel() == 0 or bool(torch.isfinite(weight.amax()) & torch.isfinite(weight.amin())):
+        return  # NaN is the largest and the smallest; an eighth of the time of the count
     lost = sum(int((~torch.isfinite(part)).sum()) for part in weight.split(1024))  # in parts: it copies its input
     if lost:
         raise DudeError(

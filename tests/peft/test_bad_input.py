@@ -44,7 +44,7 @@ def test_targets_and_ranks(options, message):
     assert all(p.requires_grad and torch.equal(p, before[n]) for n, p in base.named_parameters())
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_weights_that_are_not_finite_are_named(value):
     base = models.llama()
     with torch.no_grad():
