@@ -323,6 +323,54 @@ def test_the_hash_of_chats_depends_on_them_and_not_on_their_place(tmp_path):
     assert digest("a.jsonl", [{"messages": TURNS}]) != digest("d.jsonl", [{"messages": TURNS[1:]}])
 
 
+AS_TEXT = "Question: 1 plus 1?>>> 2<|im_end|><<<"
+AS_CHAT = "<|im_start|>user\nQuestion: 1 plus 1?<|im_end|>\n<|im_start|>assistant\n>>>2<|im_end|>\n<<<"
+
+
+@pytest.mark.parametrize("command", [["validate"], ["train", "--dry-run"]])
+@pytest.mark.parametrize(
+    ("chosen", "shown", "hidden"),
+    [
+        (None, ["has a chat template", "data.chat_template=true", AS_TEXT, AS_CHAT], []),
+        (False, [], ["chat template,", AS_CHAT]),
+        (True, [], ["chat template,", AS_TEXT]),
+    ],
+)
+def test_pairs_for_a_model_with_a_template_are_shown_both_ways(
+    chosen,
+    shown,
+    hidden,
+    command,
+    tiny_instruct,  # noqa: F811
+    tmp_path,
+):
+    from typer.testing import CliRunner
+
+    from dude_lab.cli.commands import app
+
+    tiny = Tiny(tiny_instruct, tmp_path)
+    tiny.raw["data"] = {"train": str(write(tmp_path, [{"prompt": "Question: 1 plus 1?", "completion": "2"}] * 8))}
+    if chosen is not None:
+        tiny.raw["data"]["chat_template"] = chosen
+    result = CliRunner().invoke(app, [command[0], str(tiny.write()), *command[1:]])
+    assert result.exit_code == 0, result.output
+    said = result.output
+    assert all(text in said or text in " ".join(said.split()) for text in shown)
+    assert not any(text in said for text in hidden)
+    if "--dry-run" in command:
+        assert (AS_CHAT if chosen else AS_TEXT) in said
+
+
+def test_a_named_set_and_a_model_with_a_template(tiny_instruct, tmp_path):  # noqa: F811
+    from dude_lab.training.run_plan import make_plan
+
+    tiny = Tiny(tiny_instruct, tmp_path)
+    tiny.raw["data"] = {"name": "mini_gsm", "limit": 8}
+    plan = make_plan(tiny.settings())
+    assert plan.renderings is None
+    assert [note for note in plan.notes if "mini_gsm is trained and evaluated without it" in note]
+
+
 def test_a_chat_run_trains_and_names_the_format(tiny_instruct, tmp_path, capsys):  # noqa: F811
     from typer.testing import CliRunner
 

@@ -14,6 +14,7 @@ from dude_peft.errors import DudeError
 
 from ..config.run_settings import RunSettings
 from ..training.distributed import process_count
+from ..training.examples import Parts
 from ..training.reporter import quiet
 from ..training.run_checkpoint import step_of
 from ..training.run_folder import RunFolder
@@ -67,16 +68,28 @@ def dry_run(settings: RunSettings, resume: str | None = None) -> int:
     out.print(Text(to_yaml(settings).rstrip()), soft_wrap=True)
     _show_targets(plan)
     _show_memory(plan)
-    out.print(f"\n[bold]First example[/] [dim]({'green' if out.is_terminal else '>>> <<<'}: trained on)[/]")
-    parts = shown(plan.train, plan.base.tokenizer)
-    if out.is_terminal:
-        out.print(Text.assemble(*((text, "green" if trained else "dim") for text, trained in parts)))
-    else:
-        out.print("".join(f">>>{text}<<<" if trained else text for text, trained in parts), markup=False)
+    _show_example("First example", shown(plan.train, plan.base.tokenizer))
+    _show_renderings(plan)
     if begin:
         out.print(f"\n{escape(begin)}", soft_wrap=True)
     out.print("\n[dim]A dry run: nothing was written.[/]")
     return 0
+
+
+def _show_example(title: str, parts: Parts) -> None:
+    """Print an example with its loss mask: in green on a terminal, elsewhere between >>> and <<<."""
+    out = console()
+    out.print(f"\n[bold]{title}[/] [dim]({'green' if out.is_terminal else '>>> <<<'}: trained on)[/]")
+    if out.is_terminal:
+        out.print(Text.assemble(*((text, "green" if trained else "dim") for text, trained in parts)))
+    else:
+        out.print("".join(f">>>{text}<<<" if trained else text for text, trained in parts), markup=False)
+
+
+def _show_renderings(plan: Plan) -> None:
+    if plan.renderings is not None:
+        _show_example("First record as text, as it is now", plan.renderings[0])
+        _show_example("First record with data.chat_template=true", plan.renderings[1])
 
 
 def _beginning(folder: RunFolder, settings: RunSettings, resume: str | None, note: Callable[[str], None]) -> str:
@@ -186,6 +199,7 @@ def validate(settings: RunSettings, config: Path) -> int:
         report("output", "", error)
     for text in plan.notes:
         reporter.note(text)
+    _show_renderings(plan)
     if skipped := [name for name in CHECKS if name not in done]:
         out.print(f"[dim]not checked because an earlier check failed: {', '.join(skipped)}[/]")
     if failed:

@@ -80,12 +80,12 @@ class Records:
     Attributes:
         format: the format that they were read as.
         records: pairs, chats or texts, all of one kind.
-        first_chat: the first pair as a chat of two turns; None if the records are not pairs.
+        first: the first pair, and the same as a chat of two turns; None if the records are not pairs.
     """
 
     format: Format
     records: list[Record]
-    first_chat: Chat | None = None
+    first: tuple[Pair, Chat] | None = None
 
     @property
     def is_chats(self) -> bool:
@@ -172,14 +172,14 @@ def read_records(
             join_pair(_request(row, ALPACA, ALPACA_WITH_INPUT, place), answers.text(row, place))
             for row, place in zip(rows.rows, places, strict=True)
         ]
-        return Records(format, list(made), chats[0])
+        return Records(format, list(made), (made[0], chats[0]))
     if prompt is None and completion is None and isinstance(_parsed(rows.rows[0].get("prompt")), list):
         both = zip(rows.rows, places, strict=True)
         return Records(format, [_prompt_and_completion(row, place) for row, place in both])
     texts = pairs(rows, prompt or "prompt", completion or "completion")
     if as_chats:
         return Records(format, [two_turns(*pair, place) for pair, place in zip(texts, places, strict=True)])
-    return Records(format, list(texts), two_turns(*texts[0], places[0]))
+    return Records(format, list(texts), (texts[0], two_turns(*texts[0], places[0])))
 
 
 _COLUMNS: dict[Format, tuple[str, ...]] = {

@@ -25,6 +25,8 @@ READ = 1_000_000
 """Characters of an example that are tokenised; more if `max_length` tokens can be longer."""
 IGNORED = -100  # label of a token without loss, as in torch and transformers
 DEFAULT_MAX_LENGTH = 1024
+Parts = list[tuple[str, bool]]
+"""The consecutive parts of an example: text, and whether the loss is on it."""
 
 
 @dataclass(frozen=True)
@@ -194,8 +196,8 @@ def common_prefix(one: list[int], other: list[int]) -> int:
     return count
 
 
-def shown(examples: Examples, tokenizer: PreTrainedTokenizerBase, index: int = 0) -> list[tuple[str, bool]]:
-    """Return one example as its consecutive parts: the text of each, and whether the loss is on it."""
+def shown(examples: Examples, tokenizer: PreTrainedTokenizerBase, index: int = 0) -> Parts:
+    """Return one example as text."""
     row = examples.data[index]
     tokens = zip(row["input_ids"], row["labels"], strict=True)
     return [

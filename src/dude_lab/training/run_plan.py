@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from ..methods import METHODS, FullSettings, MethodSettings, TargetSettings, bui
 from .base_model import Base, check_base, find_base, meta_model
 from .distributed import process_count
 from .estimates import MemoryEstimate, estimate, step_count
-from .examples import Examples, length_limit, tokenize
+from .examples import READ, Examples, Parts, length_limit, shown, tokenize
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,6 +61,8 @@ class Plan:
     Attributes:
         steps: optimizer steps.
         epochs: passes over the examples in these steps.
+        renderings: the first record as it is trained on, and through the model's chat template, in the parts of
+            `examples.shown`; None unless the model has a template and `data.chat_template` does not decide.
         processes: number of processes; each has `train.batch_size / processes` examples of a batch.
     """
 
@@ -73,6 +76,7 @@ class Plan:
     steps: int = 0
     epochs: float = 0.0
     notes: list[str] = field(default_factory=list)
+    renderings: tuple[Parts, Parts] | None = None
     processes: int = field(default_factory=process_count)
 
     @property
@@ -165,7 +169,26 @@ def _lengths(plan: Plan) -> str:
                 f"{examples.endless:,} {what} chats end without an end token after the assistant's last turn, so the "
                 "model does not learn to end its answers: add the end token to the model's chat template"
             )
+    _compare_with_chat(plan)
     return f"longest {plan.train.longest:,} tokens, mean {plan.train.mean_length:.0f}, limit {limit:,}"
+
+
+def _compare_with_chat(plan: Plan) -> None:
+    """Note that a model with a chat template is trained on pairs without it, with both renderings."""
+    data, tokenizer = plan.settings.data, plan.base.tokenizer
+    if not tokenizer.chat_template or data.chat_template is not None or "prompt" not in plan.data.train.column_names:
+        return
+    if plan.data.both is None:
+        plan.notes.append(f"the model has a chat template, and {data.name} is trained and evaluated without it")
+        return
+    plan.notes.append(
+        "the model has a chat template, and the prompts and completions are trained as text without it. To train them "
+        "as turns of a chat, set data.chat_template=true; to keep the text, set it to false"
+    )
+    as_text, as_chat = plan.data.both
+    with suppress(DudeError):  # a template that rejects a chat without a system turn, for instance
+        rendered = [tokenize(one, tokenizer, plan.settings.train, READ) for one in (as_text, as_chat)]
+        plan.renderings = shown(rendered[0], tokenizer), shown(rendered[1], tokenizer)
 
 
 def _targets(plan: Plan) -> str:

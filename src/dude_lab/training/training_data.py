@@ -33,8 +33,8 @@ class TrainingData:
         source: description of the source for the run's record.
         sha256: SHA-256 of the training records in their order, hexadecimal.
         format: the format of the user's records; None for a named data set.
-        first_chat: the first of a user's pairs as a chat, to show what a chat template makes of it; None if the records
-            are no pairs.
+        both: the first of a user's pairs, as a pair and as a chat, in the columns of `train`; None if the records are
+            no pairs, or those of a named data set.
     """
 
     train: datasets.Dataset
@@ -42,7 +42,7 @@ class TrainingData:
     source: str
     sha256: str
     format: Format | None = None
-    first_chat: Chat | None = None
+    both: tuple[datasets.Dataset, datasets.Dataset] | None = None
 
 
 def load_training(settings: DataSettings) -> TrainingData:
@@ -66,7 +66,8 @@ def load_training(settings: DataSettings) -> TrainingData:
         records = records[: settings.limit]
     held_out = None if validation is None else _dataset(validation)
     format = found.format if settings.name is None else None
-    return TrainingData(_dataset(records), held_out, source, _digest(records), format, found.first_chat)
+    both = (_dataset([found.first[0]]), _dataset([found.first[1]])) if found.first else None
+    return TrainingData(_dataset(records), held_out, source, _digest(records), format, both)
 
 
 def _training_records(settings: DataSettings) -> tuple[Records, str]:
@@ -85,7 +86,7 @@ def _training_records(settings: DataSettings) -> tuple[Records, str]:
         if part.format != parts[0].format or type(part.records[0]) is not type(parts[0].records[0]):
             raise DudeError(f"data.train: {file} has the format '{part.format}', {files[0]} '{parts[0].format}'.")
     records = [record for part in parts for record in part.records]
-    return Records(parts[0].format, records, parts[0].first_chat), ", ".join(files)
+    return Records(parts[0].format, records, parts[0].first), ", ".join(files)
 
 
 def _validation_records(settings: DataSettings, name: str) -> list[Record]:
