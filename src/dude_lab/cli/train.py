@@ -124,7 +124,7 @@ def _show_targets(plan: Plan) -> None:
         out.print(rows)
     share = plan.part.trainable / plan.part.total
     out.print(f"trainable: {plan.part.trainable:,} of {plan.part.total:,} parameters ({share:.3%})")
-    out.print(f"steps: {plan.steps:,} ({plan.epochs:.2f} epochs of {len(plan.train.data):,} examples)")
+    out.print(f"steps: {plan.steps:,} ({plan.epochs:.2f} epochs of {plan.train.count:,} examples)")
 
 
 def _show_memory(plan: Plan) -> None:

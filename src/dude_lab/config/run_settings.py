@@ -54,6 +54,8 @@ class TrainSettings(Settings):
             whichever is smaller.
         overlong: what to do with a longer example: drop it (the run's report counts them) or truncate it at its end.
         completion_only_loss: compute the loss on the completion only, not on the prompt.
+        packing: fill sequences of `max_length` tokens with several examples each, which do not attend to each other;
+            `batch_size` then counts sequences. Less padding for short examples.
         group_by_length: batch examples of similar length: less padding, a different order of the same examples.
         gradient_checkpointing: recompute activations in the backward pass to save memory.
         seed: seed of the adapter's initialisation, dropout and the order of the examples.
@@ -79,6 +81,7 @@ class TrainSettings(Settings):
     max_length: int | None = Field(default=None, ge=2)
     overlong: Literal["drop", "truncate"] = "drop"
     completion_only_loss: bool = True
+    packing: bool = False
     group_by_length: bool = False
     gradient_checkpointing: bool = False
     seed: int = Field(default=42, ge=0, lt=2**32)
@@ -95,6 +98,8 @@ class TrainSettings(Settings):
                 f"set steps or epochs, not both (got steps: {self.steps}, epochs: {self.epochs}); to replace one on "
                 "the command line, set the other to null, as in train.epochs=null"
             )
+        if self.packing and self.group_by_length:
+            raise ValueError("set packing or group_by_length, not both: packed sequences have one length")
         if self.warmup >= 1 and self.warmup != int(self.warmup):
             raise ValueError(f"warmup must be a fraction below 1 or an integer number of steps, got {self.warmup}")
         return self

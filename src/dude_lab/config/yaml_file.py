@@ -98,6 +98,7 @@ def to_yaml(settings: RunSettings) -> str:
 # fingerprint, so that it is still the one of the older runs.
 ADDED = {
     ("train", "group_by_length"): False,
+    ("train", "packing"): False,
     ("model", "quantization"): None,
     ("data", "sample"): None,
     ("method", "target_parameters"): None,

@@ -116,7 +116,7 @@ def estimate(plan: Plan) -> MemoryEstimate:
         frozen=part.frozen,
         full=plan.full,
         batch=train.batch_size // plan.processes,
-        length=min(plan.train.longest, plan.train.max_length),
+        length=plan.train.max_length if plan.train.packed else min(plan.train.longest, plan.train.max_length),
     )
     process = PYTHON_AND_TORCH if base.device == "cpu" else 0
     return MemoryEstimate(*needed, process=process, available=free_memory(base.device))

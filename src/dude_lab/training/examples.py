@@ -7,8 +7,8 @@ cut or dropped is counted.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import dataclass, replace
+from itertools import groupby, islice
 from typing import TYPE_CHECKING
 
 from dude_peft.errors import DudeError, quote
@@ -34,7 +34,8 @@ class Examples:
     """Tokenised examples, and how many were too long.
 
     Attributes:
-        data: columns `input_ids` and `labels`, lists of ints of equal length.
+        data: columns `input_ids` and `labels`, lists of ints of equal length; of packed examples also `seq_lengths`,
+            the tokens of each example in the row.
         max_length: the limit, in tokens.
         longest: tokens of the longest example before the limit was applied; a lower bound above `READ` characters.
         dropped: examples above the limit that were dropped.
@@ -54,9 +55,19 @@ class Examples:
     endless: int = 0
 
     @property
+    def packed(self) -> bool:
+        """Whether a row of `data` has several examples."""
+        return "seq_lengths" in self.data.column_names
+
+    @property
+    def count(self) -> int:
+        """Number of examples."""
+        return sum(map(len, self.data["seq_lengths"])) if self.packed else len(self.data)
+
+    @property
     def mean_length(self) -> float:
         """Mean number of tokens of an example."""
-        return self.tokens / len(self.data)
+        return self.tokens / self.count
 
 
 def length_limit(train: TrainSettings, config: PretrainedConfig) -> int:
@@ -186,6 +197,22 @@ class _Tokens:
         return found["input_ids"]  # type: ignore[return-value]
 
 
+def pack(examples: Examples) -> Examples:
+    """Pack examples into rows of at most `max_length` tokens, by TRL's best-fit decreasing packing."""
+    from datasets import disable_progress_bars, enable_progress_bars
+    from datasets.utils import are_progress_bars_disabled
+    from trl import pack_dataset
+
+    hidden = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        packed = pack_dataset(examples.data, examples.max_length, "bfd", {"keep_in_memory": True})
+    finally:
+        if not hidden:
+            enable_progress_bars()
+    return replace(examples, data=packed)
+
+
 def common_prefix(one: list[int], other: list[int]) -> int:
     """Return the length of the common prefix of two lists."""
     count = 0
@@ -197,9 +224,11 @@ def common_prefix(one: list[int], other: list[int]) -> int:
 
 
 def shown(examples: Examples, tokenizer: PreTrainedTokenizerBase, index: int = 0) -> Parts:
-    """Return one example as text."""
+    """Return one example as text; of a packed row the first."""
     row = examples.data[index]
-    tokens = zip(row["input_ids"], row["labels"], strict=True)
+    tokens = islice(
+        zip(row["input_ids"], row["labels"], strict=True), row["seq_lengths"][0] if examples.packed else None
+    )
     return [
         (str(tokenizer.decode([token for token, _ in part])), trained)
         for trained, part in groupby(tokens, key=lambda pair: pair[1] != IGNORED)

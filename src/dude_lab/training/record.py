@@ -67,7 +67,7 @@ def make_record(
                 "source": plan.data.source,
                 "sha256": plan.data.sha256,
                 "examples": len(plan.data.train),
-                "trained_on": len(plan.train.data),
+                "trained_on": plan.train.count,
                 "dropped": plan.train.dropped,
                 "truncated": plan.train.truncated,
                 "max_length": plan.train.max_length,

@@ -19,7 +19,7 @@ from ..methods import METHODS, FullSettings, MethodSettings, TargetSettings, bui
 from .base_model import Base, check_base, find_base, meta_model
 from .distributed import process_count
 from .estimates import MemoryEstimate, estimate, step_count
-from .examples import READ, Examples, Parts, length_limit, shown, tokenize
+from .examples import READ, Examples, Parts, length_limit, pack, shown, tokenize
 
 if TYPE_CHECKING:
     from torch import nn
@@ -156,7 +156,7 @@ def _lengths(plan: Plan) -> str:
         if count := examples.dropped or examples.truncated:
             done = "dropped" if examples.dropped else "truncated"
             plan.notes.append(
-                f"{count:,} of {len(examples.data) + examples.dropped:,} {what} examples are longer than {limit} "
+                f"{count:,} of {examples.count + examples.dropped:,} {what} examples are longer than {limit} "
                 f"tokens (the longest has {examples.longest:,}) and are {done}"
             )
         if examples.merged:
@@ -170,7 +170,12 @@ def _lengths(plan: Plan) -> str:
                 "model does not learn to end its answers: add the end token to the model's chat template"
             )
     _compare_with_chat(plan)
-    return f"longest {plan.train.longest:,} tokens, mean {plan.train.mean_length:.0f}, limit {limit:,}"
+    found = f"longest {plan.train.longest:,} tokens, mean {plan.train.mean_length:.0f}, limit {limit:,}"
+    if not train.packing:
+        return found
+    plan.train = pack(plan.train)
+    rows = len(plan.train.data)
+    return f"{found}; packed into {rows:,} sequences, {plan.train.tokens / rows / limit:.0%} full"
 
 
 def _compare_with_chat(plan: Plan) -> None:
@@ -250,7 +255,8 @@ def _steps(plan: Plan) -> str:
     if train.warmup >= plan.steps:
         raise DudeError(f"train.warmup: {train.warmup:g} steps, and the run has {plan.steps}. Lower it.")
     return (
-        f"{plan.steps:,} steps of {train.batch_size * train.gradient_accumulation} examples, {plan.epochs:.2f} epochs"
+        f"{plan.steps:,} steps of {train.batch_size * train.gradient_accumulation} "
+        f"{'sequences' if train.packing else 'examples'}, {plan.epochs:.2f} epochs"
     )
 
 

@@ -24,6 +24,7 @@ from trl import SFTConfig, SFTTrainer
 from .distributed import ALONE, Processes
 from .examples import IGNORED
 from .nonfinite import NotFinite, all_finite, first_not_finite
+from .packed_batches import TOKENS, PackedCollator, check_packing
 from .run_checkpoint import PREFIX, remove
 from .run_plan import Plan
 
@@ -104,10 +105,10 @@ class RunTrainer(SFTTrainer):
         """Do one forward and backward; after the last one of a step, compute the norms of the unclipped gradients."""
         if self.processes.count > 1 and not isinstance(model, DistributedDataParallel):
             raise RuntimeError("the model is not wrapped for training by several processes: gradients would differ")
-        mask = inputs["attention_mask"]
+        counts = inputs.pop(TOKENS) if TOKENS in inputs else inputs["attention_mask"].sum(dim=1)
         if self.processes.count > 1:
-            mask = mask[(inputs["labels"] != IGNORED).any(dim=1)]  # without those that fill up a short batch
-        self._step_tokens += int(mask.sum())
+            counts = counts[(inputs["labels"] != IGNORED).any(dim=1)]  # without those that fill up a short batch
+        self._step_tokens += int(counts.sum())
         loss = super().training_step(model, inputs, *args, **kwargs)
         self._loss_sum += loss.detach()
         if self.accelerator.sync_gradients:
@@ -356,13 +357,19 @@ def build_trainer(
 
     Returns:
         The trainer for `plan.steps` steps.
+
+    Raises:
+        DudeError: packed examples, and a model that does not keep them apart.
     """
+    if plan.train.packed:
+        check_packing(model)
     trainer = RunTrainer(
         model=model,
         args=sft_config(plan, folder),
         train_dataset=plan.train.data,
         eval_dataset=plan.validation.data if plan.validation is not None else None,
         processing_class=plan.base.tokenizer,
+        data_collator=PackedCollator(plan.base.tokenizer.pad_token_id) if plan.train.packed else None,
         callbacks=list(callbacks),
         group_by_length=plan.settings.train.group_by_length,
         processes=processes,
