@@ -108,6 +108,23 @@ def test_as_dora_is_the_stored_adapter(run: Path, tmp_path: Path) -> None:
     assert relative_error(logits(stock), logits(model)) < 2e-6
 
 
+def test_as_merged_has_the_dtype_of_the_bases_files(tiny_base: Path, tmp_path: Path) -> None:  # noqa: F811
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    half = tmp_path / "half"
+    AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.bfloat16).save_pretrained(half)
+    AutoTokenizer.from_pretrained(tiny_base).save_pretrained(half)
+    run = trained(half, tmp_path, name="dude")
+    assert json.loads((run / "run.json").read_text())["provenance"]["model"]["dtype"] == "float32"
+    result = dude("export", run, "-o", tmp_path / "merged", "--as", "merged")
+    assert result.exit_code == 0, result.output
+    for name in ("config.json", "generation_config.json", "tokenizer.json"):
+        assert (tmp_path / "merged" / name).is_file()
+    merged, base = (AutoModelForCausalLM.from_pretrained(f, dtype="auto") for f in (tmp_path / "merged", half))
+    assert merged.dtype == torch.bfloat16
+    assert not torch.equal(logits(merged), logits(base))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -117,6 +134,7 @@ def test_as_dora_is_the_stored_adapter(run: Path, tmp_path: Path) -> None:
         (["--rank", "33"], "rank=33: give 1 to 32"),
         (["--tolerance", "2"], "tolerance=2.0: give a share"),
         (["--as", "dora", "--rank", "8"], "belong to --as lora"),
+        (["--as", "merged", "--tolerance", "0.1"], "a merged model has no rank"),
     ],
 )
 def test_wrong_options_write_nothing(run: Path, tmp_path: Path, arguments: list[str], message: str) -> None:

@@ -174,7 +174,9 @@ def export(
     form: Annotated[
         str,
         typer.Option(
-            "--as", help="lora (PEFT, vLLM, SGLang, TGI), gguf-lora (llama.cpp too) or dora (PEFT).", metavar="FORM"
+            "--as",
+            help="lora (PEFT, vLLM, SGLang, TGI), gguf-lora (llama.cpp too), dora (PEFT) or merged.",
+            metavar="FORM",
         ),
     ] = "lora",
     rank: Annotated[str, typer.Option(help="Rank of the LoRA, or auto.", metavar="R|auto")] = "auto",
@@ -190,14 +192,29 @@ def export(
     ] = True,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
-    """Write the adapter of a run as a plain LoRA, with its measured difference from the run's model."""
+    """Write a run's adapter in a form that servers load, with its measured difference from the run's model."""
     prepare()
     from .finished_runs import export_run
 
-    if form not in ("lora", "gguf-lora", "dora"):
-        raise DudeError(f"--as must be lora, gguf-lora or dora, got {form}. A merged model is written by `dude merge`.")
+    if form not in ("lora", "gguf-lora", "dora", "merged"):
+        raise DudeError(f"--as must be lora, gguf-lora, dora or merged, got {form}")
     code = export_run(run_folder, output, form, rank=rank, tolerance=tolerance, evaluate=evaluate, device=device)
     raise typer.Exit(code)
+
+
+@app.command()
+def push(
+    source: Annotated[
+        Path, typer.Argument(help="Folder of a run, an adapter or a model.", metavar="FOLDER", callback=expanded)
+    ],
+    repository: Annotated[str, typer.Argument(help="Repository on the hub.", metavar="OWNER/NAME")],
+    private: Annotated[bool, typer.Option("--private/--public", help="Visibility of a new repository.")] = True,
+) -> None:
+    """Upload a run's adapter, an exported adapter or a merged model to the Hugging Face hub. The token is HF_TOKEN."""
+    prepare()
+    from .finished_runs import push_folder
+
+    raise typer.Exit(push_folder(source, repository, private=private))
 
 
 app.command()(chat)

@@ -107,11 +107,17 @@ def export_run(
     evaluate: bool,
     device: str,
 ) -> int:
-    """Export a run's adapter as a plain LoRA, also in GGUF, or a stock DoRA adapter; return the exit code."""
+    """Export a run as a plain LoRA, also in GGUF, a stock DoRA adapter or a merged model; return the exit code."""
     from ..training.exporting import export_dora, export_lora, summary_table
     from ..training.merging import check_output
 
     check_output(output)
+    if form == "merged" and (rank != "auto" or tolerance is not None):
+        raise DudeError("--rank and --tolerance belong to --as lora and gguf-lora: a merged model has no rank.")
+    if form == "merged":
+        from ..training.merging import stored_dtype
+
+        return merge_run(run_folder, output, stored_dtype(run_folder))
     if form == "dora" and (rank != "auto" or tolerance is not None):
         raise DudeError("--rank and --tolerance belong to --as lora: a DoRA adapter has the run's own rank, doubled.")
     if rank != "auto" and not rank.isdecimal():
@@ -140,6 +146,19 @@ def export_run(
         out.print(summary_table(exported), markup=False, soft_wrap=True)
         out.print(f"\n{CHECKED} {escape(str(output))}: a LoRA adapter, {size(folder_bytes(output))}", soft_wrap=True)
     out.print(f'  PeftModel.from_pretrained(base, "{output}")', markup=False, soft_wrap=True)
+    return 0
+
+
+def push_folder(source: Path, repository: str, *, private: bool) -> int:
+    """Upload a run's adapter, an adapter or a model; return the exit code."""
+    from ..training.publishing import folder_to_push, push
+
+    folder_to_push(source)
+    quiet()
+    out = console()
+    with make_reporter(out).stage(f"uploading {source}"):
+        address = push(source, repository, private=private)
+    out.print(f"{CHECKED} {escape(address)}", soft_wrap=True)
     return 0
 
 

@@ -85,6 +85,12 @@ def merge(run: Path, output: Path, dtype: str = "auto") -> Merged:
     return Merged(output, name, difference, scale)
 
 
+def stored_dtype(run: Path) -> str:
+    """Return the dtype of the files of a finished run's base; `auto` where its config.json does not say."""
+    dtype = getattr(run_base(run, device="cpu")[1].config, "dtype", None)
+    return "auto" if dtype is None else str(dtype).removeprefix("torch.")
+
+
 def _merged(run: Path, dtype: str) -> tuple[Base, torch.Tensor, Any]:
     """Return a run's base, its logits on the probe, and the merged model; nothing else stays in memory."""
     base, model = load_run(run, dtype=dtype, device="cpu")
