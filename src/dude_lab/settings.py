@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
-from dude_peft.errors import DudeError, did_you_mean, quote, shorten
+from dude_peft.errors import DudeError, did_you_mean, nearest, quote, shorten
 
 from .folders import user_path
 
@@ -124,7 +124,8 @@ def _line(model: type[BaseModel], issue: Any) -> str:
     key = ".".join(loc)
     if issue["type"] == "extra_forbidden":
         known = _fields(model, loc[:-1])
-        hint = did_you_mean(loc[-1], known) or f" Known keys: {', '.join(known)}."
+        closest = ", ".join(nearest(loc[-1], known, cutoff=0.0))
+        hint = did_you_mean(loc[-1], known) or f" The nearest keys are {closest}; `dude keys` lists all."
         return f"unknown key '{key}'.{hint}"
     if issue["type"] == "missing":
         return f"'{key}' is required"

@@ -18,9 +18,9 @@ class DudeError(ValueError):
         super().__init__(message.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
-def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """Return the known names closest to `name`, best first; none below a similarity of 0.5."""
-    return difflib.get_close_matches(name, list(known), n=count, cutoff=0.5)
+def nearest(name: str, known: Iterable[str], count: int = 3, cutoff: float = 0.5) -> list[str]:
+    """Return the known names closest to `name`, best first; none below a similarity of `cutoff`."""
+    return difflib.get_close_matches(name, list(known), n=count, cutoff=cutoff)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -456,5 +456,10 @@ def methods() -> None:
 
 def _load(config: Path, overrides: list[str] | None) -> Any:
     from ..config.yaml_file import load_config
+    from .console import show_notes
 
-    return load_config(config, overrides or [])
+    notes: list[str] = []
+    try:
+        return load_config(config, overrides or [], notes)
+    finally:
+        show_notes(notes)

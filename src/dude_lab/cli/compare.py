@@ -17,7 +17,7 @@ from ..folders import check_folder, user_path
 from ..training.reporter import quiet
 from . import FAILED_RUNS, INTERRUPTED
 from .compare_progress import make_watcher
-from .console import NOTE, console, table
+from .console import NOTE, console, show_notes, table
 
 YAML = (".yaml", ".yml")
 FILES = ("table.md", "table.json", "curves.png", "curves.svg")
@@ -37,8 +37,12 @@ def run(words: list[str], *, dry_run: bool, retry_failed: bool, output: Path | N
 def _run_config(config: str, overrides: list[str], *, dry_run: bool, retry_failed: bool) -> int:
     out = console()
     quiet()
-    with out.status("checking") if out.is_terminal else _nothing():
-        plan = plan_comparison(config, overrides)
+    notes: list[str] = []
+    try:
+        with out.status("checking") if out.is_terminal else _nothing():
+            plan = plan_comparison(config, overrides, notes)
+    finally:
+        show_notes(notes)
     if dry_run:
         return _show_plan(plan)
     try:

@@ -24,6 +24,12 @@ def console() -> Console:
     return made if made.is_terminal else Console(highlight=False, width=120, no_color=True)
 
 
+def show_notes(notes: list[str]) -> None:
+    """Print notes, one a line."""
+    for note in notes:
+        console().print(f"{NOTE} {escape(note)}", soft_wrap=True)
+
+
 def table(*columns: str, title: str | None = None, right: tuple[str, ...] = ()) -> Table:
     """Return a table without a frame; the columns in `right` are aligned to the right."""
     made = Table(

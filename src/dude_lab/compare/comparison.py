@@ -41,15 +41,16 @@ class Plan:
         return searches + len(self.grid.rows) * len(self.settings.seeds) + (self.grid.base_run is not None)
 
 
-def plan_comparison(config: str | Path, overrides: Iterable[str] = ()) -> Plan:
+def plan_comparison(config: str | Path, overrides: Iterable[str] = (), notes: list[str] | None = None) -> Plan:
     """Read and check a comparison; write nothing.
 
-    What all runs share (model, data, questions) is checked as by `dude validate`, unless every run is finished.
+    What all runs share (model, data, questions) is checked as by `dude validate`, unless every run is finished. `notes`
+    as in `yaml_file.override`.
 
     Raises:
         DudeError: all mistakes that can be found at once, each with its key and remedy.
     """
-    settings = load_comparison(config, overrides)
+    settings = load_comparison(config, overrides, notes)
     return plan_settings(settings, ComparisonFolder(settings.output), str(config))
 
 

@@ -124,12 +124,16 @@ def parse_comparison(raw: Mapping[str, Any], source: str = "config") -> Comparis
     return parse(ComparisonSettings, raw, source)
 
 
-def load_comparison(path: str | Path, overrides: Iterable[str] = ()) -> ComparisonSettings:
-    """Read the YAML at `path`, apply the `key=value` overrides, and validate it."""
+def load_comparison(
+    path: str | Path, overrides: Iterable[str] = (), notes: list[str] | None = None
+) -> ComparisonSettings:
+    """Read the YAML at `path`, apply the `key=value` overrides, and validate it; `notes` as in `override`."""
     raw = json_copy(read_yaml(path))
     if "methods" not in raw:
         more = " (a config of a single run: use `dude train`)" if "method" in raw else ""
         raise DudeError(f"{path}: not a comparison, it has no 'methods'{more}. Name some: methods: [lora, dude].")
     if isinstance(raw.get("run"), Mapping):
-        raw["run"] = override(raw["run"], ())  # `model: mini` in its long form, so that run.model.dtype=... finds it
-    return parse_comparison(override(raw, overrides), str(path))
+        raw["run"] = override(
+            raw["run"], (), notes
+        )  # `model: mini` in its long form, so that run.model.dtype=... finds it
+    return parse_comparison(override(raw, overrides, notes), str(path))

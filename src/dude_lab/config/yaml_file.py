@@ -11,20 +11,26 @@ from dude_peft.files import json_sha256
 
 from ..methods import parse_method
 from ..settings import parse
+from .aliases import translate, translate_pairs
 from .run_settings import RunSettings
 from .yaml_reader import MAX_DEPTH, dump_yaml, load_yaml, read_yaml
 
 SHORT_FORMS = ("model", "method")  # sections that may be written as a name
 
 
-def override(raw: Mapping[str, Any], pairs: Iterable[str]) -> dict[str, Any]:
+def override(raw: Mapping[str, Any], pairs: Iterable[str], notes: list[str] | None = None) -> dict[str, Any]:
     """Return `raw` with each `dotted.key=value` applied; a value has the type that YAML gives it.
 
+    Args:
+        raw: the values of a YAML file.
+        pairs: the overrides.
+        notes: a note on each name of transformers that was replaced by its key (see `aliases`) is appended.
+
     Raises:
-        DudeError: no `=`, a value that is not YAML, or a key below something that is not a section.
+        DudeError: no `=`, a value that is not YAML, a key below something that is not a section, or one key twice.
     """
-    result = {key: _long(key, value) for key, value in raw.items()}
-    for pair in pairs:
+    result = translate({key: _long(key, value) for key, value in raw.items()}, notes)
+    for pair in translate_pairs(pairs, notes):
         dotted, equals, text = pair.partition("=")
         said, key = shorten(pair), shorten(dotted)
         *path, last = dotted.strip().split(".")
@@ -84,9 +90,9 @@ def parse_run(raw: Mapping[str, Any], source: str = "config") -> RunSettings:
     return settings
 
 
-def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunSettings:
-    """Read, override and validate the config at `path`."""
-    return parse_run(override(read_yaml(path), overrides), str(path))
+def load_config(path: str | Path, overrides: Iterable[str] = (), notes: list[str] | None = None) -> RunSettings:
+    """Read, override and validate the config at `path`; `notes` as in `override`."""
+    return parse_run(override(read_yaml(path), overrides, notes), str(path))
 
 
 def to_yaml(settings: RunSettings) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from dude_peft.errors import DudeError, quote, some
+from dude_peft.errors import DudeError, quote, shorten, some
 
 from .data_files import Rows
 from .templates import Column, join_pair, pairs, unusable
@@ -124,7 +124,7 @@ def recognise(
     raise DudeError(
         f"{rows.source}: no column 'prompt', 'messages', 'conversations', 'instruction' or 'text'. The columns are: "
         f"{some(row)}. Set data.prompt and data.completion to a column or a template of columns, such as "
-        f"prompt: '{{{next(iter(row), 'question')}}}', or data.column to the column of the messages or of the text."
+        f"prompt: '{{{shorten(next(iter(row), 'question'))}}}', or data.column to the column of the messages or of the text."
     )
 
 
