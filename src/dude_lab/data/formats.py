@@ -124,7 +124,7 @@ def recognise(
     raise DudeError(
         f"{rows.source}: no column 'prompt', 'messages', 'conversations', 'instruction' or 'text'. The columns are: "
         f"{some(row)}. Set data.prompt and data.completion to a column or a template of columns, such as "
-        f"prompt: '{{{shorten(next(iter(row), 'question'))}}}', or data.column to the column of the messages or of the text."
+        f"prompt: '{{{shorten(next(iter(row), 'question'))}}}', or data.column to that of the messages or of the text."
     )
 
 
