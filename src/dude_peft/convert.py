@@ -34,7 +34,7 @@ from .targets import Target, plan, saved_modules
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 LONGEST_HEADER = 100_000_000  # bytes, the limit of safetensors
 COPY = 1 << 24  # bytes copied at a time
-ROWS = 256  # of a weight merged at a time
+ROWS, ENTRIES = 256, 256 * 8192  # of a weight read at a time, at most
 Progress = Callable[[int, int, str], None]
 """Called with the bytes done, all bytes, and the name of the tensor."""
 
@@ -240,7 +240,7 @@ def _decompose(stored: Stored, name: str, r: int, transposed: bool, svd: Any, se
     if stored.dtype not in DTYPES:
         raise DudeError(f"module '{name}' holds {stored.dtype} weights: DuDe decomposes {', '.join(DTYPES)}")
     weight = torch.empty(stored.shape, dtype=torch.float64 if stored.dtype == "F64" else torch.float32)
-    for lines, block in _blocks(stored, ROWS):
+    for lines, block in _blocks(stored, rows_of(stored)):
         weight[lines] = block
     weight = weight.T if transposed else weight
     check_finite(name, weight)
@@ -254,9 +254,14 @@ def _decompose(stored: Stored, name: str, r: int, transposed: bool, svd: Any, se
 
 
 def merge_checkpoint(
-    folder: str | Path, adapter: str | Path, output: str | Path, *, rows: int = ROWS, report: Progress | None = None
+    folder: str | Path,
+    adapter: str | Path,
+    output: str | Path,
+    *,
+    rows: int | None = None,
+    report: Progress | None = None,
 ) -> None:
-    """Merge a DuDe adapter into a checkpoint, `rows` rows of a weight at a time, in the dtype of the checkpoint.
+    """Merge a DuDe adapter into a checkpoint, some rows of a weight at a time, in the dtype of the checkpoint.
 
     Files of the output that are whole are skipped; config.json is written last, so that a folder with one is complete.
 
@@ -264,7 +269,7 @@ def merge_checkpoint(
         folder: of the base model, in safetensors.
         adapter: a folder written by `save_pretrained`.
         output: a new folder, or that of an interrupted call with the same adapter.
-        rows: of a weight in memory at a time.
+        rows: of a weight in memory at a time; None for 256, and fewer of more than 8192 entries each.
         report: called after each tensor.
 
     Raises:
@@ -310,7 +315,7 @@ def merge_checkpoint(
                         else:
                             transposed = isinstance(model.get_submodule(module), Conv1D)
                             layer = _Layer(module, parts[module], targets[module].scaling, config.magnitude_axis)
-                            for block in layer.merged(one, transposed, rows):
+                            for block in layer.merged(one, transposed, rows or rows_of(one)):
                                 file.write(_bytes(block))
                         if report is not None:
                             report(done + one.end, total, name)
@@ -383,6 +388,11 @@ class _Layer:
                 total += product
         P0 = torch.cat(products, dim=1) if products else total
         check_same_base((self.A0, self.B0, self.magnitude, P0), self.name, self.scaling, self.axis)
+
+
+def rows_of(stored: Stored) -> int:
+    """Return how many rows of a matrix are read at a time: fewer of long ones."""
+    return max(1, min(ROWS, ENTRIES // max(1, stored.shape[1])))
 
 
 def _blocks(stored: Stored, rows: int) -> Iterator[tuple[slice, Tensor]]:

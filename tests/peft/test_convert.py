@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import textwrap
@@ -132,6 +133,25 @@ def test_the_merged_checkpoint_is_the_merged_model(family: Any, dtype: torch.dty
     for (name, a), (_, b) in zip(got.state_dict().items(), want.state_dict().items(), strict=True):
         assert a.dtype == b.dtype == dtype and relative_error(a, b) <= TOLERANCE[dtype] / 2, name
     assert relative_error(logits(got), logits(want)) <= TOLERANCE[dtype]
+
+
+def test_long_rows_are_read_fewer_at_a_time(tmp_path: Path) -> None:
+    base = saved(tmp_path / "base", llama())
+    adapter = adapter_on(base, tmp_path / "adapter")
+    read_rows, sizes = convert.Stored.read, []
+
+    def spy(stored: Any, rows: slice | None = None) -> torch.Tensor:
+        made = read_rows(stored, rows)
+        sizes.append(made.shape)
+        return made
+
+    with mock.patch.object(convert, "ENTRIES", 480), mock.patch.object(convert.Stored, "read", spy):
+        merge_checkpoint(base, adapter, tmp_path / "merged")
+        decompose_checkpoint(base, tmp_path / "f", DudeConfig(**ALL), jobs=1)
+    assert {shape[1]: shape[0] for shape in sizes if shape[0] * shape[1] == 480} == {48: 10, 80: 6}
+    assert max(math.prod(shape) for shape in sizes) == 480
+    want = load_adapter(read(base), adapter).merge_and_unload()
+    assert relative_error(logits(read(tmp_path / "merged")), logits(want)) <= TOLERANCE[torch.float32]
 
 
 def test_an_adapter_that_has_not_moved_gives_the_same_bytes(tmp_path: Path) -> None:
