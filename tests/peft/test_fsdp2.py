@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 import tiny_models as models
 import torch
 from conftest import ROOT, assert_close
@@ -78,6 +79,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.supports(base="float32", engine="FSDP2", method="DuDe")
 def test_two_processes_save_and_load_as_one_does(tmp_path):
     model = get_peft_model(models.llama(), models.config_for("llama", modules_to_save=["lm_head"])).eval()
     models.move(model, 0.05)
@@ -114,8 +116,6 @@ def test_two_processes_save_and_load_as_one_does(tmp_path):
 
 
 def test_parameters_without_values_are_not_saved_as_an_adapter():
-    import pytest
-
     from dude_peft import DudeError
     from dude_peft.checkpoint import to_stored
 
