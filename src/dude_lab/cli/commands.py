@@ -16,6 +16,7 @@ from dude_peft.errors import DudeError
 
 from ..paper.experiments import ALL, EXPERIMENTS
 from .boundary import boundary, prepare_streams
+from .config_commands import init, keys, schema
 from .shared_options import Config, Overrides, expanded, prepare
 from .text_commands import chat, generate
 
@@ -217,6 +218,9 @@ def push(
     raise typer.Exit(push_folder(source, repository, private=private))
 
 
+app.command()(init)
+app.command()(keys)
+app.command()(schema)
 app.command()(chat)
 app.command()(generate)
 
