@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import subprocess
+import sys
 import warnings
 
 import pytest
 import tiny_models as models
 import torch
-from conftest import AXES, TOLERANCE, assert_close, relative_error
+from conftest import AXES, ROOT, TOLERANCE, assert_close, relative_error
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -434,3 +437,60 @@ def test_what_has_no_form_for_experts_says_so(tmp_path):
     with pytest.raises(DudeError, match="experts are not decomposed or merged by tensor"):
         decompose_checkpoint(tmp_path / "base", tmp_path / "factors", config(), jobs=1)
     assert not (tmp_path / "merged").exists() and not (tmp_path / "factors").exists()
+
+
+PROCESS = """
+import sys, torch
+torch.set_num_threads(1)
+rank, folder = int(sys.argv[1]), sys.argv[2]
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+import tiny_models as models
+from test_experts import IDS, adapted, steps
+
+dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+ddp = DistributedDataParallel(adapted("mixtral").train())  # which fails where a parameter has no gradient
+steps(ddp, [IDS[rank : rank + 1]])
+if rank == 0:
+    ddp.module.save_pretrained(f"{folder}/ddp")
+sharded = adapted("mixtral").train()
+for layer in sharded.get_submodule("base_model.model.model.layers"):
+    fully_shard(layer, mesh=init_device_mesh("cpu", (2,)))
+fully_shard(sharded, mesh=init_device_mesh("cpu", (2,)))
+steps(sharded, [IDS[rank : rank + 1]])
+sharded.save_pretrained(f"{folder}/fsdp2", is_main_process=rank == 0)
+dist.destroy_process_group()
+"""
+
+
+def steps(model, batches):
+    """Two steps of SGD on the mean loss of the batches."""
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
+    for _ in range(2):
+        for batch in batches:
+            (model(input_ids=batch, labels=batch).loss / len(batches)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def test_two_processes_train_and_save_as_one_does(tmp_path):
+    path = os.pathsep.join(str(ROOT / folder) for folder in ("src", "tests", "tests/support", "tests/peft"))
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", PROCESS]
+    processes = [
+        subprocess.Popen([*command, str(rank), str(tmp_path)], env=environment, stderr=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    model = adapted("mixtral").train()
+    steps(model, [IDS[:1], IDS[1:]])
+    model.save_pretrained(tmp_path / "one")
+    errors = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(e[-3000:] for e in errors)
+    want = load_file(tmp_path / "one" / "adapter_model.safetensors")
+    for name in ("ddp", "fsdp2"):
+        got = load_file(tmp_path / name / "adapter_model.safetensors")
+        assert got.keys() == want.keys()
+        for key in want:
+            assert_close(got[key], want[key])
