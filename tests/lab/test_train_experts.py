@@ -43,6 +43,7 @@ def base(tmp_path_factory):
     return folder
 
 
+@pytest.mark.supports(base="experts", engine="one process", method=["DuDe", "LoRA"])
 @pytest.mark.parametrize("kind", ["mixtral", "gpt_oss"])
 @pytest.mark.parametrize(
     ("method", "gate_up"),

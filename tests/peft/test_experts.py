@@ -54,6 +54,7 @@ def assert_bits(model, before):
     assert all(torch.equal(now[name], value) for name, value in before.items())
 
 
+@pytest.mark.supports(base="experts", engine="one process", method=["DuDe", "DuDe, axis in"])
 @pytest.mark.parametrize("axis", AXES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("kind", models.MIXTURES)
@@ -153,6 +154,7 @@ def test_gradcheck_of_the_whole_forward(kind, axis):
     assert torch.autograd.gradcheck(forward, (x, weights, *trained), fast_mode=True)
 
 
+@pytest.mark.supports(base="experts", engine="one process", method=["DuDe", "DuDe, axis in"])
 @pytest.mark.parametrize("axis", AXES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("kind", models.MIXTURES)
@@ -178,6 +180,7 @@ def test_merged_equals_unmerged_and_unmerging_restores_the_bits(kind, dtype, axi
     assert torch.equal(logits(plain_model), merged)
 
 
+@pytest.mark.supports(base="experts", engine="one process", method="DuDe-A")
 @pytest.mark.parametrize("axis", AXES)
 def test_two_adapters_compose_switch_and_merge(axis):
     model = adapted("qwen3_moe", magnitude_axis=axis)
@@ -423,6 +426,7 @@ def test_the_state_dict_has_three_dimensions_and_no_adapter_name():
     assert len(shapes) == 15
 
 
+@pytest.mark.rejects(base="experts", engine="files", method="DuDe")
 def test_what_has_no_form_for_experts_says_so(tmp_path):
     from dude_peft.convert import decompose_checkpoint, merge_checkpoint
     from dude_peft.lora_conversion import to_lora
@@ -475,6 +479,7 @@ def steps(model, batches):
         optimizer.zero_grad()
 
 
+@pytest.mark.supports(base="experts", engine=["DDP", "FSDP2"], method="DuDe")
 def test_two_processes_train_and_save_as_one_does(tmp_path):
     path = os.pathsep.join(str(ROOT / folder) for folder in ("src", "tests", "tests/support", "tests/peft"))
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
