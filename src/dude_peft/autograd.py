@@ -173,7 +173,8 @@ def _backward(ctx: Any, G: Tensor) -> Any:
     if q is not None:
         # q = colsum(G * (y - b)) = g colsum(G * u), so c = q / n^2 and dL/dm = q / m.
         m = magnitude.to(wide)
-        dm = torch.where(m != 0, q / m, 0.0).to(ctx.dtypes[2])
+        dm = q / m if functional.all_positive(m) else torch.where(m != 0, q / m, 0.0)
+        dm = dm.to(ctx.dtypes[2])
     if project:
         c = q / norm.square()  # 0 where the norm is infinite: a line of zeros
         cBt = c * Bt[:r]

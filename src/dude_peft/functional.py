@@ -113,6 +113,8 @@ def ranged_product(rows: Tensor, matrix: Tensor, wide: torch.dtype) -> Tensor:
     scaled, exponent = fit_range(rows, matrix.dtype)
     if matrix.device.type != "cpu" or matrix.ndim > 2 or torch.compiler.is_compiling():
         return undo_range(scaled @ matrix, exponent, wide)
+    if matrix.shape[1] <= SLICE:
+        return undo_range((matrix.T @ scaled.T).T, exponent, wide)
     parts = [part.T @ scaled.T for part in matrix.split(SLICE, dim=1)]
     return undo_range(torch.cat(parts).T, exponent, wide)
 
@@ -160,10 +162,19 @@ def relative_gain(magnitude: Tensor, n0: Tensor, q: Tensor, scaling: float) -> t
         h, and ||V||_c, infinite where V is zero: then what is divided by it is zero, and no gradient passes.
     """
     squares = torch.add(n0 * n0, q, alpha=scaling)
-    alive = squares > 0
-    norm = torch.where(alive, squares, torch.inf).sqrt()
+    alive = None if all_positive(squares) else squares > 0
+    norm = (squares if alive is None else torch.where(alive, squares, torch.inf)).sqrt()
     gain = torch.addcdiv(magnitude.to(n0.dtype) - n0, q, n0 + norm, value=-scaling) / norm
-    return torch.where(alive, gain, -1.0), norm
+    return gain if alive is None else torch.where(alive, gain, -1.0), norm
+
+
+def all_positive(values: Tensor) -> bool:
+    """Return whether all entries are known to be above 0, so that no `torch.where` is needed; False if not on a CPU.
+
+    On a CPU looking costs less than the operations that it saves; elsewhere it would wait for the device.
+    """
+    known = values.device.type == "cpu" and not torch.compiler.is_compiling()
+    return known and float(values.detach().min()) > 0  # False with a NaN
 
 
 def gain_of_norm(magnitude: Tensor, squares: Tensor) -> Tensor:

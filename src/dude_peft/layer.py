@@ -28,7 +28,16 @@ from .cache import FactorCache, MicroStepCache
 from .config import DudeConfig
 from .errors import DudeError
 from .functional import Composition, Factors, MagnitudeAxis
-from .svd import SvdMethod, Variant, cached_triplets, find_triplets, initial_factors, module_seed
+from .svd import (
+    ONE_THREAD,
+    SvdMethod,
+    Variant,
+    cached_triplets,
+    find_triplets,
+    initial_factors,
+    module_seed,
+    one_thread,
+)
 
 Trained = tuple[Tensor, Tensor, Tensor]  # dA (r, k), dB (d, r) and the magnitude (d,) or (k,)
 
@@ -76,8 +85,12 @@ def init_from_svd(
 
 
 def init_from_factors(weight: Tensor, A0: Tensor, B0: Tensor, axis: MagnitudeAxis) -> Init:
-    """Compute n0 and P0 of `weight` (d, k) for the factors A0 (r, k) and B0 (d, r) of a saved adapter."""
-    return Init(A0, B0, functional.weight_norm(weight, axis), functional.init_product(weight, A0, B0, axis))
+    """Compute n0 and P0 of `weight` (d, k) for the factors A0 (r, k) and B0 (d, r) of a saved adapter.
+
+    On one CPU thread, as the decomposition, so that small weights give the same bits with any number of threads.
+    """
+    with one_thread(weight.numel() <= ONE_THREAD):
+        return Init(A0, B0, functional.weight_norm(weight, axis), functional.init_product(weight, A0, B0, axis))
 
 
 class Magnitude(FullPrecision):
@@ -183,7 +196,8 @@ width 576, r = 16: 0.85 of the time of the row above; r = 32: 0.75. The cache: 0
             base: the linear layer of W0 and b.
             scaling: s.
         """
-        weight = dense_weight(base) if y0 is None and quantization(base) is None else None
+        quantized = quantization(base) is not None
+        weight = dense_weight(base) if y0 is None and not quantized else None
         compiling = torch.compiler.is_compiling()
         if not (self._checked or compiling):
             check_whole((*trained, *self._parameters.values(), base.weight))
@@ -198,7 +212,7 @@ width 576, r = 16: 0.85 of the time of the row above; r = 32: 0.75. The cache: 0
             if exact and isinstance(base, nn.Linear):
                 return self._one_scaled_product(x, x_update, trained, base, scaling, learns)
             arguments = x, x_update, base(x) if y0 is None else y0, trained, base, scaling, learns
-            if learns and quantization(base) is not None:  # computed again in the backward: no dense weight is saved
+            if learns and quantized:  # computed again in the backward: no dense weight is saved
                 return checkpoint(self._two_scaled_products, *arguments, use_reentrant=False, preserve_rng_state=False)
             return self._two_scaled_products(*arguments)
         evaluates = exact and not (learns or self.training or compiling) and x_update is x and x.device.type == "cpu"
@@ -214,7 +228,9 @@ width 576, r = 16: 0.85 of the time of the row above; r = 32: 0.75. The cache: 0
             factors = self._factors(trained, base, scaling, x.dtype)
             make = functional.temporary_weight if cache is None else cache.temporary_weight
             return F.linear(x, make(weight, factors), base.bias)
-        return self._composed(x, x_update, y0, trained, base, scaling, learns)
+        if learns and weight is None:
+            weight = dense_weight(base)
+        return self._composed(x, x_update, y0, trained, base, weight if learns else None, quantized, scaling)
 
     def _composed(
         self,
@@ -223,10 +239,12 @@ width 576, r = 16: 0.85 of the time of the row above; r = 32: 0.75. The cache: 0
         y0: Tensor | None,
         trained: Trained,
         base: Any,
+        weight: Tensor | None,
+        quantized: bool,
         scaling: float,
-        learns: bool,
     ) -> Tensor:
-        base_output, weight = None, dense_weight(base) if learns else None
+        """Compute y by the first two rows of the table: with a gradient where W0 is given as `weight` (d, k)."""
+        base_output = None
         if y0 is None:
             with torch.no_grad():
                 base_output = base_product(base, x, weight)
@@ -239,7 +257,7 @@ width 576, r = 16: 0.85 of the time of the row above; r = 32: 0.75. The cache: 0
         if weight is not None:
             composition, factors = self._training_factors(trained, base, weight, scaling, dtype)
             sources = (output, None) if base_output is None else (None, (output,))
-            source = weight if quantization(base) is None else base
+            source = base if quantized else weight
             y = ComposedLinear.apply(
                 x, dropped, sources[0], *trained, sources[1], composition, factors, source, bias, scaling,
                 self.detach_norm,

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
+import torch
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.lora import LoraModel
 from peft.tuners.lora.layer import LoraLayer
@@ -31,9 +33,23 @@ from .expressions import ALL_LINEAR
 from .injection import report_init, reported, unchanged_on_error
 from .layer import DudeVariant, Init, init_from_factors, init_from_svd
 from .suitable import expert_parts
+from .svd import ONE_THREAD
 from .targets import Target, find_targets, saved_modules
 
 OVERWRITING_INITS = ("pissa", "olora", "corda", "lora_ga", "loftq", "mica")
+
+MOST_THREADS = 8  # each has copies of its weight in float32 and float64
+
+
+def decomposed_on_one_thread(model: nn.Module, target: Target) -> bool:
+    """Return whether the weight of `target` is one that `svd` decomposes on one CPU thread, and plain enough to be read
+    from another thread than the model's: in memory, and not quantised."""
+    d, k = target.shape
+    layer = model.get_submodule(target.layer)
+    layer = layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer
+    weight: Any = layer._parameters.get("weight")
+    plain = not target.experts and type(layer) in (nn.Linear, Conv1D) and type(weight) in (nn.Parameter, Tensor)
+    return bool(plain and weight.device.type == "cpu" and d * k <= ONE_THREAD)
 
 
 class DudeModel(LoraModel):
@@ -87,7 +103,7 @@ class DudeModel(LoraModel):
             config.target_modules = {target.name for target in targets if not target.experts}
         loaded = checkpoint.LOADED.get()
         what = "Decomposing weights" if loaded is None else "Placing factors"
-        inits = [(target, self._init(model, target, config, loaded)) for target in reported(targets, what)]
+        inits = list(self._inits(model, targets, config, loaded, reported(targets, what)))
         # PEFT's option to build adapters on the meta device would lose the initial values; it saves nothing here.
         kwargs.pop("low_cpu_mem_usage", None)
         parameters = config.target_parameters  # PEFT makes a set of them for some architectures
@@ -122,6 +138,35 @@ class DudeModel(LoraModel):
                 model.set_submodule(name, layer)
             layer.add(adapter_name, stacks, peft_config)
         return list(sizes)
+
+    @staticmethod
+    def _inits(
+        model: nn.Module,
+        targets: Sequence[Target],
+        config: DudeConfig,
+        loaded: Mapping[str, Parts] | None,
+        order: Iterable[Target],
+    ) -> Iterator[tuple[Target, Init]]:
+        """Yield each target of `order` with its initial values; small weights on a CPU are decomposed concurrently.
+
+        Each on one thread, so with the same bits as one after the other.
+        """
+        threads = min(torch.get_num_threads(), MOST_THREADS)
+        small = [] if loaded is not None or threads == 1 else [t for t in targets if decomposed_on_one_thread(model, t)]
+        if len(small) < 2:
+            for target in order:
+                yield target, DudeModel._init(model, target, config, loaded)
+            return
+        before = torch.get_num_threads()
+        pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+        try:
+            running = {t.name: pool.submit(DudeModel._init, model, t, config, None) for t in small}
+            for target in order:
+                future = running.pop(target.name, None)
+                yield target, future.result() if future else DudeModel._init(model, target, config, None)
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(before)  # part of which, MKL's, the workers have changed for the process
 
     @staticmethod
     def _init(model: nn.Module, target: Target, config: DudeConfig, loaded: Mapping[str, Parts] | None) -> Init:

@@ -68,7 +68,7 @@ def top_singular_triplets(weight: Tensor, r: int, *, method: SvdMethod = "krylov
     block = min(r + OVERSAMPLING, *W.shape)
     # Where the Krylov space would fill a large part of the smaller side, its Gram matrix is as fast, and exact.
     small = 2 * block * GRAM_STEPS >= min(W.shape)
-    with _one_thread(W.numel() <= ONE_THREAD):
+    with one_thread(W.numel() <= ONE_THREAD):
         if method == "exact":
             U, S, Vh = torch.linalg.svd(W, full_matrices=False)
             U, S, Vh = U[:, :r], S[:r], Vh[:r]
@@ -83,8 +83,8 @@ def top_singular_triplets(weight: Tensor, r: int, *, method: SvdMethod = "krylov
 
 
 @contextlib.contextmanager
-def _one_thread(wanted: bool) -> Iterator[None]:
-    """Use one CPU thread for small factorisations: on a busy machine several take 50 times as long."""
+def one_thread(wanted: bool) -> Iterator[None]:
+    """Use one CPU thread where `wanted`: on a busy machine several take 50 times as long for a small factorisation."""
     threads = torch.get_num_threads()
     if wanted and threads > 1:
         torch.set_num_threads(1)

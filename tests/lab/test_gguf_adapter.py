@@ -120,7 +120,7 @@ def test_llama_cpp_answers_as_the_merged_model(tmp_path: Path) -> None:
 
     found = to_lora(model, rank=128)
     write_gguf_adapter(tmp_path / "adapter.gguf", found.state, config, found.rank, "test")
-    # One thread: those of llama.cpp wait for each other by spinning, which takes minutes where another process computes.
+    # One thread: those of llama.cpp spin while they wait, which takes minutes where another process computes.
     options = {"n_ctx": 256, "n_threads": 1, "n_threads_batch": 1, "verbose": False}
     tuned = llama_cpp.Llama(str(file), lora_path=str(tmp_path / "adapter.gguf"), **options)
     merged = model.merge_and_unload().eval()
