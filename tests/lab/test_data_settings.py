@@ -55,8 +55,8 @@ def test_data_section_refused(raw, said):
 @pytest.mark.parametrize(
     ("raw", "said"),
     [
-        ({}, "exactly one of 'suite' and 'tasks'"),
-        ({"suite": "gsm8k", "tasks": ["piqa"]}, "exactly one of 'suite' and 'tasks'"),
+        ({"limit": 3}, "'limit' has no meaning without questions"),
+        ({"suite": "gsm8k", "tasks": ["piqa"]}, "set 'suite' or 'tasks', not both"),
         ({"suite": "comonsense"}, "Did you mean 'commonsense'"),
         ({"suite": "metamathqa"}, "no suite is called 'metamathqa'"),
         ({"suite": "lm_eval:"}, "no suite is called 'lm_eval:'"),

@@ -26,6 +26,7 @@ from rich.text import Text
 
 from dude_peft.errors import DudeError
 
+from ..training.record import perplexity
 from ..training.reporter import Reporter
 from .console import CHECKED, FAILED, NOTE, duration
 
@@ -96,6 +97,10 @@ class PlainReporter(Reporter):
     def evaluated(self, step: int, what: str, value: float) -> None:
         """Print a line for each evaluation."""
         self.console.print(f"step {step}: {escape(what)} {value:.1%}")
+
+    def validated(self, step: int, loss: float) -> None:
+        """Print a line for each validation loss."""
+        self.console.print(f"step {step}: validation loss {loss:.4f}, perplexity {perplexity(loss):.4g}")
 
 
 class Count(MofNCompleteColumn):
@@ -181,6 +186,11 @@ class LiveReporter(PlainReporter):
     def evaluated(self, step: int, what: str, value: float) -> None:
         """Print a line above the bar."""
         self.console.print(f"{CHECKED} {escape(what)} [bold]{value:.1%}[/] [dim]at step {step}[/]")
+
+    def validated(self, step: int, loss: float) -> None:
+        """Print a line above the bar."""
+        values = f"validation loss [bold]{loss:.4f}[/], perplexity {perplexity(loss):.4g}"
+        self.console.print(f"{CHECKED} {values} [dim]at step {step}[/]")
 
     def end(self) -> None:
         """Leave the bar as it is."""

@@ -15,6 +15,7 @@ from dude_peft.errors import DudeError
 from ..config.run_settings import RunSettings
 from ..training.distributed import process_count
 from ..training.examples import Parts
+from ..training.record import perplexity
 from ..training.reporter import quiet
 from ..training.run_checkpoint import step_of
 from ..training.run_folder import RunFolder
@@ -146,6 +147,7 @@ def show_summary(result: RunResult) -> None:
         ("method", f"{record['title']}{rank}"),
         ("trained", f"{cost['trainable_parameters']:,} of {cost['total_parameters']:,} parameters ({share:.2%})"),
         ("steps", f"{training['steps']:,} ({training['epochs']:.2f} epochs)"),
+        *([("best step", _best(training))] if training.get("best_step") else []),
         ("loss", f"{training['first_loss']:.4f} at first, {training['last_tenth_loss']:.4f} over the last tenth"),
         *_metrics(record),
         ("time", f"{duration(cost['train_seconds'])} training, {duration(cost['eval_seconds'])} evaluation, "
@@ -160,6 +162,14 @@ def show_summary(result: RunResult) -> None:
     out.print(facts(rows))
 
 
+def _best(training: dict[str, Any]) -> str:
+    """Return the best step with its value, and why the run ended."""
+    value, loaded = training["best_value"], ", loaded" if training["best_loaded"] else ""
+    name = "accuracy" if training["best_metric"] == "accuracy" else "validation loss"
+    shown = f"{value:.1%}" if name == "accuracy" else f"{value:.4f}"
+    return f"{training['best_step']:,} ({name} {shown}{loaded}); {training['ended']}"
+
+
 def _metrics(record: dict[str, Any]) -> list[tuple[str, str]]:
     before, after = record["metrics"]["before"] or {}, record["metrics"]["after"] or {}
     rows = []
@@ -169,8 +179,9 @@ def _metrics(record: dict[str, Any]) -> list[tuple[str, str]]:
         was = f"{before['accuracy']:.1%} -> " if "accuracy" in before else ""
         rows.append(("accuracy", f"{was}{after['accuracy']:.1%}{error} on {after['headline']} (n = {row['n']:,})"))
     if "validation_loss" in after:
-        was = f"{before['validation_loss']:.4f} -> " if "validation_loss" in before else ""
-        rows.append(("validation", f"{was}{after['validation_loss']:.4f} loss"))
+        losses = [one["validation_loss"] for one in (before, after) if "validation_loss" in one]
+        rows.append(("validation loss", " -> ".join(f"{loss:.4f}" for loss in losses)))
+        rows.append(("perplexity", " -> ".join(f"{perplexity(loss):.4g}" for loss in losses)))
     return rows
 
 

@@ -32,6 +32,8 @@ class Look:
 def draw(results: Results, *paths: Path) -> None:
     """Draw a comparison into files; their suffixes choose the formats.
 
+    Without an accuracy, validation losses are drawn if they were computed during training.
+
     Each method has its colour and marker, each rank its dash pattern. Losses are means over the seeds, smoothed where
     the whole window fits, with a band from the lowest to the highest seed if there are few methods. Accuracies are
     drawn with the intervals of the table, the model before training as a dashed line.
@@ -42,6 +44,9 @@ def draw(results: Results, *paths: Path) -> None:
         if results.headline is not None:
             left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
             _accuracies(right, results, rows)
+        elif any(_trajectory(row) for row in rows):
+            left, right = figure.subplots(1, 2)
+            _losses(right, rows, "eval_loss")
         else:
             left = figure.subplots()
         _losses(left, rows)
@@ -69,14 +74,21 @@ def _names(rows: Sequence[RowResult]) -> dict[str, str]:
     return {row.name: row.name if several else row.label for row in rows}
 
 
-def _losses(axes: Axes, rows: Sequence[RowResult]) -> None:
+def _trajectory(row: RowResult) -> bool:
+    """Return whether the validation loss was computed during training and not only at its ends."""
+    series = seed_series(row, "eval_loss")
+    return series is not None and len(series.steps) > 2
+
+
+def _losses(axes: Axes, rows: Sequence[RowResult], key: str = "loss") -> None:
     look_of, names = looks(rows), _names(rows)
     ends: list[tuple[int, float, str, str]] = []
     lowest, highest, last = np.inf, -np.inf, 0
     for row in rows:
-        if (found := seed_series(row, "loss")) is None:
+        if (found := seed_series(row, key)) is None:
             continue
-        found = found.smoothed()
+        if key == "loss":
+            found = found.smoothed()
         steps, mean, look = found.steps, found.mean, look_of[row.name]
         color = look.color
         if len(found.values) > 1 and len(rows) <= BANDS:
@@ -90,7 +102,7 @@ def _losses(axes: Axes, rows: Sequence[RowResult]) -> None:
         # The fall of the first steps would flatten the rest.
         settled = mean[len(mean) // 5 :]
         lowest, highest, last = min(lowest, settled.min()), max(highest, settled.max()), max(last, steps[-1])
-    axes.set_title("Training loss (nats per token)")
+    axes.set_title(f"{'Training' if key == 'loss' else 'Validation'} loss (nats per token)")
     axes.set_xlabel("step")
     axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
     if ends:

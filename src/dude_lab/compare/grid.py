@@ -86,7 +86,7 @@ class Grid:
     def base_run(self) -> PlannedRun | None:
         """The evaluation of the untrained model; None without an evaluation."""
         settings = self.runs(self.rows[0], self.rows[0].learning_rates[0])[0].settings
-        if settings.eval is None:
+        if settings.eval is None or not settings.eval.has_tasks:
             return None
         values = fingerprinted(settings)
         key = _key({"model": values["model"], "eval": values["eval"], "device": values["train"]["device"]}, self)
@@ -125,7 +125,7 @@ class Grid:
         raw, search = json_copy(self.settings.run), self.settings.search
         asked = raw.pop("eval", None)
         if search.eval is not None:
-            if not asked and not ({"suite", "tasks"} & set(search.eval)):
+            if not (asked and {"suite", "tasks"} & set(asked)) and not ({"suite", "tasks"} & set(search.eval)):
                 raise DudeError(
                     f"{self.source}: several learning_rates and no questions to choose among them by: give run.eval, "
                     "search.eval.suite, or search.eval: null with run.data.validation."

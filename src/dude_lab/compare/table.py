@@ -9,6 +9,7 @@ from typing import Any
 from ..folders import without_paths
 from ..markdown import escape_markdown
 from ..stats.intervals import Interval
+from ..training.record import perplexity
 from .comparison_folder import SCHEMA
 from .outcome import Outcome, accuracy, find_outcome
 from .results import Results, RowResult
@@ -59,6 +60,7 @@ def _base(results: Results) -> dict[str, Any]:
         "n": _asked(results.base),
         "accuracy": _interval(accuracy(runs)),
         "tasks": {name: _interval(accuracy(runs, name)) for name in results.sets},
+        "validation_loss": results.base.after.get("validation_loss"),
         "bold": [],
         "failed": 0,
         "missing": 0,
@@ -78,6 +80,7 @@ def _row(results: Results, row: RowResult, outcome: Outcome) -> dict[str, Any]:
         "accuracies": [run.accuracy for run in row.runs],
         "tasks": {name: _interval(accuracy(row.runs, name)) for name in results.sets},
         "bold": sorted(column for name, column in outcome.bold if name == row.name),
+        "validation_loss": _validation_loss(row.runs),
         "last_tenth_loss": _mean(row.runs, "training", "last_tenth_loss"),
         "train_seconds": _mean(row.runs, "cost", "train_seconds"),
         "init_seconds": _mean(row.runs, "cost", "init_seconds"),
@@ -101,6 +104,12 @@ def _interval(found: Interval | None) -> dict[str, float] | None:
 def _mean(runs: Sequence[Run], section: str, key: str) -> float | None:
     values = [run.record[section][key] for run in runs if run.record[section].get(key) is not None]
     return fmean(values) if values else None
+
+
+def _validation_loss(runs: Sequence[Run]) -> float | None:
+    """Return the mean over the runs; None unless every run has one."""
+    values = [loss for run in runs if (loss := run.after.get("validation_loss")) is not None]
+    return fmean(values) if values and len(values) == len(runs) else None
 
 
 def _notes(results: Results, runs: list[Run]) -> list[str]:
@@ -160,13 +169,16 @@ def _provenance(runs: list[Run]) -> dict[str, list[str]]:
 
 
 def columns(table: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Return heads and cells as text; a row begins with its plain label, other cells may contain `**bold**`."""
+    """Return heads and cells as text; a row begins with its plain label, other cells may contain `**bold**`.
+
+    A column without a value is left out, but for the rank.
+    """
     several = (
         table["sets"] if len(table["sets"]) > 1 or (table["sets"] and table["sets"] != [table["headline"]]) else []
     )
     what = f"accuracy, % ({table['headline']})" if not several else "mean, %"
     heads = ["method", "r", "lr", *(short(name, several) for name in several), what]
-    heads += ["n", "seeds", "loss", "train s", "init s", "memory", "trainable"]
+    heads += ["n", "seeds", "loss", "val. loss", "perplexity", "train s", "init s", "memory", "trainable"]
     rows = []
     for row in table["rows"]:
         cells = [row["label"], _text(row["r"]), _text(row["learning_rate"], "{:g}")]
@@ -174,12 +186,15 @@ def columns(table: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         cells += [_share(row["accuracy"], bold="accuracy" in row["bold"])]
         seeds = str(len(row["seeds"])) if row["method"] else ""
         cells += [_text(row["n"], "{:,}"), seeds, _text(row.get("last_tenth_loss"), "{:.3f}")]
+        loss = row.get("validation_loss")
+        cells += [_text(loss, "{:.3f}"), _text(None if loss is None else perplexity(loss), "{:.4g}")]
         cells += [_text(row.get("train_seconds"), "{:.0f}" if _long(table) else "{:.1f}")]
         cells += [_text(row.get("init_seconds"), "{:.1f}")]
         memory = row.get("peak_memory_bytes")
         cells += [f"{memory / 2**30:.2f} GiB" if memory else MISSING, _text(row.get("trainable_parameters"), "{:,}")]
         rows.append(cells)
-    return heads, rows
+    kept = [k for k in range(len(heads)) if k < 2 or any(row[k] not in ("", MISSING) for row in rows)]
+    return [heads[k] for k in kept], [[row[k] for k in kept] for row in rows]
 
 
 def short(name: str, among: Sequence[str]) -> str:

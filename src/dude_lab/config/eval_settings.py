@@ -17,7 +17,7 @@ LARGEST = 2**31 - 1  # value of a count
 
 
 class EvalSettings(Settings):
-    """The evaluation. Set exactly one of `suite` and `tasks`.
+    """The evaluation: questions, by `suite` or `tasks`; with neither, the loss on `data.validation` alone.
 
     Attributes:
         suite: a named data set or a group of them, or `lm_eval:NAME` for a task of lm-evaluation-harness.
@@ -64,15 +64,24 @@ class EvalSettings(Settings):
         return value
 
     @model_validator(mode="after")
-    def _one_of_suite_and_tasks(self) -> EvalSettings:
-        if (self.suite is None) == (self.tasks is None):
-            raise ValueError("set exactly one of 'suite' and 'tasks'")
+    def _consistent(self) -> EvalSettings:
+        if self.suite is not None and self.tasks is not None:
+            raise ValueError("set 'suite' or 'tasks', not both")
+        if not self.has_tasks:
+            for name, field in type(self).model_fields.items():
+                if name != "every" and getattr(self, name) != field.default:
+                    raise ValueError(f"'{name}' has no meaning without questions: set 'suite' or 'tasks', or remove it")
         if self.root is not None and not any(name in SETS and not SETS[name].embedded for name in self.names):
             raise ValueError(
                 f"'root' has no meaning with {', '.join(self.names)}: the questions ship with the package, or "
                 "lm-evaluation-harness reads them"
             )
         return self
+
+    @property
+    def has_tasks(self) -> bool:
+        """Whether questions are asked, and not only the validation loss is computed."""
+        return self.suite is not None or self.tasks is not None
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -63,6 +63,11 @@ class TrainSettings(Settings):
         save_every: steps between checkpoints.
         keep_checkpoints: number of checkpoints to keep.
         log_every: steps between logged values.
+        early_stopping_patience: end the run after this many evaluations in a row (`eval.every`) without a new best
+            value. Never if null.
+        load_best_model_at_end: keep the checkpoint of the best evaluation and load it at the end: the result is of it.
+        metric_for_best_model: what is best, the lowest validation `loss` or the highest `accuracy`. If null, the
+            accuracy if `eval` has questions, else the loss.
         device: `auto` is the GPU if there is one, else the CPU.
     """
 
@@ -89,6 +94,9 @@ class TrainSettings(Settings):
     save_every: int = Field(default=100, ge=1)
     keep_checkpoints: int = Field(default=2, ge=1)
     log_every: int = Field(default=1, ge=1)
+    early_stopping_patience: int | None = Field(default=None, ge=1)
+    load_best_model_at_end: bool = False
+    metric_for_best_model: Literal["loss", "accuracy"] | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     @model_validator(mode="after")
@@ -113,7 +121,8 @@ class RunSettings(Settings):
         method: the fine-tuning method, a name or a section.
         data: the training data.
         train: the training recipe.
-        eval: the evaluation before and after training. No evaluation if null.
+        eval: the evaluation before and after training, and with `every` during it. If null, only the loss on
+            `data.validation` is computed, before and after training.
         output: folder of the run.
     """
 
@@ -123,6 +132,45 @@ class RunSettings(Settings):
     train: TrainSettings = TrainSettings()
     eval: EvalSettings | None = None
     output: UserPath
+
+    @model_validator(mode="after")
+    def _something_to_evaluate(self) -> RunSettings:
+        if self.eval is not None and not self.eval.has_tasks and self.data.validation is None:
+            raise ValueError(
+                "'eval' has no questions, and there is no validation data: set eval.suite, or data.validation (a "
+                "fraction such as 0.05, or a file) for the validation loss, or remove 'eval'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _best_model(self) -> RunSettings:
+        train = self.train
+        asked = [key for key in ("early_stopping_patience", "load_best_model_at_end") if getattr(train, key)]
+        if not asked:
+            if train.metric_for_best_model is not None:
+                raise ValueError(
+                    "'train.metric_for_best_model' has no meaning alone: set train.early_stopping_patience or "
+                    "train.load_best_model_at_end as well"
+                )
+            return self
+        if self.eval is None or self.eval.every is None:
+            raise ValueError(
+                f"'train.{asked[0]}' needs evaluations during training: set eval.every, for instance to 50"
+            )
+        if self.metric_for_best_model == "loss" and self.data.validation is None:
+            raise ValueError(
+                "'train.metric_for_best_model' is loss, and there is no validation data: set data.validation"
+            )
+        if self.metric_for_best_model == "accuracy" and not self.eval.has_tasks:
+            raise ValueError("'train.metric_for_best_model' is accuracy, and 'eval' has no questions: set eval.suite")
+        return self
+
+    @property
+    def metric_for_best_model(self) -> Literal["loss", "accuracy"]:
+        """The metric of the best evaluation, where `train` does not set it: the accuracy if there are questions."""
+        if self.train.metric_for_best_model is not None:
+            return self.train.metric_for_best_model
+        return "accuracy" if self.eval is not None and self.eval.has_tasks else "loss"
 
     def resolved(self) -> dict[str, Any]:
         """Return plain values for YAML and JSON, with every default."""

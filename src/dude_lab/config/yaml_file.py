@@ -105,6 +105,9 @@ def to_yaml(settings: RunSettings) -> str:
 ADDED = {
     ("train", "group_by_length"): False,
     ("train", "packing"): False,
+    ("train", "early_stopping_patience"): None,
+    ("train", "load_best_model_at_end"): False,
+    ("train", "metric_for_best_model"): None,
     ("model", "quantization"): None,
     ("data", "sample"): None,
     ("method", "target_parameters"): None,

@@ -149,7 +149,7 @@ def _pass(shape: Shape, tokens: float, width: int) -> float:
 
 def _asking(settings: RunSettings, shape: Shape, estimate: Estimate, *, times: int) -> float:
     """Return the seconds of all evaluations of a run."""
-    if settings.eval is None:
+    if settings.eval is None or not settings.eval.has_tasks:
         return 0.0
     questions = estimate.questions
     if settings.eval.limit is not None and len(settings.eval.names) == 1 and "mmlu" not in settings.eval.names[0]:

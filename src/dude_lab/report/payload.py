@@ -60,7 +60,7 @@ def make_payload(results: Results, table: dict[str, Any]) -> dict[str, Any]:
         "headline": results.headline,
         "rows": rows,
         "base": base["accuracy"] if base is not None else None,
-        "curves": _losses(finished) + _accuracies(finished, results.headline, start),
+        "curves": _losses(finished) + _validation(finished) + _accuracies(finished, results.headline, start),
     }
 
 
@@ -71,6 +71,16 @@ def _losses(rows: list[RowResult]) -> list[dict[str, Any]]:
         if any(lines):
             found.append({"key": key, "title": title, "log": log, "share": False, "lines": lines})
     return found
+
+
+def _validation(rows: list[RowResult]) -> list[dict[str, Any]]:
+    """Return validation loss against the step, if it was computed during training and not only at its ends."""
+    series = [seed_series(row, "eval_loss") for row in rows]
+    if not any(one is not None and len(one.steps) > 2 for one in series):
+        return []
+    drawn = [_line(one, smooth=False) for one in series]
+    title = "Validation loss (nats per token)"
+    return [{"key": "eval_loss", "title": title, "log": False, "share": False, "lines": drawn}]
 
 
 def _accuracies(rows: list[RowResult], headline: str | None, start: float | None) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from .best_step import BestStep
 from .curves import Curves
 from .distributed import Processes
 from .reporter import Reporter
@@ -95,10 +96,17 @@ class LogCurves(TrainerCallback):
         self.clock.stop()
 
 
+class StoppedEarly(Exception):  # noqa: N818 - not an error
+    """An evaluation repeated by a resumed run ends it before its first step."""
+
+
 class EvaluateEvery(TrainerCallback):
     """Evaluate every `every` steps except the last, with the clock stopped.
 
     A stop request ends an evaluation at once: a checkpoint is written, and the resumed run evaluates first.
+
+    Args:
+        run: evaluates a step, and returns whether its checkpoint is to be saved, and whether the run ends with it.
     """
 
     def __init__(
@@ -107,7 +115,7 @@ class EvaluateEvery(TrainerCallback):
         clock: Clock,
         curves: Curves,
         stop: StopRequest,
-        run: Callable[[int], None],
+        run: Callable[[int], tuple[bool, bool]],
         processes: Processes,
     ) -> None:
         self.every, self.clock, self.curves, self.stop, self.run = every, clock, curves, stop, run
@@ -121,6 +129,8 @@ class EvaluateEvery(TrainerCallback):
         step = state.global_step
         if self._due(state) and self.processes.from_first(lambda: not self._done(step)):
             self._evaluate(step, control)
+            if control.should_training_stop and not self.stop.asked:
+                raise StoppedEarly
 
     def _done(self, step: int) -> bool:
         return any(r["step"] == step and "loss" not in r for r in self.curves.read())
@@ -136,7 +146,9 @@ class EvaluateEvery(TrainerCallback):
         try:
             # No process may leave a collective before the others: several finish the evaluation.
             with self.stop.at_once() if self.processes.count == 1 else nullcontext():
-                self.run(step)
+                save, end = self.run(step)
+            control.should_save |= save
+            control.should_training_stop |= end
         except KeyboardInterrupt:
             self.stop.reporter.note("evaluation stopped; it is repeated when the run is resumed")
             control.should_save = control.should_training_stop = True
@@ -148,14 +160,16 @@ class EvaluateEvery(TrainerCallback):
 
 
 class SealCheckpoints(TrainerCallback):
-    """Mark each checkpoint as complete once it is on disk, then delete the oldest ones.
+    """Mark each checkpoint as complete once it is on disk, then delete the oldest ones except the best.
 
     Of the older ones only the sizes are checked, not the checksums. Checkpoints of later steps, which a resumed run
     skipped because they are damaged, do not count.
     """
 
-    def __init__(self, keep: int, curves: Curves, extra: Callable[[], dict[str, Any]]) -> None:
-        self.keep, self.curves, self.extra = keep, curves, extra
+    def __init__(
+        self, keep: int, curves: Curves, extra: Callable[[], dict[str, Any]], best: BestStep | None = None
+    ) -> None:
+        self.keep, self.curves, self.extra, self.best = keep, curves, extra, best
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Seal the newest, delete the oldest."""
@@ -166,7 +180,8 @@ class SealCheckpoints(TrainerCallback):
         numbered = (p for p in folder.glob(f"{PREFIX}*") if p.name.removeprefix(PREFIX).isdigit())
         older = [p for p in numbered if step_of(p) < state.global_step and is_complete(p)]
         for old in sorted([*older, newest], key=step_of)[: -self.keep]:
-            remove(old)
+            if self.best is None or step_of(old) != self.best.step:
+                remove(old)
 
 
 class StopCleanly(TrainerCallback):

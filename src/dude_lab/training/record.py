@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -18,6 +20,7 @@ from .provenance import git_state, hardware, peak_memory, versions
 from .run_folder import SCHEMA, RunFolder
 from .run_plan import Plan
 
+MAX_EXPONENT = math.log(sys.float_info.max)
 REMEDY = "Restore it from a copy, or move the folder away and train again."
 
 
@@ -33,13 +36,16 @@ def make_record(
     train_seconds: float,
     eval_seconds: float,
     tokens: int,
+    last_step: int,
+    best: dict[str, Any],
     saved_bytes: int,
     before: dict[str, Any] | None,
     after: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Return the record of a finished run as plain JSON values.
 
-    `files` maps paths in the run folder to SHA-256; `model` is the `identity` of the loaded base model.
+    `files` maps paths in the run folder to SHA-256; `model` is the `identity` of the loaded base model, and
+    `best` what is known of the best step.
     """
     settings, method = plan.settings, plan.settings.method
     losses = [r["loss"] for r in curves if r.get("loss") is not None]
@@ -86,16 +92,26 @@ def make_record(
             "adapter_bytes": saved_bytes,
         },
         "training": {
-            "steps": plan.steps,
+            "steps": last_step,
             "processes": plan.processes,
-            "epochs": round(plan.epochs, 4),
+            "epochs": round(plan.epochs * last_step / plan.steps, 4),
             "first_loss": losses[0] if losses else None,
             "last_loss": losses[-1] if losses else None,
             "last_tenth_loss": fmean(losses[-tail:]) if losses else None,
+            **best,
         },
         "metrics": {"before": before, "after": after},
         "files": files,
     }
+
+
+def perplexity(loss: float) -> float:
+    """Return exp(loss) of a loss in nats per token; infinity if it is above the largest float.
+
+    >>> round(perplexity(1.0), 3)
+    2.718
+    """
+    return math.exp(loss) if loss < MAX_EXPONENT else math.inf
 
 
 class _Section(BaseModel):
@@ -161,7 +177,7 @@ class _Record(_Section):
     seeds: _Seeds | None = None
     provenance: _Provenance
     cost: _Cost
-    training: dict[str, float | int | None] | None = None
+    training: dict[str, bool | float | int | str | None] | None = None
     metrics: _MetricsSection
     files: dict[str, str] = Field(default_factory=dict)
 

@@ -41,6 +41,9 @@ class Reporter:
     def evaluated(self, step: int, what: str, value: float) -> None:
         """Called after an evaluation, with its headline value."""
 
+    def validated(self, step: int, loss: float) -> None:
+        """Called with the validation loss of a step."""
+
     def end(self) -> None:
         """Called when training has ended or was stopped."""
 

@@ -221,6 +221,9 @@ def _targets(plan: Plan) -> str:
 def _evaluation(plan: Plan) -> str:
     if plan.settings.eval is None:
         return "none"
+    if not plan.settings.eval.has_tasks:
+        every = plan.settings.eval.every
+        return "validation loss" + (f" every {every:,} steps" if every else "")
     from ..evaluation.tasks import build_units
 
     units = build_units(plan.settings.eval)  # reads every question: a missing file is reported before training
@@ -231,6 +234,11 @@ def _evaluation(plan: Plan) -> str:
     if window and longest >= window and any(u.protocol == "generate" for u in units):
         raise DudeError(
             f"eval.max_new_tokens: {longest}, and the model's context is {window} tokens, question included. Lower it."
+        )
+    if plan.settings.train.load_best_model_at_end and plan.settings.metric_for_best_model == "accuracy":
+        plan.notes.append(
+            "the best model is chosen on the questions of the result, whose accuracy is too high for it; "
+            "train.metric_for_best_model=loss chooses it by the validation loss"
         )
     return f"{', '.join(plan.settings.eval.names)}: {count:,} questions"
 

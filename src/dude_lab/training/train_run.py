@@ -20,6 +20,7 @@ from ..config.yaml_file import fingerprint
 from ..folders import atomic_folder, checksums, folder_bytes, sync_tree
 from ..methods import METHODS
 from .base_model import identity, load_base
+from .best_step import BestStep
 from .distributed import OtherProcess, Processes, connect
 from .estimates import out_of_memory
 from .lock import OWNER, FolderLock
@@ -27,7 +28,7 @@ from .model_card import model_card
 from .nonfinite import Divergence, NotFinite
 from .record import hide_paths, make_record, read_record, summary_of
 from .reporter import Reporter
-from .run_checkpoint import read_manifest, step_of
+from .run_checkpoint import PREFIX, fault, read_manifest, step_of
 from .run_folder import RunFolder
 from .run_plan import Plan, make_plan
 from .stop import StopRequest
@@ -173,6 +174,8 @@ class _Run:
         self.stop, self.processes = stop, processes
         self.eval_seconds = 0.0
         self.before: dict[str, Any] | None = None
+        self.best = BestStep.of(plan.settings)
+        self.last_step = 0
         self.started = _now()
 
     def go(self, checkpoint: Path | None) -> RunResult:
@@ -204,6 +207,8 @@ class _Run:
         self.curves.restore(checkpoint, step_of(checkpoint) if checkpoint else -1)
         trainer = self.trainer = self._make_trainer(model)
         trainer.tokens = manifest.get("tokens", 0)
+        if self.best is not None and "best" in manifest:
+            self.best.restore(manifest["best"])
         if checkpoint is not None:  # checkpoints of version 0.1.0 have no averages: they begin here
             begun = {"loss_sum": 0.0, "step": step_of(checkpoint), "token_accuracy": []}
             trainer.restore_log_state(manifest.get("log", begun))
@@ -211,9 +216,9 @@ class _Run:
         begins = checkpoint is None and self.evaluate_start
         try:
             before = self.before = self._evaluate(trainer, 0, "before") if begins else self._metrics_before(manifest)
-            self._train(trainer, checkpoint)
+            self.last_step = self._train(trainer, checkpoint)
             trainer.check_parameters()
-            after = self._evaluate(trainer, plan.steps, "after")
+            after = self._evaluate_result(trainer)
         except NotFinite as error:
             raise self._diverged(error) from None
 
@@ -244,6 +249,8 @@ class _Run:
             train_seconds=self.clock.seconds,
             eval_seconds=self.eval_seconds,
             tokens=trainer.tokens,
+            last_step=self.last_step,
+            best=self._best_facts(),
             saved_bytes=saved_bytes,
             before=before,
             after=after,
@@ -256,6 +263,18 @@ class _Run:
         write_json(folder.record, record, checksum=True)
         shutil.rmtree(folder.checkpoints / INITIAL, ignore_errors=True)  # a resumed run needs it until here
         return read_record(folder)
+
+    def _best_facts(self) -> dict[str, Any]:
+        """Return what the record says of the best step; empty if there is none."""
+        if self.best is None:
+            return {}
+        return {
+            "best_step": self.best.step,
+            "best_metric": self.best.metric,
+            "best_value": self.best.value,
+            "best_loaded": self.plan.settings.train.load_best_model_at_end,
+            "ended": self._ended(self.last_step),
+        }
 
     def _diverged(self, error: NotFinite) -> DudeError:
         """Record the divergence in the folder and return the error."""
@@ -312,7 +331,14 @@ class _Run:
             StopCleanly(self.stop, self.processes),
         ]
         if self.processes.first:
-            callbacks.append(SealCheckpoints(settings.train.keep_checkpoints, self.curves, self._checkpoint_facts))
+            callbacks.append(
+                SealCheckpoints(
+                    settings.train.keep_checkpoints,
+                    self.curves,
+                    self._checkpoint_facts,
+                    self.best if settings.train.load_best_model_at_end else None,
+                )
+            )
         if settings.eval is not None and settings.eval.every:
             callbacks.append(
                 EvaluateEvery(
@@ -334,16 +360,24 @@ class _Run:
             "log": self.trainer.log_state,
             "before": self.before,
             "processes": self.processes.count,
+            **({"best": self.best.state} if self.best is not None else {}),
         }
 
-    def _train(self, trainer: RunTrainer, checkpoint: Path | None) -> None:
-        """Train the remaining steps; none if the checkpoint is of the last step (the trainer would do one more)."""
+    def _train(self, trainer: RunTrainer, checkpoint: Path | None) -> int:
+        """Train the remaining steps and return the last one.
+
+        There are none if the checkpoint is of the last step (the trainer would do one more), or the run has been
+        stopped early at it.
+        """
         import torch
         from transformers import set_seed
 
-        if checkpoint is not None and step_of(checkpoint) >= self.plan.steps:
+        from .callbacks import StoppedEarly
+
+        ended = self.best is not None and self.best.exhausted
+        if checkpoint is not None and (ended or step_of(checkpoint) >= self.plan.steps):
             trainer._load_from_checkpoint(str(checkpoint))
-            return
+            return step_of(checkpoint)
         if self.processes.count > 1 and checkpoint is not None:
             before = read_manifest(checkpoint).get("processes", 1)
             if before != self.processes.count:
@@ -359,6 +393,8 @@ class _Run:
         try:
             with self.stop.deferred("stopping after this step, with a checkpoint; press again to stop at once"):
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except StoppedEarly:
+            pass
         except torch.OutOfMemoryError:
             raise DudeError(out_of_memory(self.plan)) from None
         finally:
@@ -366,11 +402,54 @@ class _Run:
             self.reporter.end()
         if self.processes.any(self.stop.asked):
             raise Interrupted(self.folder, trainer.state.global_step, self.plan.steps)
+        if self.best is not None and self.best.exhausted:
+            self.reporter.note(self._ended(trainer.state.global_step))
+        return trainer.state.global_step
 
-    def _evaluate(self, trainer: RunTrainer, step: int, name: str | None = None) -> dict[str, Any] | None:
+    def _ended(self, step: int) -> str:
+        """Return why the run ended at its last step."""
+        if self.best is None or not self.best.exhausted:
+            return f"all {self.plan.steps} steps are done"
+        name = {"loss": "validation loss"}.get(self.best.metric, self.best.metric)
+        return (
+            f"stopped early at step {step}: {self.best.waited} evaluations without a better {name} than that of step "
+            f"{self.best.step}"
+        )
+
+    def _evaluate_result(self, trainer: RunTrainer) -> dict[str, Any] | None:
+        """Evaluate the result, which is the model of the last step or of the best one, and load that."""
+        best, last = self.best, self.last_step
+        ended = best is not None and best.exhausted
+        load = best is not None and self.plan.settings.train.load_best_model_at_end
+        after = None
+        if not (ended and load):  # a run that was stopped early has a better step, which is evaluated below
+            after = self._evaluate(trainer, last, "after", curve=not ended)
+            if best is not None and after is not None and not ended:
+                best.update(last, self.processes.from_first(lambda: after))
+        if best is None or not load or best.step == last:
+            return after
+        checkpoint = self.folder.checkpoints / f"{PREFIX}{best.step}"
+        if found := fault(checkpoint):
+            raise DudeError(
+                f"{checkpoint}: {found}. It is the best checkpoint, which train.load_best_model_at_end loads. Remove "
+                f"{self.folder.path} and train again."
+            )
+        trainer._load_from_checkpoint(str(checkpoint))
+        self.reporter.note(f"the best checkpoint, of step {best.step}, is loaded")
+        return self._evaluate(trainer, best.step, "after", curve=False)
+
+    def _evaluate(
+        self, trainer: RunTrainer, step: int, name: str | None = None, *, curve: bool = True
+    ) -> dict[str, Any] | None:
         """Compute accuracy and validation loss; with a name, write answers and metrics to `eval/NAME`.
 
         Every process evaluates all questions, so that none waits in a collective.
+
+        Args:
+            trainer: with the model.
+            step: its step.
+            name: of the evaluation's folder.
+            curve: whether to write the values to `curves.jsonl`.
         """
         import torch
 
@@ -385,7 +464,8 @@ class _Run:
                     point["eval_loss"] = metrics["validation_loss"] = trainer.evaluate()["eval_loss"]
             if not math.isfinite(point["eval_loss"]):
                 raise NotFinite(step, "validation loss", None)
-        if settings.eval is not None:
+            self.reporter.validated(step, point["eval_loss"])
+        if settings.eval is not None and settings.eval.has_tasks:
             from ..evaluation.evaluator import evaluate
 
             with self._stage(f"evaluating {name or f'at step {step}'}"):
@@ -399,14 +479,20 @@ class _Run:
             return None
         self.eval_seconds += time.perf_counter() - begin
         # The resumed run repeats an interrupted evaluation after the loss was written.
-        self.curves.append({"step": step, **point}, before_loss=name is None)
+        if curve:
+            self.curves.append({"step": step, **point}, before_loss=name is None)
         if name and self.processes.first:
             (self.folder.evaluations / name).mkdir(parents=True, exist_ok=True)
             write_json(self.folder.evaluations / name / "summary.json", metrics)
         return metrics
 
-    def _evaluate_now(self, step: int) -> None:
-        self._evaluate(self.trainer, step)
+    def _evaluate_now(self, step: int) -> tuple[bool, bool]:
+        """Evaluate, and return whether to save the checkpoint of this step as the best, and whether the run ends."""
+        metrics = self._evaluate(self.trainer, step)
+        if self.best is None or metrics is None:
+            return False, False
+        better = self.best.update(step, self.processes.from_first(lambda: metrics))
+        return (better and self.plan.settings.train.load_best_model_at_end) or self.best.exhausted, self.best.exhausted
 
     def _metrics_before(self, manifest: dict[str, Any]) -> dict[str, Any] | None:
         """Return the metrics before the first step, from a checkpoint or (version 0.1.0) from the evaluation folder."""
