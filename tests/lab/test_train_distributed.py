@@ -1,10 +1,11 @@
-"""Two processes of `torchrun` and one train the same: losses, tokens, adapters. One of them writes, and all agree."""
+"""Two processes of `torchrun`, DDP or FSDP2, and one train the same: losses, tokens, adapters. One writes."""
 
 from __future__ import annotations
 
 import copy
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -18,12 +19,15 @@ from test_train_resume import evaluations
 from test_train_run import steps
 from tiny_run import Tiny, tiny, tiny_base  # noqa: F401
 
+from dude_lab.training.distributed import engine
 from dude_lab.training.run_plan import make_plan
 from dude_lab.training.train_run import train
 from dude_peft.errors import DudeError
 
 ROOT = Path(__file__).resolve().parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+FSDP1 = {"ACCELERATE_USE_FSDP": "true"}  # as `accelerate launch` sets them
+FSDP2 = {**FSDP1, "FSDP_VERSION": "2"}
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
@@ -34,7 +38,10 @@ def changed(run: Tiny, output: str, *overrides: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def both(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Tiny, list[list[dict[str, Any]]]]:  # noqa: F811
+def both(
+    tiny_base: Path,  # noqa: F811
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Tiny, dict[str, list[list[dict[str, Any]]]]]:
     """All runs of two processes, in one start of them, and those of one process that they are compared with."""
     made = Tiny(tiny_base, tmp_path_factory.mktemp("two"))
     made.raw["method"]["lora_dropout"] = 0.0
@@ -47,7 +54,18 @@ def both(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Tin
         {"raw": changed(made, "parts", *WHOLE), "resume": "auto"},
         {"raw": changed(made, "nan"), "nan_at": 6},
         {"raw": changed(made, "odd", "train.batch_size=5")},
+        {"raw": changed(made, "sharded", *GROUPED), "env": FSDP2},
+        {"raw": changed(made, "sharded-full", *FULL), "env": FSDP2},
+        {"raw": changed(made, "sharded-whole", *WHOLE), "env": FSDP2},
+        {"raw": changed(made, "sharded-parts", *WHOLE), "env": FSDP2, "sigterm_at": 6},
+        {"raw": changed(made, "sharded-parts", *WHOLE), "env": FSDP2, "resume": "auto"},
+        {"raw": changed(made, "two-one", *GROUPED), "env": FSDP2, "sigterm_at": 6},
+        {"raw": changed(made, "one-two", *GROUPED), "env": FSDP2, "resume": "auto"},
+        {"raw": changed(made, "sharded-nan"), "env": FSDP2, "nan_at": 6},
+        {"raw": changed(made, "fsdp1"), "env": FSDP1},
     ]
+    names = [Path(run["raw"]["output"]).name for run in runs]
+    stop_after(made, "one-two", *GROUPED)
     (made.folder / "runs.json").write_text(json.dumps(runs))
     script = [
         str(ROOT / "tests" / "support" / "distributed_script.py"),
@@ -56,42 +74,61 @@ def both(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Tin
     ]
     done = subprocess.run([*TORCHRUN, *script], capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    return made, json.loads((made.folder / "out.json").read_text())
+    results = json.loads((made.folder / "out.json").read_text())
+    return made, {name: [r for n, r in zip(names, results, strict=True) if n == name] for name in names}
+
+
+def stop_after(run: Tiny, name: str, *overrides: str) -> None:
+    """Leave the folder of a run of one process as a crash after the checkpoint of step 8 does."""
+    from dude_lab.config.yaml_file import parse_run
+
+    train(parse_run(changed(run, name, *overrides)))
+    folder = run.folder / name
+    (folder / "run.json").unlink()
+    shutil.rmtree(folder / "adapter")
+    shutil.rmtree(folder / "checkpoints" / "checkpoint-9")
 
 
 # Evaluated before it is trained; an epoch of 32 examples ends with a batch of two, both in the first process.
 PLAIN = ("data.validation=0.2",)
 # An epoch of 40 examples and steps of 12: the last step of an epoch has a batch of four alone.
 GROUPED = ("method.name=dude", "train.group_by_length=true", "train.gradient_accumulation=2")
+FULL = ("method={name: full}", "data.validation=0.2", "train.learning_rate=1e-3")
 WHOLE = ("method.name=pissa", "method.lora_dropout=0.1", "data.validation=0.2", "eval.suite=mini_csqa", "eval.limit=2",
          "eval.every=4")  # fmt: skip
 
 
 def adapter(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "adapter" / "adapter_model.safetensors")
+    (path,) = [*folder.glob("adapter/adapter_model.safetensors"), *folder.glob("model/model.safetensors")]
+    return load_file(path)
 
 
 def close(one: Iterable[float], two: Iterable[float], tolerance: float = 2e-6) -> None:
     assert list(one) == pytest.approx(list(two), rel=tolerance)
 
 
-@pytest.mark.parametrize(("name", "overrides"), [("plain", PLAIN), ("grouped", GROUPED)])
+@pytest.mark.supports(base="float32", engine=["DDP", "FSDP2"], method=["DuDe", "LoRA"])
+@pytest.mark.parametrize(
+    ("name", "overrides"), [("plain", PLAIN), ("grouped", GROUPED), ("sharded", GROUPED), ("sharded-full", FULL)]
+)
 def test_one_process_and_two_train_the_same(both: Any, name: str, overrides: tuple[str, ...]) -> None:
     from dude_lab.config.yaml_file import parse_run
 
     made, results = both
     two, alone = made.folder / name, made.folder / f"{name}-alone"
     train(parse_run(changed(made, alone.name, *overrides)))
-    first, second = results[["plain", "grouped"].index(name)]
+    ((first, second),) = results[name]
     assert first["record"] == second["record"] == json.loads((two / "run.json").read_text())
     assert first["record"]["training"]["processes"] == 2
-    size = 12 if name == "grouped" else 6
+    assert first["record"]["provenance"]["hardware"]["engine"] == ("fsdp2" if name.startswith("sharded") else "ddp")
+    size = 12 if overrides is GROUPED else 6
     assert f"2 processes: a step takes {size} examples, 3 (train.batch_size / 2) x 2 processes" in first["notes"][0]
     assert second["notes"] == []
     one, other = steps(alone), steps(two)
     assert [r["step"] for r in one] == [r["step"] for r in other] == list(range(1, 10))
     assert [r["tokens"] for r in one] == [r["tokens"] for r in other]
-    for key in ("loss", "learning_rate", "grad_norm", "grad_norm_A", "grad_norm_B", "token_accuracy"):
+    norms = [key for key in one[0] if key.startswith("grad_norm")]
+    for key in ("loss", "learning_rate", "token_accuracy", *norms):
         close([r[key] for r in other], [r[key] for r in one], 1e-4 if "norm" in key else 2e-6)
     close([r["eval_loss"] for r in evaluations(two)], [r["eval_loss"] for r in evaluations(alone)])
     want, got = adapter(alone), adapter(two)
@@ -100,14 +137,16 @@ def test_one_process_and_two_train_the_same(both: Any, name: str, overrides: tup
         assert (got[key] - value).abs().max() <= 1e-4 * value.abs().max().clamp_min(1e-3), key
 
 
-def test_stopped_in_one_process_and_resumed_is_the_same_run(both: Any) -> None:
+@pytest.mark.supports(base="float32", engine=["DDP", "FSDP2"], method="PiSSA")
+@pytest.mark.parametrize("prefix", ["", "sharded-"])
+def test_stopped_in_one_process_and_resumed_is_the_same_run(both: Any, prefix: str) -> None:
     """With dropout, evaluations and a method whose start is saved: bit for bit."""
     made, results = both
-    stopped, resumed = results[3], results[4]
+    stopped, resumed = results[f"{prefix}parts"]
     assert [r["kind"] for r in stopped] == ["Interrupted", "Interrupted"]
     assert stopped[0]["error"] == "stopped after step 6 of 9"
     assert resumed[0]["record"]["training"]["steps"] == 9
-    whole, parts = made.folder / "whole", made.folder / "parts"
+    whole, parts = made.folder / f"{prefix}whole", made.folder / f"{prefix}parts"
     assert steps(parts) == steps(whole) and evaluations(parts) == evaluations(whole)
     assert [r["step"] for r in evaluations(whole)] == [0, 4, 8, 9]
     assert all(torch.equal(value, adapter(parts)[key]) for key, value in adapter(whole).items())
@@ -116,16 +155,53 @@ def test_stopped_in_one_process_and_resumed_is_the_same_run(both: Any) -> None:
     assert not list(parts.rglob(".*"))
 
 
+def test_a_run_is_resumed_with_another_number_of_processes(both: Any) -> None:
+    """A sharded run by one process, and a run of one process by two with FSDP2."""
+    from dude_lab.config.yaml_file import parse_run
+
+    made, results = both
+    assert [r["kind"] for r in results["two-one"][0]] == ["Interrupted", "Interrupted"]
+    assert results["one-two"][0][0]["record"]["provenance"]["hardware"]["engine"] == "fsdp2"
+    assert "is of 1 processes, and now there are 2" in results["one-two"][0][0]["notes"][-1]
+    train(parse_run(changed(made, "two-one", *GROUPED)), resume="auto")
+    want = adapter(made.folder / "sharded")
+    for name in ("two-one", "one-two"):
+        got = adapter(made.folder / name)
+        for key, value in want.items():
+            assert (got[key] - value).abs().max() <= 1e-5 * value.abs().max().clamp_min(1e-3), (name, key)
+        close(*([r["loss"] for r in steps(made.folder / run)] for run in (name, "sharded")))
+
+
 def test_what_one_process_meets_all_of_them_obey(both: Any) -> None:
     made, results = both
-    nan, odd = results[5], results[6]
-    assert [r["kind"] for r in nan] == ["DudeError", "OtherProcess"]
-    assert "the loss was not finite at step 6" in nan[0]["error"] and "checkpoint-4 is the last" in nan[0]["error"]
-    assert json.loads((made.folder / "nan" / "diverged.json").read_text())["step"] == 6
+    (odd,), (old,) = results["odd"], results["fsdp1"]
+    for name in ("nan", "sharded-nan"):
+        (nan,) = results[name]
+        assert [r["kind"] for r in nan] == ["DudeError", "OtherProcess"]
+        assert "the loss was not finite at step 6" in nan[0]["error"] and "checkpoint-4 is the last" in nan[0]["error"]
+        assert json.loads((made.folder / name / "diverged.json").read_text())["step"] == 6
+    assert "FSDP1 is not supported" in old[0]["error"] and "fsdp_version: 2" in old[0]["error"]
+    assert not (made.folder / "fsdp1").exists()
     assert [r["kind"] for r in odd] == ["DudeError", "OtherProcess"]
     for word in ("train.batch_size: 5", "2 processes", "Set train.batch_size to 4 or 6"):
         assert word in odd[0]["error"]
     assert not (made.folder / "odd").exists()
+
+
+def test_engines_that_are_not_supported_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_PARALLELISM_CONFIG", "true")
+    assert engine() == "ddp"  # one process: nothing is divided
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(DudeError, match=r"tensor or context parallelism\) is not supported. Use DDP, or FSDP2"):
+        engine()
+    monkeypatch.setenv("ACCELERATE_USE_PARALLELISM_CONFIG", "false")
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(DudeError, match=r"DeepSpeed in `dude train` is not supported\. Use DDP, or FSDP2"):
+        engine()
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "false")
+    for name, value in FSDP2.items():
+        monkeypatch.setenv(name, value)
+    assert engine() == "fsdp2"
 
 
 def test_a_batch_that_cannot_be_divided_is_told_by_validate_too(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811

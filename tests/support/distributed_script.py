@@ -1,7 +1,7 @@
 """Runs of `torchrun`, carried out one after the other by all processes.
 
-Arguments: the file for the results, and a JSON list of runs, each {"raw": config, "resume": ..., "sigterm_at": step,
-"nan_at": step}; the last two happen in the last process alone.
+Arguments: the file for the results, and a JSON list of runs, each {"raw": config, "resume": ..., "env": variables,
+"sigterm_at": step, "nan_at": step}; the last two happen in the last process alone.
 """
 
 from __future__ import annotations
@@ -33,20 +33,26 @@ class Notes(Reporter):
 
 def one(run: dict[str, Any], last: bool) -> dict[str, Any]:
     compute, reporter = RunTrainer.compute_loss, Notes()
+    sent: list[bool] = []
 
     def compute_loss(self: RunTrainer, *args: Any, **kwargs: Any) -> Any:
         loss = compute(self, *args, **kwargs)
-        if last and self.state.global_step + 1 == run.get("sigterm_at") and self.is_in_train:
+        if last and self.state.global_step + 1 == run.get("sigterm_at") and self.is_in_train and not sent:
+            sent.append(True)  # a second one would stop the run at once
             os.kill(os.getpid(), signal.SIGTERM)
         return loss * float("nan") if last and self.state.global_step + 1 == run.get("nan_at") else loss
 
     RunTrainer.compute_loss = compute_loss  # type: ignore[method-assign]
+    before = dict(os.environ)
+    os.environ.update(run.get("env", {}))
     try:
         record = train(parse_run(run["raw"]), resume=run.get("resume"), reporter=reporter).record
         return {"record": record, "notes": reporter.notes}
     except (DudeError, Interrupted) as error:
         return {"error": str(error), "kind": type(error).__name__, "notes": reporter.notes}
     finally:
+        os.environ.clear()
+        os.environ.update(before)
         RunTrainer.compute_loss = compute  # type: ignore[method-assign]
 
 

@@ -1,4 +1,4 @@
-"""The processes of a run that `torchrun` started: all do the same steps, the first one writes.
+"""The processes of a run that `torchrun` or `accelerate launch` started: all do the same steps, the first one writes.
 
 Nothing here imports torch until `connect` is called with more than one process.
 """
@@ -15,6 +15,15 @@ from dude_peft.errors import DudeError
 
 T = TypeVar("T")
 
+DDP, FSDP2 = "ddp", "fsdp2"
+# How `accelerate launch` passes on its config file; `torchrun` passes on what the shell has set.
+USE_FSDP, FSDP_VERSION = "ACCELERATE_USE_FSDP", "FSDP_VERSION"
+OTHER_ENGINES = {
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed in `dude train`",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism_config (tensor or context parallelism)",
+}
+
 
 class OtherProcess(DudeError):  # noqa: N818 - the error is that of another process
     """An error that another process of the run reports."""
@@ -30,6 +39,29 @@ def process_rank() -> int:
     return int(os.environ.get("RANK") or 0) if process_count() > 1 else 0
 
 
+def engine() -> str:
+    """Return the engine that trains with several processes, by the variables that `accelerate launch` sets.
+
+    Raises:
+        DudeError: one that is not supported.
+    """
+    if process_count() == 1:
+        return DDP
+    remedy = "Use DDP, or FSDP2 (fsdp_version: 2; recipes/distributed has config files)."
+    for variable, name in OTHER_ENGINES.items():
+        if _true(variable):
+            raise DudeError(f"{variable}: {name} is not supported. {remedy}")
+    if not _true(USE_FSDP):
+        return DDP
+    if os.environ.get(FSDP_VERSION, "1") != "2":
+        raise DudeError(f"FSDP1 is not supported: its flat parameters mix frozen and trained ones. {remedy}")
+    return FSDP2
+
+
+def _true(variable: str) -> bool:
+    return os.environ.get(variable, "false").lower() in ("true", "1")
+
+
 @dataclass(frozen=True)
 class Processes:
     """The processes of a run. Every method is a collective: all of them have to call it.
@@ -37,10 +69,12 @@ class Processes:
     Attributes:
         rank: of this process, from 0.
         count: of all.
+        engine: `ddp` or `fsdp2`.
     """
 
     rank: int = 0
     count: int = 1
+    engine: str = DDP
 
     @property
     def first(self) -> bool:
@@ -122,10 +156,16 @@ ALONE = Processes()
 
 @contextmanager
 def connect(device: str) -> Iterator[Processes]:
-    """Connect the processes that `torchrun` started, over gloo on the CPU and NCCL on GPUs.
+    """Connect the processes that were started, over gloo on the CPU and NCCL on GPUs.
+
+    FSDP2 is set up here (`sharding`) and not by accelerate, which refuses it on a CPU and writes checkpoints that only
+    the same number of processes can read: its variable is hidden from it in the block.
 
     Args:
         device: `train.device` of the run. On `cuda` each process gets a GPU of its own.
+
+    Raises:
+        DudeError: an engine that is not supported.
     """
     if process_count() == 1:
         yield ALONE
@@ -135,10 +175,14 @@ def connect(device: str) -> Iterator[Processes]:
 
     from .base_model import choose_device
 
+    chosen = engine()
+    hidden = os.environ.pop(USE_FSDP, None)
     connected = torch.distributed.is_initialized()  # by the caller, who also disconnects
     state = PartialState(cpu=choose_device(device) == "cpu")
     try:
-        yield Processes(state.process_index, state.num_processes)
+        yield Processes(state.process_index, state.num_processes, chosen)
     finally:
+        if hidden is not None:
+            os.environ[USE_FSDP] = hidden
         if not connected:
             state.destroy_process_group()

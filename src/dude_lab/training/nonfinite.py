@@ -83,14 +83,18 @@ def first_not_finite(model: nn.Module) -> str | None:
     for pick in (lambda p: p, lambda p: p.grad):
         for name, parameter in model.named_parameters():
             tensor = pick(parameter)
+            tensor = getattr(tensor, "_local_tensor", tensor)  # of a sharded parameter, this process's part
             if tensor is not None and not bool(tensor.isfinite().all()):
                 return name.rpartition(".")[0] or name
     return None
 
 
 def all_finite(parameters: Iterable[torch.Tensor]) -> bool:
-    """Return whether all values of all tensors are finite; synchronises with the device once."""
+    """Return whether all values are finite; synchronises with the device once.
+
+    Of a sharded tensor it checks this process's part.
+    """
     import torch
 
-    found = [p.isfinite().all() for p in parameters]
+    found = [getattr(p, "_local_tensor", p).isfinite().all() for p in parameters]
     return not found or bool(torch.stack([f.to(found[0].device) for f in found]).all())

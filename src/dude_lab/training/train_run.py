@@ -213,6 +213,7 @@ class _Run:
             begun = {"loss_sum": 0.0, "step": step_of(checkpoint), "token_accuracy": []}
             trainer.restore_log_state(manifest.get("log", begun))
         self._save_initial(trainer)
+        trainer.shard(checkpoint)
         begins = checkpoint is None and self.evaluate_start
         try:
             before = self.before = self._evaluate(trainer, 0, "before") if begins else self._metrics_before(manifest)
@@ -223,7 +224,8 @@ class _Run:
             raise self._diverged(error) from None
 
         self.stop.stage = "saving"
-        with self.stop.deferred("the result is being written; the run stops afterwards. Press again to stop at once"):
+        late = "the result is being written; the run stops afterwards. Press again to stop at once"
+        with self.stop.deferred(late), trainer.gathered():
             record = self.processes.from_first(lambda: self._finish(trainer, init_seconds, before, after))
         return RunResult(folder, record)
 
@@ -258,6 +260,8 @@ class _Run:
         if not self.plan.full:
             write_text(saved / "README.md", model_card(record))
         record["files"] = checksums([saved, folder.curves, *evaluations], folder.path)
+        if self.processes.count > 1:
+            record["provenance"]["hardware"]["engine"] = self.processes.engine
         self._draw(record)
         self._sync()
         write_json(folder.record, record, checksum=True)
@@ -477,6 +481,7 @@ class _Run:
             self.reporter.evaluated(step, result.headline, result.accuracy)
         if not metrics:
             return None
+        trainer.reshard()
         self.eval_seconds += time.perf_counter() - begin
         # The resumed run repeats an interrupted evaluation after the loss was written.
         if curve:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,16 @@ from datasets import Dataset
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Sampler
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from trl import SFTConfig, SFTTrainer
 
-from .distributed import ALONE, Processes
+from .distributed import ALONE, FSDP2, Processes
 from .examples import IGNORED
 from .nonfinite import NotFinite, all_finite, first_not_finite
 from .packed_batches import TOKENS, PackedCollator, check_packing
 from .run_checkpoint import PREFIX, remove
 from .run_plan import Plan
+from .sharding import full_optimizer_state, full_tensor, gathered, is_sharded, reshard, shard, shard_optimizer_state
 
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 GROUPS = {"A": ".lora_A.", "B": ".lora_B.", "m": ".lora_magnitude_vector"}  # in PEFT's parameter names
@@ -94,16 +97,69 @@ class RunTrainer(SFTTrainer):
         self.log_state: dict[str, Any] = {}
         self._loss_sum = torch.zeros((), device=self.args.device)  # over the micro-batches since the last logged step
         self._logged = 0  # the last logged step
+        self._step_tokens = 0
+        self.sharded = False
+        self._find_trained()
+
+    def _find_trained(self) -> None:
         assert self.model is not None
         self._trained = [p for p in self.model.parameters() if p.requires_grad]
-        self._step_tokens = 0
         named = [(f".{name}", p) for name, p in self.model.named_parameters() if p.requires_grad]
         groups = {group: [p for name, p in named if part in name] for group, part in GROUPS.items()}
         self._groups = {group: parameters for group, parameters in groups.items() if parameters}
 
+    def shard(self, checkpoint: Path | None = None) -> None:
+        """Shard the model if the engine does, after the parameters of `checkpoint` were loaded into it; collective."""
+        if self.processes.engine != FSDP2:
+            return
+        if checkpoint is not None:
+            super()._load_from_checkpoint(str(checkpoint))
+        assert self.model is not None
+        # For Accelerate the model is prepared: it sets up autocast, and does not wrap the model for DDP.
+        self.accelerator.prepare_model(self.model, evaluation_mode=True)
+        shard(self.model, self.args.device, self.processes.count)
+        self.sharded = True
+        self._find_trained()
+
+    def reshard(self) -> None:
+        """Free what an evaluation has gathered; call it before the next step."""
+        if self.sharded and self.model is not None:
+            reshard(self.model)
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """Return a context in which the first process can save the model; every process has to enter it."""
+        assert self.model is not None
+        return gathered(self.model) if self.sharded else nullcontext()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Load the parameters of a checkpoint, unless `shard` has done it."""
+        if not self.sharded:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model, in the first process."""
+        with self.gathered():
+            super().save_model(output_dir, _internal_call)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Save the states of optimizer and schedule, as a single process has them."""
+        if not self.sharded:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        state = full_optimizer_state(self.optimizer)
+        if self.processes.first:
+            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)  # type: ignore[union-attr]
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Load the states of optimizer and schedule, which a single process or several have saved."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.sharded:
+            shard_optimizer_state(self.optimizer)
+
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Do one forward and backward; after the last one of a step, compute the norms of the unclipped gradients."""
-        if self.processes.count > 1 and not isinstance(model, DistributedDataParallel):
+        if self.processes.count > 1 and not (isinstance(model, DistributedDataParallel) or is_sharded(model)):
             raise RuntimeError("the model is not wrapped for training by several processes: gradients would differ")
         counts = inputs.pop(TOKENS) if TOKENS in inputs else inputs["attention_mask"].sum(dim=1)
         if self.processes.count > 1:
@@ -153,7 +209,7 @@ class RunTrainer(SFTTrainer):
             return super().evaluate(*args, **kwargs)
         finally:
             self.gather_function = gather
-            if self.model_wrapped is self.model:
+            if self.model_wrapped is self.model and not self.sharded:
                 self.model.__dict__.pop("_is_accelerate_prepared", None)
                 self.accelerator._models.clear()
 
@@ -193,7 +249,7 @@ class RunTrainer(SFTTrainer):
             return super()._clip_grad_norm(model)
         scaler = self.accelerator.scaler
         self.accelerator.unscale_gradients()
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self._trained if p.grad is not None])
+        norm = full_tensor(torch.nn.utils.get_total_norm([p.grad for p in self._trained if p.grad is not None]))
         if not math.isfinite(norm) and (scaler is None or scaler.get_scale() <= 1):
             raise self._not_finite("gradient norm")
         torch.nn.utils.clip_grads_with_norm_(self._trained, self.args.max_grad_norm, norm)
@@ -201,7 +257,7 @@ class RunTrainer(SFTTrainer):
 
     def check_parameters(self) -> None:
         """Raise `NotFinite` unless every trained parameter is finite."""
-        if not all_finite(self._trained):
+        if self.processes.any(not all_finite(self._trained)):
             raise self._not_finite("parameters", self.state.global_step)
 
     def _not_finite(self, what: str, step: int | None = None) -> NotFinite:
@@ -259,7 +315,7 @@ class RunTrainer(SFTTrainer):
 
 def _norm(parameters: Iterable[torch.nn.Parameter]) -> float:
     gradients = [p.grad for p in parameters if p.grad is not None]
-    return float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
+    return float(full_tensor(torch.nn.utils.get_total_norm(gradients))) if gradients else 0.0
 
 
 def sft_config(plan: Plan, folder: Path) -> SFTConfig:
