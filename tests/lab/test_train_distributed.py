@@ -204,6 +204,18 @@ def test_engines_that_are_not_supported_are_refused(monkeypatch: pytest.MonkeyPa
     assert engine() == "fsdp2"
 
 
+def test_fsdp2_does_not_load_the_best_checkpoint(tiny: Tiny) -> None:  # noqa: F811
+    """A sharded model would silently keep the parameters of the last step."""
+    from dude_lab.training.distributed import Processes
+    from dude_lab.training.reporter import Reporter
+    from dude_lab.training.train_run import _train
+
+    settings = tiny.settings("data.validation=0.2", "eval.every=2", "train.load_best_model_at_end=true")
+    with pytest.raises(DudeError, match="load_best_model_at_end: a model that FSDP2 has sharded"):
+        _train(settings, None, Reporter(), True, Processes(engine="fsdp2"))
+    assert not tiny.output.exists()
+
+
 def test_a_batch_that_cannot_be_divided_is_told_by_validate_too(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(DudeError, match=r"4 is not a multiple of the 3 processes.*Set train.batch_size to 3 or 6"):

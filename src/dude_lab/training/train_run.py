@@ -21,7 +21,7 @@ from ..folders import atomic_folder, checksums, folder_bytes, sync_tree
 from ..methods import METHODS
 from .base_model import identity, load_base
 from .best_step import BestStep
-from .distributed import OtherProcess, Processes, connect
+from .distributed import FSDP2, OtherProcess, Processes, connect
 from .estimates import out_of_memory
 from .lock import OWNER, FolderLock
 from .model_card import model_card
@@ -118,6 +118,11 @@ def _train(
         return False, folder.find_checkpoint(resume, reporter.note) if resume is not None else None
 
     def prepare() -> Plan:
+        if processes.engine == FSDP2 and settings.train.load_best_model_at_end:
+            raise DudeError(
+                "train.load_best_model_at_end: a model that FSDP2 has sharded cannot load a checkpoint. Leave it out, "
+                "or use DDP."
+            )
         with reporter.stage("checking"):
             made = make_plan(settings, reporter.check)
         if checkpoint is not None:
