@@ -30,6 +30,7 @@ class Model:
     layers: int = 0
     heads: int = 16
     kv_heads: int = 16
+    vocabulary: int = 2048
 
     @property
     def entries(self) -> int:
@@ -46,6 +47,7 @@ MINI = Model("mini")
 LLAMA = Model("Llama 1024", 1024, 2816, 4)
 ONE_LAYER = Model("1 layer of 1024", 1024, 2816, 1)
 SEVEN = Model("2 layers of 7B", 4096, 11008, 2, 32, 8)
+SMOL = Model("SmolLM2-135M", 576, 1536, 30, 9, 3, 49152)
 TINY = Model("Llama 32", 32, 64, 1, 2, 2)
 
 
@@ -67,12 +69,13 @@ def base_model(model: Model, dtype: torch.dtype, device: str) -> Any:
         return AutoModelForCausalLM.from_pretrained(model_dir(), dtype=dtype).to(device)
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=2048,
+        vocab_size=model.vocabulary,
         hidden_size=model.hidden,
         intermediate_size=model.mlp,
         num_hidden_layers=model.layers,
         num_attention_heads=model.heads,
         num_key_value_heads=model.kv_heads,
+        tie_word_embeddings=model is SMOL,
     )
     return LlamaForCausalLM(config).to(device, dtype)
 

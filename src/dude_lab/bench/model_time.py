@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .bench_models import ALL, LLAMA, METHODS, MINI, Q_AND_V, SEVEN, TINY, Model, adapted, models, release
+from .bench_models import ALL, LLAMA, METHODS, MINI, Q_AND_V, SEVEN, SMOL, TINY, Model, adapted, models, release
 from .bench_plan import Case, Plan, short
 from .bench_results import BASELINE, DORA, DUDE, HAND, Result
 from .timing import compared, interleave, ratios
@@ -18,13 +18,18 @@ GENERATED = "tokens/s, adapters not merged, over PEFT LoRA"
 
 
 def step_cases(plan: Plan) -> Iterator[Case]:
-    """Return a Llama with all linear layers and with q and v alone, and the embedded model, where overhead decides."""
+    """Return a Llama with all linear layers and with q and v alone, and models with small steps.
+
+    These are the embedded model and one with the sizes of SmolLM2-135M and short examples, 25 tokens each.
+    """
     if plan.tiny:
         models: list[tuple[Model, Any, torch.dtype, int]] = [(TINY, ALL, torch.float32, 8)]
     else:
         length = 64 if plan.quick else 128
         models = [(LLAMA, targets, dtype, length) for dtype in plan.dtypes for targets in (ALL, Q_AND_V)]
         models.append((MINI, ALL, torch.float32, length))
+        if plan.device == "cpu" and not plan.quick:
+            models.append((SMOL, ALL, torch.float32, 25))
         if plan.device == "cuda":
             models += [(SEVEN, targets, torch.bfloat16, 4 * length) for targets in (ALL, Q_AND_V)]
     for model, targets, dtype, length in models:
@@ -36,8 +41,8 @@ def step_cases(plan: Plan) -> Iterator[Case]:
 
 def target_of(model: Model, dtype: torch.dtype, plan: Plan) -> float | None:
     """Return the target over PEFT's LoRA; None for the embedded model."""
-    if model is MINI:
-        return None
+    if model in (MINI, SMOL):
+        return 1.08 if model is SMOL else None
     if plan.device == "cuda" and dtype == torch.bfloat16:
         return 0.95
     return 1.0 if dtype == torch.bfloat16 else 1.03
