@@ -17,6 +17,9 @@ from lm_eval.api.model import CacheHook
 from lm_eval.models.huggingface import HFLM
 from tqdm import tqdm
 
+from . import shared_prefix
+
+Answer = tuple[float, bool]
 Progress = Callable[[int, int, str], None]
 """Called with the number of finished requests, of all requests, and the current activity."""
 
@@ -45,6 +48,7 @@ class ModelUnderTest(HFLM):
         self.progress = progress
         self.truncated: Counter[str] = Counter()
         self._asked: list[Any] = []
+        self._shares_prefix: bool | None = None  # None: not known yet
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         """Score each (context, continuation)."""
@@ -58,7 +62,42 @@ class ModelUnderTest(HFLM):
                 # The last token is only predicted, and takes no place in the context.
                 if len(context) + len(continuation) - 1 > self.max_length:
                     self.truncated[instance.task_name] += 1
-        return super()._loglikelihood_tokens(requests, *args, **kwargs)
+        asked = [n for n, (_, p, c) in enumerate(requests) if p and c and len(p) + len(c) - 1 <= self.max_length]
+        answers: dict[int, Answer] = {}
+        if asked and self._shares_prefix is not False:
+            answers = self._by_question(requests, asked)
+        rest = [n for n in range(len(requests)) if n not in answers]
+        found = super()._loglikelihood_tokens([requests[n] for n in rest], *args, **kwargs) if rest else []
+        answers |= dict(zip(rest, found, strict=True))
+        return [answers[n] for n in range(len(requests))]
+
+    def _by_question(self, requests: Any, asked: list[int]) -> dict[int, Answer]:
+        """Score requests by `shared_prefix.score`, if the model gives the same numbers in that way.
+
+        The shortest questions are scored in both ways first; a model that ignores the mask or the positions (a
+        recurrent one, flash attention) is then left to the harness.
+        """
+        grouped = shared_prefix.questions([requests[n] for n in asked])
+        answers: dict[int, Answer] = {}
+        if self._shares_prefix is None:
+            sample = grouped[-shared_prefix.COMPARED :]
+            numbers = [asked[k] for one in sample for k in one.numbers]
+            expected = super()._loglikelihood_tokens([requests[n] for n in numbers], disable_tqdm=True)
+            try:
+                found = [one for some in shared_prefix.score(self.model, sample, self.device) for one in some]
+                self._shares_prefix = shared_prefix.agree(found, expected, shared_prefix.dtype_of(self.model))
+            except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError):
+                self._shares_prefix = False
+            answers = dict(zip(numbers, expected, strict=True))
+            grouped = grouped[: -len(sample)]
+        if not self._shares_prefix:
+            return answers
+        for pack in shared_prefix.packs(grouped):
+            for one, scores in zip(pack, shared_prefix.score(self.model, pack, self.device), strict=True):
+                for k, score in zip(one.numbers, scores, strict=True):
+                    answers[asked[k]] = score
+                    self.cache_hook.add_partial("loglikelihood", requests[asked[k]][0], score)
+        return answers
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
         """Generate an answer to each prompt."""
