@@ -15,13 +15,14 @@ from typing import Any
 
 import torch
 from accelerate.data_loader import prepare_data_loader
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, is_peft_model
 from datasets import Dataset
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Sampler
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from trl import SFTConfig, SFTTrainer
+from trl.trainer import utils as trl_utils
 
 from .distributed import ALONE, FSDP2, Processes
 from .examples import IGNORED
@@ -31,6 +32,7 @@ from .run_checkpoint import PREFIX, remove
 from .run_plan import Plan
 from .sharding import full_optimizer_state, full_tensor, gathered, is_sharded, reshard, shard, shard_optimizer_state
 
+FUSED = hasattr(trl_utils, "add_fused_lm_head")  # whether TRL's trainer computes the loss from the last hidden state
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 GROUPS = {"A": ".lora_A.", "B": ".lora_B.", "m": ".lora_magnitude_vector"}  # in PEFT's parameter names
 WINDOW = 50  # batches sorted together: enough for little padding, few enough that an epoch stays well mixed
@@ -176,6 +178,32 @@ class RunTrainer(SFTTrainer):
             scale = scaler.get_scale() if scaler is not None else 1.0
             self.group_norms = {group: _norm(parameters) / scale for group, parameters in self._groups.items()}
         return loss
+
+    def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Compute the loss as the base class, with logits only at the positions whose next token has a label.
+
+        TRL does this on devices with Triton. Elsewhere it computes the logits of all positions, prompts and padding
+        included. Here the other positions are removed from the last hidden state before TRL's chunked loss, which takes
+        labels that are already shifted.
+        """
+        labels = inputs.get("labels")
+        if labels is None or self.args.device.type != "cpu" or not FUSED:
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        shifted = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
+        labelled = shifted != IGNORED
+        if not labelled.any():
+            return super().compute_loss(model, inputs, *args, **kwargs)
+
+        def remove(backbone: torch.nn.Module, given: Any, output: Any) -> Any:
+            output.last_hidden_state = output.last_hidden_state[labelled].unsqueeze(0)  # (1, labelled, hidden)
+            return output
+
+        assert self.model is not None
+        language_model: Any = self.model.get_base_model() if is_peft_model(self.model) else self.model  # type: ignore[operator]
+        with language_model.base_model.register_forward_hook(remove):
+            return super().compute_loss(
+                model, {**inputs, "shift_labels": shifted[labelled].unsqueeze(0)}, *args, **kwargs
+            )
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
         """Return the batches of a step, and the number of their labels over all processes.
