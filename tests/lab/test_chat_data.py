@@ -387,3 +387,23 @@ def test_a_chat_run_trains_and_names_the_format(tiny_instruct, tmp_path, capsys)
     assert ">>>Hello!<|im_end|>" in said and "(>>> <<<: trained on)" in said
     result = CliRunner().invoke(app, ["train", path])
     assert result.exit_code == 0, result.output
+    record = json.loads((tiny.output / "run.json").read_text())
+    data = record["provenance"]["data"]
+    assert (data["format"], data["chat_template"]) == ("messages", True)
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+def test_a_run_is_asked_as_it_was_trained(chosen, tiny_instruct, tmp_path):  # noqa: F811
+    from dude_lab.cli.generate import Talker
+    from dude_lab.training.train_run import train
+
+    tiny = Tiny(tiny_instruct, tmp_path)
+    row = {"q": "1 plus 1?", "a": "2"}
+    tiny.raw["data"] = {"train": str(write(tmp_path, [row] * 8)), "prompt": "Q: {q}", "completion": "{a}"}
+    tiny.raw["data"]["chat_template"] = chosen
+    tiny.raw["train"]["steps"] = 1
+    train(tiny.settings())
+    talker = Talker(str(tiny.output), dtype="auto", device="cpu", template=None, system=None)
+    asked = talker.tokenizer.decode(talker.ids([{"role": "user", "content": "1 plus 1?"}]))
+    in_chat = "<|im_start|>user\nQ: 1 plus 1?<|im_end|>\n<|im_start|>assistant\n"
+    assert asked == (in_chat if chosen else "Q: 1 plus 1?")

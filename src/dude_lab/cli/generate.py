@@ -17,6 +17,7 @@ from dude_peft.files import part_of, sync
 from ..data.data_files import Rows, existing, read_rows
 from ..folders import check_folder
 from ..training.finished_run import is_run, load_any, open_run
+from ..training.record import read_record
 from ..training.reporter import quiet
 from .console import CHECKED, NOTE, console
 from .progress_bar import make_reporter
@@ -58,17 +59,24 @@ class Talker:
             base, model = load_any(name, dtype=dtype, device=device)
         self.model: Any = model.eval()
         self.tokenizer: Any = base.tokenizer
-        self.chats = bool(self.tokenizer.chat_template) and template is None
+        self.chats = bool(self.tokenizer.chat_template) and template is None and not _trained_on_text(name)
         given = None if template is None else template.replace("\\n", "\n")  # as a shell passes it on
-        self.template, self.system = given or (None if self.chats else _template_of(name)), system
+        self.template, self.system = given or _template_of(name), system
         self.has_adapter = hasattr(model, "disable_adapter")
         if system is not None and not self.chats:
-            raise DudeError("--system needs a model with a chat template, and this one has none: leave it out.")
+            raise DudeError(
+                "--system needs a model with a chat template, and a run that was trained through it: leave it out."
+            )
 
     def ids(self, messages: Messages) -> list[int]:
-        """Return the token ids of the prompt: by the chat template, or of the last message in the run's template."""
+        """Return the token ids of the prompt, in the run's template: by the chat template, or of the last message."""
         if self.chats:
             system = [{"role": "system", "content": self.system}] if self.system is not None else []
+            if self.template is not None:
+                messages = [
+                    {**one, "content": _filled(self.template, one["content"])} if one["role"] == "user" else one
+                    for one in messages
+                ]
             found = self.tokenizer.apply_chat_template(
                 system + messages, add_generation_prompt=True, return_dict=True, tokenize=True
             )
@@ -102,6 +110,14 @@ class Talker:
                 **sampling.arguments,
             )
         return [self.tokenizer.decode(row[longest:], skip_special_tokens=True).strip() for row in out]
+
+
+def _trained_on_text(name: str) -> bool:
+    """Return whether a run was trained on text without the chat template, so that it is not asked through it."""
+    if not is_run(name):
+        return False
+    record = read_record(open_run(name)[0])
+    return not record["provenance"]["data"].get("chat_template", False)
 
 
 def _template_of(name: str) -> str | None:
@@ -141,7 +157,10 @@ def chat(talker: Talker, sampling: Sampling, *, base: bool) -> int:
     out = console()
     if not talker.chats:
         how = "as it is" if talker.template is None else f"in the template {quote(talker.template)}"
-        out.print(f"{NOTE} no chat template: each line is sent {how}, without the lines before it", soft_wrap=True)
+        out.print(
+            f"{NOTE} not trained through a chat template: each line is sent {how}, without the lines before it",
+            soft_wrap=True,
+        )
     out.print(f"[dim]{', '.join(QUIT)} or Ctrl-D ends, {RESET} forgets the conversation[/]")
     history: Messages = []
     while True:

@@ -77,6 +77,7 @@ def make_record(
                 "dropped": plan.train.dropped,
                 "truncated": plan.train.truncated,
                 "max_length": plan.train.max_length,
+                **({"format": plan.data.format, "chat_template": plan.data.chats} if plan.data.format else {}),
             },
         },
         "init": {"kind": METHODS[method.name].init, "seconds": round(init_seconds, 4)},

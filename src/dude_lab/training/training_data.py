@@ -44,6 +44,11 @@ class TrainingData:
     format: Format | None = None
     both: tuple[datasets.Dataset, datasets.Dataset] | None = None
 
+    @property
+    def chats(self) -> bool:
+        """Whether the records are chats, which go through the model's chat template."""
+        return "chat" in self.train.column_names
+
 
 def load_training(settings: DataSettings) -> TrainingData:
     """Load and check the training data of `settings`.
