@@ -71,17 +71,17 @@ def runs(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
     found: dict[str, Trained] = {}
     last: list[torch.Tensor] = []
-    save = run_module._Run._save
+    save = run_module.save_result
 
-    def spy(self: Any, trainer: Any) -> Path:
-        trainer.model.eval()
+    def spy(model: Any, *rest: Any) -> tuple[Path, int]:
+        model.eval()
         with torch.no_grad():
-            last.append(trainer.model(IDS).logits.clone())
-        return save(self, trainer)
+            last.append(model(IDS).logits.clone())
+        return save(model, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module._Run, "_save", spy)
-        patch.setattr(run_module._Run, "_draw", lambda self, record: None)  # pictures are not what is asked here
+        patch.setattr(run_module, "save_result", spy)
+        patch.setattr(run_module, "draw_result", lambda *_: None)  # pictures are not what is asked here
         for name in METHODS:
             tiny = Tiny(tiny_base, tmp_path_factory.mktemp(name))
             tiny.raw["method"] = {"name": name, **KEYS.get(name, LORA)}
@@ -143,7 +143,7 @@ def test_it_resumes_bit_for_bit(
     from dude_lab.config.yaml_file import parse_run
     from dude_lab.training import train_run as run_module
 
-    monkeypatch.setattr(run_module._Run, "_draw", lambda self, record: None)
+    monkeypatch.setattr(run_module, "draw_result", lambda *_: None)
     whole = runs[name].folder
     part = Path(shutil.copytree(whole, tmp_path / "part"))
     for gone in ("adapter", "checkpoints/checkpoint-4"):

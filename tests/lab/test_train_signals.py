@@ -125,7 +125,7 @@ def test_sigterm_while_saving_finishes_the_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     prepare(tiny)
-    when(monkeypatch, run_module._Run, "_save", anything)
+    when(monkeypatch, run_module, "save_result", anything)
     done = dude("train", tiny.write())
     assert done.exit_code == 0 and "the result is being written" in done.stdout
     assert (tiny.output / "run.json").is_file() and result(tiny.output) == result(whole)

@@ -50,6 +50,16 @@ class BestStep:
         """Whether the run ends."""
         return self.patience is not None and self.waited >= self.patience
 
+    def facts(self, ended: str, *, loaded: bool) -> dict[str, Any]:
+        """Return what the record says: the best step, whether its checkpoint was loaded, and why the run ended."""
+        return {
+            "best_step": self.step,
+            "best_metric": self.metric,
+            "best_value": self.value,
+            "best_loaded": loaded,
+            "ended": ended,
+        }
+
     @property
     def state(self) -> dict[str, Any]:
         """What a checkpoint stores, for `restore`."""

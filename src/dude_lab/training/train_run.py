@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dude_peft.errors import DudeError
-from dude_peft.files import read_json, sync, write_json, write_text
+from dude_peft.files import write_json, write_text
 
 from ..config.run_settings import RunSettings
 from ..config.yaml_file import fingerprint
-from ..folders import atomic_folder, checksums, folder_bytes, sync_tree
+from ..folders import checksums
 from ..methods import METHODS
 from .base_model import identity, load_base
 from .best_step import BestStep
@@ -26,18 +26,18 @@ from .estimates import out_of_memory
 from .lock import OWNER, FolderLock
 from .model_card import model_card
 from .nonfinite import Divergence, NotFinite
-from .record import hide_paths, make_record, read_record, summary_of
+from .record import make_record, read_record
 from .reporter import Reporter
 from .run_checkpoint import PREFIX, fault, read_manifest, step_of
 from .run_folder import RunFolder
 from .run_plan import Plan, make_plan
+from .run_result import INITIAL, draw_result, metrics_before, save_initial, save_result, sync_result
 from .stop import StopRequest
 
 if TYPE_CHECKING:
     from .trainer import RunTrainer
 
 
-INITIAL = "start"  # folder in `checkpoints`: the adapter before the first step
 FACTORISED = ("svd", "qr")  # initialisations that decompose the weights, which takes time
 TRAINING = "training"
 
@@ -217,11 +217,12 @@ class _Run:
         if checkpoint is not None:  # checkpoints of version 0.1.0 have no averages: they begin here
             begun = {"loss_sum": 0.0, "step": step_of(checkpoint), "token_accuracy": []}
             trainer.restore_log_state(manifest.get("log", begun))
-        self._save_initial(trainer)
+        if self.processes.first:
+            save_initial(trainer.model, plan, folder)
         trainer.shard(checkpoint)
         begins = checkpoint is None and self.evaluate_start
         try:
-            before = self.before = self._evaluate(trainer, 0, "before") if begins else self._metrics_before(manifest)
+            before = self.before = self._evaluate(trainer, 0, "before") if begins else metrics_before(manifest, folder)
             self.last_step = self._train(trainer, checkpoint)
             trainer.check_parameters()
             after = self._evaluate_result(trainer)
@@ -243,7 +244,8 @@ class _Run:
     ) -> dict[str, Any]:
         """Write the result, the picture and, last, the record."""
         folder = self.folder
-        saved, saved_bytes = self._save(trainer)
+        saved, saved_bytes = save_result(trainer.model, self.plan, folder)
+        loaded = self.plan.settings.train.load_best_model_at_end
         evaluations = [folder.evaluations / name for name, found in (("before", before), ("after", after)) if found]
         record = make_record(
             self.plan,
@@ -257,7 +259,7 @@ class _Run:
             eval_seconds=self.eval_seconds,
             tokens=trainer.tokens,
             last_step=self.last_step,
-            best=self._best_facts(),
+            best={} if self.best is None else self.best.facts(self._ended(self.last_step), loaded=loaded),
             saved_bytes=saved_bytes,
             before=before,
             after=after,
@@ -267,23 +269,11 @@ class _Run:
         record["files"] = checksums([saved, folder.curves, *evaluations], folder.path)
         if self.processes.count > 1:
             record["provenance"]["hardware"]["engine"] = self.processes.engine
-        self._draw(record)
-        self._sync()
+        draw_result(self.curves.read(), record, folder)
+        sync_result(folder)
         write_json(folder.record, record, checksum=True)
         shutil.rmtree(folder.checkpoints / INITIAL, ignore_errors=True)  # a resumed run needs it until here
         return read_record(folder)
-
-    def _best_facts(self) -> dict[str, Any]:
-        """Return what the record says of the best step; empty if there is none."""
-        if self.best is None:
-            return {}
-        return {
-            "best_step": self.best.step,
-            "best_metric": self.best.metric,
-            "best_value": self.best.value,
-            "best_loaded": self.plan.settings.train.load_best_model_at_end,
-            "ended": self._ended(self.last_step),
-        }
 
     def _diverged(self, error: NotFinite) -> DudeError:
         """Record the divergence in the folder and return the error."""
@@ -503,59 +493,6 @@ class _Run:
             return False, False
         better = self.best.update(step, self.processes.from_first(lambda: metrics))
         return (better and self.plan.settings.train.load_best_model_at_end) or self.best.exhausted, self.best.exhausted
-
-    def _metrics_before(self, manifest: dict[str, Any]) -> dict[str, Any] | None:
-        """Return the metrics before the first step, from a checkpoint or (version 0.1.0) from the evaluation folder."""
-        path = self.folder.evaluations / "before" / "summary.json"
-        if "before" in manifest or not path.is_file():
-            return manifest.get("before")
-        return read_json(path, "Restore it from a copy, or remove it to resume without these metrics.")
-
-    def _save_initial(self, trainer: RunTrainer) -> None:
-        """Save the initial adapter if PEFT overwrote the base weights: the result is saved as a difference to it."""
-        if not METHODS[self.plan.settings.method.name].overwrites_base or not self.processes.first:
-            return
-        config = trainer.model.peft_config["default"]
-        kind, config.init_lora_weights = config.init_lora_weights, True
-        trainer.model.save_pretrained(self.folder.checkpoints / INITIAL)
-        config.init_lora_weights = kind
-
-    def _save(self, trainer: RunTrainer) -> tuple[Path, int]:
-        """Write the adapter, or the model of full fine-tuning, and its tokenizer; return the folder and its bytes.
-
-        An adapter's bytes are without tokenizer and card.
-        """
-        plan, folder = self.plan, self.folder
-        place = folder.model if plan.full else folder.adapter
-        with atomic_folder(place, overwrite=True) as part:  # of a process that was killed before it wrote the record
-            if METHODS[plan.settings.method.name].overwrites_base:
-                initial = folder.checkpoints / INITIAL
-                trainer.model.save_pretrained(part, path_initial_model_for_weight_conversion=str(initial))
-            else:
-                trainer.model.save_pretrained(part)
-            if not plan.full:
-                hide_paths(part)
-                (part / "README.md").unlink(missing_ok=True)  # PEFT's, mostly empty; the card follows with the record
-                saved_bytes = folder_bytes(part)
-            plan.base.tokenizer.save_pretrained(part)
-            if plan.full:
-                saved_bytes = folder_bytes(part)
-        return place, saved_bytes
-
-    def _sync(self) -> None:
-        """Flush all files of the result to disk."""
-        if self.folder.evaluations.is_dir():
-            sync_tree(self.folder.evaluations)
-        for path in (self.folder.curves, self.folder.picture, self.folder.config):
-            if path.is_file():
-                sync(path)
-        sync(self.folder.path)
-
-    def _draw(self, record: dict[str, Any]) -> None:
-        from .curves import draw_curves
-
-        method = self.plan.settings.method.name
-        draw_curves(self.curves.read(), self.folder.picture, method, title=summary_of(record))
 
 
 def _now() -> str:
