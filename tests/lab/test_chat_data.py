@@ -128,6 +128,20 @@ def test_every_token_of_a_text_is_trained_on(tmp_path, instruct):
         assert row["labels"] == row["input_ids"] and row["labels"][-1] == instruct.eos_token_id
 
 
+def test_a_long_text_is_split_when_asked(tmp_path, instruct):
+    text = "One two three four five six seven. " * 9
+    data = load_training(DataSettings(train=str(write(tmp_path, [{"text": text}, {"text": "Short."}]))))
+    together = tokenize(data.train, instruct, TrainSettings(), 1000).data
+    pieces = tokenize(data.train, instruct, TrainSettings(overlong="split"), 16)
+    assert [len(ids) for ids in pieces.data["input_ids"][:-2]] == [16] * (len(pieces.data) - 2)
+    flat = [[token for ids in rows["input_ids"] for token in ids] for rows in (pieces.data, together)]
+    assert flat[0] == flat[1]
+    assert (pieces.dropped, pieces.truncated, pieces.longest) == (0, 0, 16)
+    pairs = load_training(DataSettings(train=str(write(tmp_path, [{"prompt": "a", "completion": "b"}]))))
+    with pytest.raises(DudeError, match=r"train.overlong: split cuts plain text"):
+        tokenize(pairs.train, instruct, TrainSettings(overlong="split"), 16)
+
+
 def test_a_prompt_of_messages_is_not_trained_on(tmp_path, instruct):
     row = {"prompt": TURNS[:4], "completion": TURNS[4:]}
     before = "".join(text for text, _ in RENDERED[:3])

@@ -52,7 +52,8 @@ class TrainSettings(Settings):
         max_grad_norm: gradients are clipped to this norm.
         max_length: longest example in tokens (prompt, completion and end token). If null, 1024 or the model's limit,
             whichever is smaller.
-        overlong: what to do with a longer example: drop it (the run's report counts them) or truncate it at its end.
+        overlong: what to do with a longer example: `drop` it (the run's report counts them), `truncate` it at its end,
+            or `split` it, which is for plain text (`data.format: text`).
         completion_only_loss: compute the loss on the completion only, not on the prompt.
         packing: fill sequences of `max_length` tokens with several examples each, which do not attend to each other;
             `batch_size` then counts sequences. Less padding for short examples.
@@ -84,7 +85,7 @@ class TrainSettings(Settings):
     adam_epsilon: float = Field(default=1e-8, gt=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
     max_length: int | None = Field(default=None, ge=2)
-    overlong: Literal["drop", "truncate"] = "drop"
+    overlong: Literal["drop", "truncate", "split"] = "drop"
     completion_only_loss: bool = True
     packing: bool = False
     group_by_length: bool = False

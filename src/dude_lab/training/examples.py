@@ -117,12 +117,18 @@ def tokenize(
     # Text that is beyond the limit in any case is not tokenised: 10 MB would take minutes.
     read = max(READ, (max_length + 1) * max(map(len, tokenizer.get_vocab())))
     chats = "chat" in data.column_names
-    tokens = _Tokens(tokenizer, read)
+    split = train.overlong == "split"
+    if split and "text" not in data.column_names:
+        raise DudeError(
+            "train.overlong: split cuts plain text (data.format: text) into several examples; an answer without its "
+            "question teaches nothing. Set it to drop or truncate."
+        )
+    tokens = _Tokens(tokenizer, max(map(len, data["text"])) if split else read)
     made = tokens.of_chats(data["chat"]) if chats else tokens.of_texts(data)
 
     rows: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
     longest = dropped = truncated = endless = 0
-    for ids, mask in made:
+    for ids, mask in _pieces(made, max_length) if split else made:
         longest = max(longest, len(ids))
         if vocabulary is not None and (highest := max(ids)) >= vocabulary:
             raise DudeError(
@@ -156,6 +162,14 @@ def tokenize(
         merged=tokens.merged,
         endless=endless,
     )
+
+
+def _pieces(made: Iterable[tuple[list[int], list[bool]]], max_length: int) -> Iterator[tuple[list[int], list[bool]]]:
+    """Cut examples into pieces of at most `max_length` tokens; a single token, which predicts nothing, is left out."""
+    for ids, mask in made:
+        for start in range(0, len(ids), max_length):
+            if len(ids) - start > 1:
+                yield ids[start : start + max_length], mask[start : start + max_length]
 
 
 class _Tokens:
