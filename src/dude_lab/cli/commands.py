@@ -111,8 +111,23 @@ def evaluate(
         str, typer.Argument(help="Folder of a run or of a model, `mini`, or a name on the hub.", metavar="RUN|MODEL")
     ],
     suite: Annotated[
-        str, typer.Option(help="Suite or data set, such as commonsense, gsm8k or mini.", show_default=False)
-    ],
+        str | None, typer.Option(help="Suite or data set, such as commonsense, gsm8k or mini.", show_default=False)
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file", help="Your own questions: JSONL, JSON, CSV or parquet.", metavar="FILE", callback=expanded
+        ),
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="Of --file: exact_match, contains or choice.", show_default="exact_match")
+    ] = None,
+    lm_eval: Annotated[
+        Path | None,
+        typer.Option(
+            "--lm-eval", help="YAML file of a task of lm-evaluation-harness.", metavar="FILE", callback=expanded
+        ),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Evaluate only the first N questions of each task.", metavar="N")
     ] = None,
@@ -139,7 +154,12 @@ def evaluate(
     from ..settings import parse
     from .finished_runs import evaluate_model
 
-    raw = {"suite": suite, "limit": limit, "batch_size": batch_size, "num_fewshot": shots, "root": root}
+    raw: dict[str, Any] = {"suite": suite, "limit": limit, "batch_size": batch_size, "num_fewshot": shots, "root": root}
+    raw |= {"file": file and str(file), "metric": metric, "lm_eval": lm_eval and str(lm_eval)}
+    if not any(raw[key] for key in ("suite", "file", "lm_eval")):
+        raise DudeError("dude eval: what to evaluate on? Give --suite, --file or --lm-eval.")
+    if metric == "loss":
+        raise DudeError("dude eval: --metric loss is computed during training: set eval.file and eval.metric there.")
     settings = parse(EvalSettings, raw, "dude eval")
     raise typer.Exit(evaluate_model(model, settings, output, overwrite=overwrite, dtype=dtype, device=device))
 

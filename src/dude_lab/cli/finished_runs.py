@@ -31,6 +31,8 @@ def evaluate_model(
     if model.startswith("~"):
         model = str(user_path(model))
     suite = "+".join(settings.names) if settings.suite is None else settings.suite
+    if settings.file is not None and is_run(model):
+        settings = _as_in_training(settings, model)
     folder = output or _place(model, suite)
     choose_dtype(dtype, choose_device(device))
     check_folder(folder, "-o", own=FILES)
@@ -55,6 +57,15 @@ def evaluate_model(
     write_json(folder / "provenance.json", about | {"git": git_state(), "versions": versions(), "hardware": hardware()})
     out.print(f"\n{CHECKED} all answers are in {escape(str(folder / 'samples'))}", soft_wrap=True)
     return 0
+
+
+def _as_in_training(settings: EvalSettings, run: str) -> EvalSettings:
+    """Return the settings of a file that is read as the run's training data."""
+    data = open_run(run)[1].data
+    if data.name is not None:
+        return settings
+    keys = ("prompt",) if settings.metric == "choice" else ("prompt", "completion", "column", "chat_template")
+    return settings.model_copy(update={key: getattr(data, key) for key in keys})
 
 
 def _place(model: str, suite: str) -> Path:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from dude_peft.errors import DudeError, quote
 
 from ..config.compare_settings import ComparisonSettings
+from ..config.eval_settings import OF_FILES, SOURCES
 from ..config.run_settings import RunSettings
 from ..config.yaml_file import fingerprint, fingerprinted, json_copy, parse_run
 from .rows import Row, expand_rows
@@ -125,16 +126,27 @@ class Grid:
         raw, search = json_copy(self.settings.run), self.settings.search
         asked = raw.pop("eval", None)
         if search.eval is not None:
-            if not (asked and {"suite", "tasks"} & set(asked)) and not ({"suite", "tasks"} & set(search.eval)):
+            if asked and {"file", "lm_eval"} & set(asked) and not set(SOURCES) & set(search.eval):
+                raise DudeError(
+                    f"{self.source}: several learning_rates, and run.eval has questions of your own: a rate is not "
+                    "chosen on the questions that the table is about. Give search.eval.file (or suite or lm_eval), "
+                    "or search.eval: null with run.data.validation."
+                )
+            if not set(SOURCES) & {*(asked or ()), *search.eval}:
                 raise DudeError(
                     f"{self.source}: several learning_rates and no questions to choose among them by: give run.eval, "
                     "search.eval.suite, or search.eval: null with run.data.validation."
                 )
             keep = {k: v for k, v in (asked or {}).items() if k not in ("every", "limit", "split")}
-            if {"suite", "tasks"} & set(search.eval):
-                keep = {k: v for k, v in keep.items() if k not in ("suite", "tasks")}
+            if set(SOURCES) & set(search.eval):
+                keep = {k: v for k, v in keep.items() if k not in (*SOURCES, *OF_FILES)}
             raw["eval"] = keep | search.eval
-            if asked and asked.get("split") == raw["eval"]["split"]:
+            if asked and any(asked.get(key) and asked[key] == raw["eval"].get(key) for key in ("file", "lm_eval")):
+                raise DudeError(
+                    f"{self.source}: search.eval and run.eval have the same questions: a learning rate is not chosen "
+                    "on the questions that the table is about. Name another file."
+                )
+            if asked and "split" in asked and asked["split"] == raw["eval"].get("split"):
                 raise DudeError(
                     f"{self.source}: search.eval.split is '{asked['split']}', and so is run.eval.split: a learning "
                     "rate is not chosen on the questions that the table is about. Name another split."

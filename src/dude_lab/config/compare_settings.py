@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from dude_peft.errors import DudeError
 
 from ..settings import Settings, UserPath, parse
-from .eval_settings import EvalSettings
+from .eval_settings import SOURCES, EvalSettings
 from .yaml_file import json_copy, override
 from .yaml_reader import read_yaml
 
@@ -47,9 +47,10 @@ class SearchSettings(Settings):
             return None
         if value.get("split") == "test":
             raise ValueError("a learning rate is never chosen on the test split; name another split")
-        value = {"split": "validation", **value}
+        if not {"file", "lm_eval"} & set(value):
+            value = {"split": "validation", **value}
         # Merged over run.eval, it needs no suite of its own.
-        parse(EvalSettings, value if {"suite", "tasks"} & set(value) else {"suite": "mini", **value}, "search.eval")
+        parse(EvalSettings, value if set(SOURCES) & set(value) else {"suite": "mini", **value}, "search.eval")
         return value
 
 

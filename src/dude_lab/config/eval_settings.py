@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Literal
+
 from pydantic import Field, field_validator, model_validator
 
 from dude_peft.errors import did_you_mean, quote
@@ -13,15 +16,26 @@ from ..settings import Settings
 BUILT_IN = "lm_eval:"
 """Prefix of a task of lm-evaluation-harness itself, such as `lm_eval:lambada_openai`."""
 
+SOURCES = ("suite", "tasks", "file", "lm_eval")  # keys that name questions
+OF_FILES = ("metric", "prompt", "completion", "column", "chat_template")
 LARGEST = 2**31 - 1  # value of a count
 
 
 class EvalSettings(Settings):
-    """The evaluation: questions, by `suite` or `tasks`; with neither, the loss on `data.validation` alone.
+    """The evaluation: questions, by one of `suite`, `tasks`, `file` and `lm_eval`; else the loss on `data.validation`.
 
     Attributes:
         suite: a named data set or a group of them, or `lm_eval:NAME` for a task of lm-evaluation-harness.
         tasks: a list of such names.
+        file: a file of your own questions, in the formats of `data.train`.
+        metric: of `file`: `exact_match` (the generated answer is the completion, but for white space around it),
+            `contains` (the completion is in it), `choice` (the most likely of the record's `choices` is its `answer`)
+            or `loss` (the file is the validation data). `exact_match` if null.
+        lm_eval: YAML file of a task of lm-evaluation-harness.
+        prompt: of `file`: column or template of the prompts. As in `data` if null.
+        completion: of `file`: column or template of the answers. As in `data` if null.
+        column: of `file`: column of the messages. As in `data` if null.
+        chat_template: of `file`: whether pairs go through the model's chat template. As in `data` if null.
         every: evaluate every `every` optimizer steps and at the end. Only at the end if null.
         limit: use only the first `limit` questions of each task (of each subject of MMLU). All if null.
         batch_size: sequences in one forward.
@@ -35,6 +49,13 @@ class EvalSettings(Settings):
 
     suite: str | None = None
     tasks: list[str] | None = None
+    file: str | None = None
+    metric: Literal["exact_match", "contains", "choice", "loss"] | None = None
+    lm_eval: str | None = None
+    prompt: str | None = None
+    completion: str | None = None
+    column: str | None = None
+    chat_template: bool | None = None
     every: int | None = Field(default=None, ge=1, le=LARGEST)
     limit: int | None = Field(default=None, ge=1, le=LARGEST)
     batch_size: int = Field(default=32, ge=1, le=LARGEST)
@@ -65,12 +86,21 @@ class EvalSettings(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> EvalSettings:
-        if self.suite is not None and self.tasks is not None:
-            raise ValueError("set 'suite' or 'tasks', not both")
+        if len(given := [key for key in SOURCES if getattr(self, key) is not None]) > 1:
+            raise ValueError(f"set '{given[0]}' or '{given[1]}', not both")
+        if self.file is None:
+            for key in OF_FILES:
+                if getattr(self, key) is not None:
+                    raise ValueError(f"'{key}' has no meaning without 'file'")
+        for key in ("split", "protocol", "root", "num_fewshot"):
+            if (self.file or self.lm_eval) and getattr(self, key) is not None and (key != "num_fewshot" or self.file):
+                raise ValueError(f"'{key}' has no meaning with '{'file' if self.file else 'lm_eval'}'")
         if not self.has_tasks:
             for name, field in type(self).model_fields.items():
                 if name != "every" and getattr(self, name) != field.default:
-                    raise ValueError(f"'{name}' has no meaning without questions: set 'suite' or 'tasks', or remove it")
+                    raise ValueError(
+                        f"'{name}' has no meaning without questions: set 'suite', 'file' or 'lm_eval', or remove it"
+                    )
         if self.root is not None and not any(name in SETS and not SETS[name].embedded for name in self.names):
             raise ValueError(
                 f"'root' has no meaning with {', '.join(self.names)}: the questions ship with the package, or "
@@ -81,11 +111,13 @@ class EvalSettings(Settings):
     @property
     def has_tasks(self) -> bool:
         """Whether questions are asked, and not only the validation loss is computed."""
-        return self.suite is not None or self.tasks is not None
+        return any(getattr(self, key) is not None for key in SOURCES)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The data sets and lm-evaluation-harness tasks to evaluate, each once, in the order given."""
+        """The data sets and lm-evaluation-harness tasks to evaluate, each once; a file without its suffixes."""
+        if (path := self.file or self.lm_eval) is not None:
+            return (Path(path).name.partition(".")[0] or "file",)
         chosen = [self.suite] if self.suite is not None else self.tasks or []
         known = suites()
         return tuple(dict.fromkeys(one for name in chosen for one in known.get(name, (name,))))

@@ -135,6 +135,36 @@ class RunSettings(Settings):
     output: UserPath
 
     @model_validator(mode="after")
+    def _own_questions(self) -> RunSettings:
+        """Read `eval.file` as the training data is read; with the metric `loss`, it is the validation data."""
+        asked, data = self.eval, self.data
+        if asked is None or asked.file is None:
+            return self
+        if asked.metric == "loss":
+            if data.train is None or data.validation is not None:
+                raise ValueError("'eval.metric' is loss: set data.validation in place of eval.file")
+            other = [
+                key for key in ("prompt", "completion", "column", "chat_template") if getattr(asked, key) is not None
+            ]
+            if other:
+                raise ValueError(
+                    f"'eval.{other[0]}' has no meaning with metric loss: the file is read as data.train is"
+                )
+            changed = {"file": None, "metric": None}
+            return self.model_copy(
+                update={
+                    "data": data.model_copy(update={"validation": asked.file}),
+                    "eval": asked.model_copy(update=changed),
+                }
+            )
+        if data.name is not None:
+            return self
+        every = ("prompt", "completion", "column", "chat_template")
+        keys = every[:1] if asked.metric == "choice" else every
+        same = {key: getattr(data, key) for key in keys if getattr(asked, key) is None}
+        return self.model_copy(update={"eval": asked.model_copy(update=same)})
+
+    @model_validator(mode="after")
     def _something_to_evaluate(self) -> RunSettings:
         if self.eval is not None and not self.eval.has_tasks and self.data.validation is None:
             raise ValueError(

@@ -111,6 +111,13 @@ ADDED = {
     ("model", "quantization"): None,
     ("data", "sample"): None,
     ("method", "target_parameters"): None,
+    ("eval", "file"): None,
+    ("eval", "metric"): None,
+    ("eval", "lm_eval"): None,
+    ("eval", "prompt"): None,
+    ("eval", "completion"): None,
+    ("eval", "column"): None,
+    ("eval", "chat_template"): None,
     ("data", "format"): None,
     ("data", "column"): None,
     ("data", "chat_template"): None,
@@ -128,7 +135,7 @@ def fingerprinted(settings: RunSettings) -> dict[str, Any]:
     """Return the resolved config without the keys of `ADDED` at their former values."""
     values = settings.resolved()
     for (section, key), former in ADDED.items():
-        if key in values[section] and values[section][key] == former:
+        if key in (values[section] or ()) and values[section][key] == former:
             del values[section][key]
     return values
 

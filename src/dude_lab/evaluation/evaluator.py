@@ -38,7 +38,7 @@ def evaluate(model: Any, tokenizer: Any, settings: EvalSettings, *, progress: Pr
         raise DudeError("The tokenizer has no end-of-text token (eos_token), so that no answer would end; set one.")
     start = time.perf_counter()
     with untouched(model, tokenizer), quiet(), torch.no_grad():
-        units = build_units(settings)
+        units = build_units(settings, tokenizer)
         lm = ModelUnderTest(model, tokenizer, settings.batch_size, progress)
         if settings.max_new_tokens >= lm.max_length and any(unit.protocol == "generate" for unit in units):
             raise DudeError(
@@ -86,7 +86,9 @@ def _samples(unit: Unit, logged: Sequence[Mapping[str, Any]]) -> list[dict[str, 
         number = item["doc_id"]
         scores = {name: item[name] for name in item["metrics"]}
         question = unit.questions[number] if unit.questions else None
-        if question is None:
+        if question is None and unit.protocol in ("generate", "file"):
+            sample = _own_sample(unit, item)
+        elif question is None:
             sample = {"id": str(number), "prompt": item["arguments"][0][0], "gold": item["target"]}
             sample["prediction"] = item["filtered_resps"]
         elif isinstance(question, Problem):
@@ -103,6 +105,18 @@ def _samples(unit: Unit, logged: Sequence[Mapping[str, Any]]) -> list[dict[str, 
         main = unit.metric or next(iter(scores), "")
         out.append({"task": unit.name, **sample, "correct": bool(scores.get(main)), **scores})
     return out
+
+
+def _own_sample(unit: Unit, item: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the sample of a question of `eval.file`."""
+    doc, answers = item["doc"], item["filtered_resps"]
+    sample = {"id": str(item["doc_id"]), "prompt": item["arguments"][0][0]}
+    if unit.protocol == "generate":
+        return {**sample, "gold": doc["answer"].strip(), "prediction": answers[0].strip(), "generated": answers[0]}
+    likelihoods = [float(one[0]) for one in answers]
+    best = max(range(len(likelihoods)), key=likelihoods.__getitem__)
+    choices = [one.strip() for one in doc["choices"]]
+    return {**sample, "choices": choices, "gold": doc["gold"], "prediction": best, "loglikelihoods": likelihoods}
 
 
 def _choice_sample(asked: Asked, item: Mapping[str, Any], metric: str) -> dict[str, Any]:

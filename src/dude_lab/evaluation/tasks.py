@@ -33,7 +33,7 @@ class Unit:
         set_name: the data set, or the built-in task as written in the config.
         task: lm-evaluation-harness's object.
         questions: the questions, in order; empty for a built-in task.
-        protocol: `generate`, `cloze`, `letter` or `lm_eval`.
+        protocol: `generate`, `cloze`, `letter`, `file` (choices of `eval.file`) or `lm_eval`.
         metric: the main metric; empty for a built-in task.
         split: the split that is evaluated.
         shots: few-shot examples before each question.
@@ -51,16 +51,25 @@ class Unit:
     group: str | None = None
 
 
-def build_units(settings: EvalSettings) -> list[Unit]:
+def build_units(settings: EvalSettings, tokenizer: Any = None) -> list[Unit]:
     """Return the tasks of `settings`, with their records read and checked.
+
+    Args:
+        settings: the evaluation.
+        tokenizer: renders the chats of `settings.file`; without one, they are only checked.
 
     Raises:
         DudeError: a data set that cannot be read, an unknown split, or too few few-shot examples.
     """
     from .language_model import quiet
+    from .own_tasks import file_unit, yaml_units
 
-    units = []
+    units: list[Unit] = []
     with quiet():
+        if settings.file is not None:
+            return [file_unit(settings, tokenizer)]
+        if settings.lm_eval is not None:
+            return yaml_units(settings)
         for name in settings.names:
             units += _built_in(name, settings) if name.startswith(BUILT_IN) else _named(named_set(name), settings)
     return units
@@ -134,7 +143,7 @@ def _choice_task(
             for one in part
         ]
 
-    return _task(name, docs(asked), docs(worked), shots, settings.seed, config)
+    return harness_task(name, docs(asked), docs(worked), shots, settings.seed, config)
 
 
 def _generate_task(
@@ -162,12 +171,13 @@ def _generate_task(
     def docs(part: Sequence[Problem]) -> list[dict[str, Any]]:
         return [{"prompt": one.prompt, "answer": one.answer} for one in part]
 
-    return _task(name, docs(problems), docs(worked), shots, settings.seed, config)
+    return harness_task(name, docs(problems), docs(worked), shots, settings.seed, config)
 
 
-def _task(
+def harness_task(
     name: str, docs: list[dict[str, Any]], worked: list[dict[str, Any]], shots: int, seed: int, config: dict[str, Any]
 ) -> Task:
+    """Return a task of lm-evaluation-harness on records, some of them worked examples, with the rest of its config."""
     import datasets
     from lm_eval.api.task import ConfigurableTask
 
@@ -225,7 +235,7 @@ def stored_prompts(settings: EvalSettings) -> dict[tuple[str, str], dict[str, An
         (task, id) -> `prompt`, `gold`, and for multiple choice `choices`.
     """
     found: dict[tuple[str, str], dict[str, Any]] = {}
-    for name in settings.names:
+    for name in settings.names if settings.file is None and settings.lm_eval is None else ():
         if not name.startswith(BUILT_IN):
             try:
                 found |= _prompts_of(name, settings)

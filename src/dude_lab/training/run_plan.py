@@ -226,9 +226,12 @@ def _evaluation(plan: Plan) -> str:
         return "validation loss" + (f" every {every:,} steps" if every else "")
     from ..evaluation.tasks import build_units
 
-    units = build_units(plan.settings.eval)  # reads every question: a missing file is reported before training
+    units = build_units(
+        plan.settings.eval, plan.base.tokenizer if plan.base else None
+    )  # reads every question: a missing file is reported before training
     limit = plan.settings.eval.limit
-    count = sum(min(len(u.questions), limit or len(u.questions)) for u in units)
+    sizes = [len(u.questions) or len(u.task.eval_docs) for u in units]
+    count = sum(min(size, limit or size) for size in sizes)
     window = getattr(plan.base.config.get_text_config(), "max_position_embeddings", None) if plan.base else None
     longest = plan.settings.eval.max_new_tokens
     if window and longest >= window and any(u.protocol == "generate" for u in units):
