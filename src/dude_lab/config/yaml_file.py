@@ -132,8 +132,9 @@ def fingerprint(settings: RunSettings) -> str:
 
 
 def fingerprinted(settings: RunSettings) -> dict[str, Any]:
-    """Return the resolved config without the keys of `ADDED` at their former values."""
+    """Return the resolved config without the keys of `ADDED` at their former values, and without trackers."""
     values = settings.resolved()
+    del values["train"]["report_to"]
     for (section, key), former in ADDED.items():
         if key in (values[section] or ()) and values[section][key] == former:
             del values[section][key]

@@ -59,7 +59,8 @@ class RunFolder:
                 f"output: {self.path} is not empty and is not a run ({', '.join(found[:4])}). Choose another folder."
             )
         existing, new = read_yaml(self.config), settings.resolved()
-        changed = differences({**existing, "output": None}, {**new, "output": None})
+        found_changes = differences({**existing, "output": None}, {**new, "output": None})
+        changed = [line for line in found_changes if not line.startswith("train.report_to:")]
         if changed:
             more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
             raise DudeError(

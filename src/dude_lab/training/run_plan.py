@@ -20,6 +20,7 @@ from .base_model import Base, check_base, find_base, meta_model
 from .distributed import process_count
 from .estimates import MemoryEstimate, estimate, step_count
 from .examples import READ, Examples, Parts, length_limit, pack, shown, tokenize
+from .trackers import check_trackers
 
 if TYPE_CHECKING:
     from torch import nn
@@ -248,6 +249,7 @@ def _evaluation(plan: Plan) -> str:
 
 def _steps(plan: Plan) -> str:
     train, count = plan.settings.train, plan.processes
+    check_trackers(train.trackers)
     if train.batch_size % count:
         down, up = train.batch_size // count * count, -(-train.batch_size // count) * count
         nearest = " or ".join(str(size) for size in (down, up) if size)
@@ -268,6 +270,7 @@ def _steps(plan: Plan) -> str:
     return (
         f"{plan.steps:,} steps of {train.batch_size * train.gradient_accumulation} "
         f"{'sequences' if train.packing else 'examples'}, {plan.epochs:.2f} epochs"
+        + (f"; reported to {', '.join(train.trackers)}" if train.trackers else "")
     )
 
 

@@ -26,13 +26,14 @@ from .estimates import out_of_memory
 from .lock import OWNER, FolderLock
 from .model_card import model_card
 from .nonfinite import Divergence, NotFinite
-from .record import make_record, read_record
+from .record import make_record, perplexity, read_record
 from .reporter import Reporter
 from .run_checkpoint import PREFIX, fault, read_manifest, step_of
 from .run_folder import RunFolder
 from .run_plan import Plan, make_plan
 from .run_result import INITIAL, draw_result, metrics_before, save_initial, save_result, sync_result
 from .stop import StopRequest
+from .trackers import tracker_callbacks
 
 if TYPE_CHECKING:
     from .trainer import RunTrainer
@@ -180,7 +181,7 @@ class _Run:
         self.eval_seconds = 0.0
         self.before: dict[str, Any] | None = None
         self.best = BestStep.of(plan.settings)
-        self.last_step = 0
+        self.first_step = self.last_step = 0
         self.started = _now()
 
     def go(self, checkpoint: Path | None) -> RunResult:
@@ -210,6 +211,7 @@ class _Run:
         # All checks have passed; now the folder is written.
         self.processes.from_first(lambda: folder.begin(settings))
         self.curves.restore(checkpoint, step_of(checkpoint) if checkpoint else -1)
+        self.first_step = step_of(checkpoint) if checkpoint else 0
         trainer = self.trainer = self._make_trainer(model)
         trainer.tokens = manifest.get("tokens", 0)
         if self.best is not None and "best" in manifest:
@@ -228,6 +230,7 @@ class _Run:
             after = self._evaluate_result(trainer)
         except NotFinite as error:
             raise self._diverged(error) from None
+        trainer.end_reports()
 
         self.stop.stage = "saving"
         late = "the result is being written; the run stops afterwards. Press again to stop at once"
@@ -344,6 +347,7 @@ class _Run:
                     settings.eval.every, self.clock, self.curves, self.stop, self._evaluate_now, self.processes
                 )
             )
+        callbacks += tracker_callbacks(settings.train.trackers, self.folder.path, self.first_step)
         log.trainer = build_trainer(self.plan, model, self.folder.checkpoints, callbacks, self.processes)
         return log.trainer
 
@@ -464,6 +468,7 @@ class _Run:
             if not math.isfinite(point["eval_loss"]):
                 raise NotFinite(step, "validation loss", None)
             self.reporter.validated(step, point["eval_loss"])
+            trainer.report({"eval_perplexity": perplexity(point["eval_loss"])})
         if settings.eval is not None and settings.eval.has_tasks:
             from ..evaluation.evaluator import evaluate
 
@@ -474,6 +479,7 @@ class _Run:
             if name and self.processes.first:
                 result.write(self.folder.evaluations / name)
             self.reporter.evaluated(step, result.headline, result.accuracy)
+            trainer.report({"eval_accuracy": result.accuracy})
         if not metrics:
             return None
         trainer.reshard()

@@ -20,6 +20,7 @@ from datasets import Dataset
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Sampler
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from trl import SFTConfig, SFTTrainer
 from trl.trainer import utils as trl_utils
@@ -330,6 +331,22 @@ class RunTrainer(SFTTrainer):
             self.model.train()  # an evaluation in this step has changed it; the base class then logs other averages
         super().log(logs, *args, **kwargs)
 
+    def report(self, values: dict[str, float]) -> None:
+        """Send values to the trackers; `log` would mix them with the averages of training."""
+        for callback in self._trackers():
+            callback.on_log(self.args, self.state, self.control, logs=dict(values), model=self.model)
+
+    def end_reports(self) -> None:
+        """Close the trackers after the evaluation of the result, which comes after the last step."""
+        for callback in self._trackers():
+            callback.on_train_end(self.args, self.state, self.control, model=self.model)
+
+    def _trackers(self) -> list[TrainerCallback]:
+        if not self.is_world_process_zero():
+            return []
+        known = tuple(INTEGRATION_TO_CALLBACK.values())
+        return [one for one in self.callback_handler.callbacks if isinstance(one, known)]
+
     def _mean_loss_sum(self) -> float:
         """Return the mean over the processes."""
         return float(self.accelerator.gather(self._loss_sum).mean())  # type: ignore[union-attr]
@@ -403,7 +420,9 @@ def sft_config(plan: Plan, folder: Path) -> SFTConfig:
         logging_first_step=True,
         logging_nan_inf_filter=False,
         disable_tqdm=True,
-        report_to="none",
+        report_to="none",  # the trackers are among our callbacks
+        run_name=plan.settings.output.name,
+        project="dude",
         log_level="error",
         eval_strategy="no",
         save_strategy="steps",
