@@ -39,8 +39,11 @@ CHUNK = {"cpu": 128}
 GPU_CHUNK = 4096
 
 
-def column_sums(G: Tensor, y: Tensor, bias: Tensor | None, wide: torch.dtype) -> Tensor:
-    """Return colsum(G * (y - b)) (d,) of two (n, d), summed in `wide`."""
+def column_sums(G: Tensor, y: Tensor, bias: Tensor | None, wide: torch.dtype, scratch: Tensor | None = None) -> Tensor:
+    """Return colsum(G * (y - b)) (d,) of two (n, d), summed in `wide`; `scratch` (n, d) is overwritten if it fits."""
+    if scratch is not None and scratch.dtype == G.dtype == y.dtype == wide:
+        product = torch.mul(G, y, out=scratch) if bias is None else torch.sub(y, bias, out=scratch).mul_(G)
+        return product.sum(dim=0)
     y = y.to(wide)
     return (G.to(wide) * (y if bias is None else y - bias)).sum(dim=0)
 
@@ -54,14 +57,15 @@ def sums_and_scaled(
         return fused[0]
     n, size = G.shape[0], CHUNK.get(G.device.type, GPU_CHUNK)
     if n <= 2 * size:
+        sums = None if y is None else column_sums(G, y, bias, wide, scaled)
         if scaled is not None:
             torch.addcmul(G, G, gain, out=scaled)
-        return None if y is None else column_sums(G, y, bias, wide)
+        return sums
     total = None if y is None else torch.zeros(G.shape[1], dtype=wide, device=G.device)
     for begin in range(0, n, size):
         rows = slice(begin, begin + size)
         if total is not None and y is not None:
-            total += column_sums(G[rows], y[rows], bias, wide)
+            total += column_sums(G[rows], y[rows], bias, wide, None if scaled is None else scaled[rows])
         if scaled is not None:
             torch.addcmul(G[rows], G[rows], gain, out=scaled[rows])
     return total
@@ -150,8 +154,6 @@ def _backward(ctx: Any, G: Tensor) -> Any:
     x, x_base, summed, weight, bias, Ah, Bt, V_other, norm, gain, Ah_x, outer, gain_x, inner, magnitude = (
         ctx.saved_tensors
     )
-    if ctx.layer is not None:
-        weight = dense_weight(ctx.layer)
     s, detach_norm, computes_base, dropped, wide = ctx.options
     n, r, dtype = G.shape[0], Ah.shape[0] // 2, x.dtype
     needs = ctx.needs_input_grad
@@ -164,6 +166,7 @@ def _backward(ctx: Any, G: Tensor) -> Any:
     gG = rows[:scaled_rows] if scaled_rows else None
     overwritten = ctx.probe is not None and ctx.probe[0]._version != ctx.probe[1]
     if overwritten:
+        weight = dense_weight(ctx.layer) if weight is None else weight
         summed, bias = F.linear(x if x_base is None else x_base, weight.to(dtype)), None
     q = sums_and_scaled(G, summed, bias, gain_x, gG, wide)
     if q is not None and (overwritten or not computes_base):
@@ -181,7 +184,10 @@ def _backward(ctx: Any, G: Tensor) -> Any:
         rows[scaled_rows:], exponent = functional.fit_range(cBt, dtype)
     products = None
     if needs_base or project:
+        weight = dense_weight(ctx.layer) if weight is None else weight
         products = (rows if needs_base else rows[scaled_rows:]) @ weight.to(dtype)
+    dy0 = None if computes_base else gG
+    del weight, summed, rows, gG  # a quantised layer's is as large as all the rest
 
     dx = products[:n] if needs_base and products is not None else None
     dx_dropped = None
@@ -204,5 +210,4 @@ def _backward(ctx: Any, G: Tensor) -> Any:
         if c is not None:
             ddBt.addcmul_(V_other[:r] + V_other[r:], c, value=-1)
         ddB = (ddBt if s == 1 else ddBt.mul_(s)).T.to(ctx.dtypes[1]).contiguous()
-    dy0 = None if computes_base else gG
     return dx, dx_dropped, dy0, ddA, ddB, dm, *[None] * 7
