@@ -44,8 +44,17 @@ def column_sums(G: Tensor, y: Tensor, bias: Tensor | None, wide: torch.dtype, sc
     if scratch is not None and scratch.dtype == G.dtype == y.dtype == wide:
         product = torch.mul(G, y, out=scratch) if bias is None else torch.sub(y, bias, out=scratch).mul_(G)
         return product.sum(dim=0)
+    if G.device.type != "cpu" and G.dtype != wide:
+        return converting_sums(G, y, bias, wide)
     y = y.to(wide)
     return (G.to(wide) * (y if bias is None else y - bias)).sum(dim=0)
+
+
+def converting_sums(G: Tensor, y: Tensor, bias: Tensor | None, wide: torch.dtype) -> Tensor:
+    """Compute `column_sums` in two or three passes instead of four or five, on devices that convert while reading."""
+    if bias is None:
+        return torch.addcmul(torch.zeros(1, dtype=wide, device=G.device), G, y).sum(dim=0)
+    return (G * (y - bias.to(wide))).sum(dim=0)
 
 
 def sums_and_scaled(
@@ -176,12 +185,17 @@ def _backward(ctx: Any, G: Tensor) -> Any:
     if q is not None:
         # q = colsum(G * (y - b)) = g colsum(G * u), so c = q / n^2 and dL/dm = q / m.
         m = magnitude.to(wide)
-        dm = q / m if functional.all_positive(m) else torch.where(m != 0, q / m, 0.0)
+        dm = q / m
+        if not functional.all_positive(m):
+            dm.masked_fill_(m == 0, 0.0)
         dm = dm.to(ctx.dtypes[2])
     if project:
         c = q / norm.square()  # 0 where the norm is infinite: a line of zeros
         cBt = c * Bt[:r]
-        rows[scaled_rows:], exponent = functional.fit_range(cBt, dtype)
+        if dtype == torch.float16:
+            rows[scaled_rows:], exponent = functional.fit_range(cBt, dtype)
+        else:
+            rows[scaled_rows:] = cBt
     products = None
     if needs_base or project:
         weight = dense_weight(ctx.layer) if weight is None else weight
@@ -200,13 +214,14 @@ def _backward(ctx: Any, G: Tensor) -> Any:
     if G_outer is not None and needs[3]:
         ddA = (G_outer[:, :r].T @ x).to(wide)
         if cBt is not None and products is not None:
-            ddA.sub_(functional.undo_range(products[-r:], exponent, wide), alpha=s)
+            part = products[-r:] if exponent is None else functional.undo_range(products[-r:], exponent, wide)
+            ddA.sub_(part, alpha=s)
             ddA.addmm_(F.linear(cBt, Bt), Ah, alpha=-s * s)
         ddA = ddA.to(ctx.dtypes[0])
     if needs[4]:
         xAt = inner[:, :r] + inner[:, r:]
-        ddBt = (xAt.T @ G).to(wide)
-        ddBt.addcmul_(ddBt, gain)
+        ddBt = xAt.T @ G
+        ddBt = torch.addcmul(ddBt, ddBt, gain)  # in `wide`, the dtype of the gain
         if c is not None:
             ddBt.addcmul_(V_other[:r] + V_other[r:], c, value=-1)
         ddB = (ddBt if s == 1 else ddBt.mul_(s)).T.to(ctx.dtypes[1]).contiguous()

@@ -23,12 +23,14 @@ class Quantization(NamedTuple):
     Attributes:
         name: of the format, for messages.
         dequantize: layer -> its weight (d, k), a new tensor.
-        multiplies_dense: whether the layer's forward is x W^T + b with that weight on a CPU.
+        plain_on: devices where the layer's backward is G W with that weight, so that it `is_plain`.
+        dense_on: devices where its forward is x W^T + b with that weight, bit for bit.
     """
 
     name: str
     dequantize: Callable[[Any], Tensor]
-    multiplies_dense: bool = False
+    plain_on: tuple[str, ...] = ()
+    dense_on: tuple[str, ...] = ()
 
 
 def _bnb_4bit(layer: Any) -> Tensor:
@@ -70,7 +72,8 @@ def quantization(layer: nn.Module) -> Quantization | None:
 
 
 _QUANTIZED_LAYERS = {
-    "bitsandbytes.Linear4bit": Quantization("bitsandbytes, 4 bits", _bnb_4bit, multiplies_dense=True),
+    # On a GPU bitsandbytes has a fused forward for up to 4 to 1536 tokens, by version, GPU and shape.
+    "bitsandbytes.Linear4bit": Quantization("bitsandbytes, 4 bits", _bnb_4bit, ("cpu", "cuda"), ("cpu",)),
     "bitsandbytes.Linear8bitLt": Quantization("bitsandbytes, 8 bits", _bnb_8bit),
 }
 _QUANTIZED_TENSORS = {
@@ -169,7 +172,7 @@ def is_plain(layer: nn.Module, x: Tensor) -> bool:
     """Return whether `layer` computes x W^T + b with frozen W and b, without hooks or another forward.
 
     Its backward is then one product, which `ComposedLinear` computes together with r rows of Eq. 9. So does a layer of
-    4 bits on a CPU, whose own forward is that product with the dequantised weight.
+    4 bits, whose own backward is that product with the dequantised weight.
     """
     hooked = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
     if (
@@ -181,17 +184,23 @@ def is_plain(layer: nn.Module, x: Tensor) -> bool:
     quantized = quantization(layer)
     if quantized is None:
         return type(layer) in (nn.Linear, Conv1D)
-    return quantized.multiplies_dense and x.device.type == "cpu" and layer.compute_dtype in (None, x.dtype)
+    return x.device.type in quantized.plain_on and getattr(layer, "compute_dtype", None) in (None, x.dtype)
+
+
+def multiplies_dense(layer: nn.Module, x: Tensor) -> bool:
+    """Return whether a quantised layer's forward with a gradient is the product with its dequantised weight."""
+    quantized = quantization(layer)
+    return quantized is not None and x.device.type in quantized.dense_on
 
 
 def base_product(layer: Any, x: Tensor, weight: Tensor | None) -> Tensor:
-    """Return x W^T + b (..., d) of a layer that `is_plain`: its own call, or with 4 bits the product with `weight`.
+    """Return x W^T + b (..., d) of a layer that `is_plain`: its own call, or the product with `weight`.
 
-    Without a gradient (`weight` is None) a layer of 4 bits may use a kernel of its own. With one, bitsandbytes computes
-    the product with the dequantised weight too, unless the weight was repacked for an AVX512 kernel in eval mode: that
-    kernel has no gradient.
+    `weight` is that of a quantised layer that `multiplies_dense`, where a gradient is needed. Without one it may use a
+    kernel of its own. With one, bitsandbytes computes the product with the dequantised weight too on a CPU, unless the
+    weight was repacked for an AVX512 kernel in eval mode: that kernel has no gradient.
     """
-    if weight is None or quantization(layer) is None:
+    if weight is None:
         return layer(x)
     return F.linear(x, weight.to(x.dtype), None if layer.bias is None else layer.bias.to(x.dtype))
 

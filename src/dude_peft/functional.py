@@ -162,14 +162,15 @@ def relative_gain(magnitude: Tensor, n0: Tensor, q: Tensor, scaling: float) -> t
         h, and ||V||_c, infinite where V is zero: then what is divided by it is zero, and no gradient passes.
     """
     squares = torch.add(n0 * n0, q, alpha=scaling)
-    alive = None if all_positive(squares) else squares > 0
-    norm = (squares if alive is None else torch.where(alive, squares, torch.inf)).sqrt()
+    zero = None if all_positive(squares) else squares <= 0
+    # In place: `torch.where` with a number launches a second kernel, which writes that number to a tensor.
+    norm = (squares if zero is None else squares.masked_fill_(zero, torch.inf)).sqrt()
     gain = torch.addcdiv(magnitude.to(n0.dtype) - n0, q, n0 + norm, value=-scaling) / norm
-    return gain if alive is None else torch.where(alive, gain, -1.0), norm
+    return gain if zero is None else gain.masked_fill_(zero, -1.0), norm
 
 
 def all_positive(values: Tensor) -> bool:
-    """Return whether all entries are known to be above 0, so that no `torch.where` is needed; False if not on a CPU.
+    """Return whether all entries are known to be above 0, so that no mask is needed; False if not on a CPU.
 
     On a CPU looking costs less than the operations that it saves; elsewhere it would wait for the device.
     """

@@ -21,6 +21,7 @@ from .base_weight import (
     check_finite,
     dense_weight,
     is_plain,
+    multiplies_dense,
     onloaded,
     quantization,
 )
@@ -228,9 +229,7 @@ width 576, r = 16: 0.85 of the time of the row above; r = 32: 0.75. The cache: 0
             factors = self._factors(trained, base, scaling, x.dtype)
             make = functional.temporary_weight if cache is None else cache.temporary_weight
             return F.linear(x, make(weight, factors), base.bias)
-        if learns and weight is None:
-            weight = dense_weight(base)
-        return self._composed(x, x_update, y0, trained, base, weight if learns else None, quantized, scaling)
+        return self._composed(x, x_update, y0, trained, base, learns, scaling)
 
     def _composed(
         self,
@@ -239,12 +238,13 @@ width 576, r = 16: 0.85 of the time of the row above; r = 32: 0.75. The cache: 0
         y0: Tensor | None,
         trained: Trained,
         base: Any,
-        weight: Tensor | None,
-        quantized: bool,
+        learns: bool,
         scaling: float,
     ) -> Tensor:
-        """Compute y by the first two rows of the table: with a gradient where W0 is given as `weight` (d, k)."""
-        base_output = None
+        """Compute y by the first two rows of the table: with a gradient where it `learns`."""
+        base_output = weight = None
+        if learns and multiplies_dense(base, x):  # one reading for its product and the norm
+            weight = dense_weight(base)
         if y0 is None:
             with torch.no_grad():
                 base_output = base_product(base, x, weight)
@@ -254,10 +254,11 @@ width 576, r = 16: 0.85 of the time of the row above; r = 32: 0.75. The cache: 0
         dropped = None if x_update is x else x_update.to(dtype).reshape(-1, k)
         x = x.to(dtype).reshape(-1, k)
         bias = None if base.bias is None else base.bias.to(dtype)
-        if weight is not None:
+        if learns:
+            weight = dense_weight(base) if weight is None else weight
             composition, factors = self._training_factors(trained, base, weight, scaling, dtype)
             sources = (output, None) if base_output is None else (None, (output,))
-            source = base if quantized else weight
+            source = weight if quantization(base) is None else base
             y = ComposedLinear.apply(
                 x, dropped, sources[0], *trained, sources[1], composition, factors, source, bias, scaling,
                 self.detach_norm,

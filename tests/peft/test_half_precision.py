@@ -9,6 +9,7 @@ from peft import get_peft_model
 from torch import nn
 
 from dude_peft import DudeConfig
+from dude_peft.autograd import column_sums, converting_sums
 from dude_peft.functional import RangedProduct
 
 SIDE, RANK, TOKENS = 256, 8, 48
@@ -88,3 +89,14 @@ def test_the_ranged_product_scales_with_its_rows_and_its_gradient_in_float16(pow
         results.append((product.detach() / 2.0**p, gradient / 2.0**p))
     for got, want in zip(*reversed(results), strict=True):
         assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("biased", [False, True])
+def test_the_column_sums_of_a_gpu_are_computed_in_float32_too(dtype, biased):
+    G, y = torch.randn(3 * TOKENS, SIDE).to(dtype), torch.randn(3 * TOKENS, SIDE).to(dtype)
+    bias = torch.randn(SIDE).to(dtype) if biased else None
+    got = converting_sums(G, y, bias, torch.float32)
+    assert got.dtype == torch.float32
+    want = column_sums(G.double(), y.double(), None if bias is None else bias.double(), torch.float64)
+    assert deviation(got.double(), want) < 2e-7

@@ -19,7 +19,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_t
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dude_peft import DudeConfig, DudeError, load_adapter, reference
+from dude_peft import DudeConfig, DudeError, base_weight, load_adapter, reference
 from dude_peft.base_weight import DenseLinear, dense_weight, quantization, weight_shape
 from dude_peft.layer import DudeLinear, trained_parameters
 
@@ -203,6 +203,32 @@ def test_a_weight_is_read_once_in_each_direction() -> None:
         assert operators.reads == 2  # two layers
         y.sum().backward()
         assert operators.reads == 4
+
+
+def test_a_forward_of_its_own_is_called_where_it_may_be_another_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU bitsandbytes has a fused forward: its bits are kept, and the backward is still one product."""
+    need("nf4")
+    formats = base_weight._QUANTIZED_LAYERS
+    gpu = formats["bitsandbytes.Linear4bit"]._replace(dense_on=())
+    monkeypatch.setitem(formats, "bitsandbytes.Linear4bit", gpu)
+    net, x = quantized("nf4"), torch.randn(24, 128, requires_grad=True)
+    base = net.train()(x).detach()
+    model, operators = adapted(net).train(), Operators()
+    assert torch.equal(model(x), base)
+    move(model)
+    with operators:
+        y = model(x)
+        assert operators.reads == 4  # each of two layers: its own forward, and the norm
+        y.square().sum().backward()
+        assert operators.reads == 6
+    x64 = x.detach().double().requires_grad_()
+    want, parameters = dense_reference(model, "out", x64)
+    want.square().sum().backward()
+    assert_close(y, want)
+    assert_close(x.grad, x64.grad)
+    for layer, own in zip(layers(model), parameters, strict=True):
+        for ours, theirs in zip(trained_parameters(layer, "default"), own, strict=True):
+            assert_close(ours.grad, theirs.grad)
 
 
 def test_generation_dequantises_only_for_the_base_layers(monkeypatch: pytest.MonkeyPatch) -> None:

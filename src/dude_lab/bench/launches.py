@@ -298,7 +298,7 @@ def meta_layers(shape: Shape, base: str) -> dict[str, nn.Module]:
 @contextmanager
 def _models() -> Iterator[None]:
     """Let 4-bit placeholders be known as quantised, and meta tensors be asked for autocast, which is off."""
-    format_of = {"dude_lab.FourBit": base_weight.Quantization("a model of NF4", dequantized)}
+    format_of = {"dude_lab.FourBit": base_weight.Quantization("a model of NF4", dequantized, ("meta",))}
     with ExitStack() as stack:
         stack.enter_context(mock.patch.dict(base_weight._QUANTIZED_LAYERS, format_of))
         stack.enter_context(mock.patch.object(torch, "is_autocast_enabled", lambda *device: False))
