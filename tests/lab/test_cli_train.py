@@ -198,3 +198,40 @@ def test_ctrl_c_says_how_to_go_on(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -
     assert f"dude train {config} train.save_every=50 --resume auto" in result.stdout
     monkeypatch.undo()
     assert dude("train", config, "train.save_every=50", "--resume", "auto").exit_code == 0
+
+
+def test_the_time_left_is_shown_once_there_are_steps_to_judge_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over all steps so far: a fast last step does not make the rest fast."""
+    from io import StringIO
+
+    from rich.console import Console
+
+    from dude_lab.cli import progress_bar
+
+    now = [0.0]
+    monkeypatch.setattr(progress_bar.time, "perf_counter", lambda: now[0])
+    out = StringIO()
+    reporter = progress_bar.PlainReporter(Console(file=out, width=100))
+    reporter.begin(0, 20)
+    for step, at in ((4, 40.0), (5, 41.0), (10, 50.0), (20, 60.0)):
+        now[0] = at
+        reporter.progress(step, 1.0, 5.0)
+    lines = [line for line in out.getvalue().splitlines() if line.startswith("step")]
+    assert "left" not in lines[0] and lines[1].endswith("2 min 03 s left")
+    assert lines[2].endswith("50.0 s left") and lines[3].endswith("0.0 s left")
+
+
+def test_the_summary_names_the_next_commands(tiny: Tiny) -> None:  # noqa: F811
+    shown = dude("train", tiny.write(), "train.steps=1", "train.warmup=0").stdout
+    assert f"next: dude chat {tiny.output}\n" in shown
+    assert f"next: dude export {tiny.output} -o {tiny.output}-lora\n" in shown
+
+
+def test_validate_makes_no_tasks_of_the_questions(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """They take longer than to read and check the questions."""
+    from dude_lab.evaluation import own_tasks, tasks
+
+    assert own_tasks.harness_task is tasks.harness_task  # imported before it is replaced
+    monkeypatch.setattr(tasks, "harness_task", lambda *args: pytest.fail("made a task"))
+    result = dude("validate", tiny.write(), "eval.suite=mini_csqa", "eval.limit=3")
+    assert result.exit_code == 0 and "mini_csqa: 3 questions" in result.stdout

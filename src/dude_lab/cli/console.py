@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
+
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from ..training.distributed import process_rank
 
@@ -28,6 +31,12 @@ def show_notes(notes: list[str]) -> None:
     """Print notes, one a line."""
     for note in notes:
         console().print(f"{NOTE} {escape(note)}", soft_wrap=True)
+
+
+def show_next(*commands: list[str]) -> None:
+    """Print commands that follow, ready to be copied, each a list of words."""
+    for command in commands:
+        console().print(Text(f"next: {shlex.join(command)}"), soft_wrap=True)
 
 
 def table(*columns: str, title: str | None = None, right: tuple[str, ...] = ()) -> Table:

@@ -13,7 +13,7 @@ from ..config.eval_settings import EvalSettings
 from ..folders import check_folder, folder_bytes, sync_tree, user_path
 from ..training.finished_run import is_run, load_any, open_run
 from ..training.reporter import quiet
-from .console import CHECKED, console, size
+from .console import CHECKED, console, show_next, size
 from .progress_bar import byte_progress, make_reporter
 
 FILES = ("metrics.json", "metrics.md", "samples", "provenance.json")
@@ -56,6 +56,7 @@ def evaluate_model(
     }
     write_json(folder / "provenance.json", about | {"git": git_state(), "versions": versions(), "hardware": hardware()})
     out.print(f"\n{CHECKED} all answers are in {escape(str(folder / 'samples'))}", soft_wrap=True)
+    show_next(["dude", "chat", model])
     return 0
 
 
@@ -93,6 +94,7 @@ def merge_run(run_folder: Path, output: Path, dtype: str) -> int:
         soft_wrap=True,
     )
     out.print(f'  AutoModelForCausalLM.from_pretrained("{merged.folder}")', markup=False, soft_wrap=True)
+    show_next(["dude", "chat", str(output)], ["dude", "push", str(output), "OWNER/NAME"])
     return 0
 
 
@@ -105,6 +107,7 @@ def merge_run_by_tensor(run_folder: Path, output: Path) -> int:
     with byte_progress(out, f"merging {run_folder}") as report:
         merge_stream(run_folder, output, report)
     out.print(f"{CHECKED} {escape(str(output))}: {size(folder_bytes(output))}", soft_wrap=True)
+    show_next(["dude", "chat", str(output)], ["dude", "push", str(output), "OWNER/NAME"])
     return 0
 
 
@@ -157,6 +160,7 @@ def export_run(
         out.print(summary_table(exported), markup=False, soft_wrap=True)
         out.print(f"\n{CHECKED} {escape(str(output))}: a LoRA adapter, {size(folder_bytes(output))}", soft_wrap=True)
     out.print(f'  PeftModel.from_pretrained(base, "{output}")', markup=False, soft_wrap=True)
+    show_next(["dude", "push", str(output), "OWNER/NAME"])
     return 0
 
 

@@ -30,6 +30,7 @@ from ..training.record import perplexity
 from ..training.reporter import Reporter
 from .console import CHECKED, FAILED, NOTE, duration
 
+MEASURED = 5  # steps before a time left is shown
 SLOW = 0.5  # seconds: a stage that took longer leaves a line behind
 NEWS = 4.0  # seconds before plain output reports an initialisation; each later line waits three times as long
 
@@ -88,11 +89,20 @@ class PlainReporter(Reporter):
         """Print about twenty lines a run."""
         if step % self._every and step != self._steps:
             return
+        line = f"step {step}/{self._steps}  loss {loss:.4f}  {tokens_per_second:,.0f} tokens/s"
+        left = self._left(step)
+        self.console.print(line if left is None else f"{line}  {duration(left)} left")
+
+    def _left(self, step: int) -> float | None:
+        """Return the seconds left, evaluations between steps included; None before there are steps to judge by.
+
+        Of all steps so far, not of the last ones: batches differ in length.
+        """
         first, since = self._began
-        left = (time.perf_counter() - since) / max(step - first, 1) * (self._steps - step)
-        self.console.print(
-            f"step {step}/{self._steps}  loss {loss:.4f}  {tokens_per_second:,.0f} tokens/s  {duration(left)} left"
-        )
+        done = step - first
+        if done < max(MEASURED, self._steps // 20) and step < self._steps:
+            return None
+        return (time.perf_counter() - since) / max(done, 1) * (self._steps - step)
 
     def evaluated(self, step: int, what: str, value: float) -> None:
         """Print a line for each evaluation."""
@@ -132,7 +142,7 @@ class LiveReporter(PlainReporter):
     def _timed(self, text: str) -> Iterator[None]:
         with super()._timed(text):
             if self._bar is not None:  # in the middle of training: a second line under the bar
-                task = self._bar.add_task(escape(text), total=None, loss="", speed="")
+                task = self._bar.add_task(escape(text), total=None, loss="", speed="", left="")
                 self._stage = (self._bar, task)
                 try:
                     yield
@@ -162,6 +172,7 @@ class LiveReporter(PlainReporter):
 
     def begin(self, step: int, steps: int) -> None:
         """Show the bar."""
+        self._steps, self._began = steps, (step, time.perf_counter())
         super_steps = f"from step {step}" if step else ""
         if super_steps:
             self.console.print(f"{CHECKED} resuming {super_steps}")
@@ -171,16 +182,18 @@ class LiveReporter(PlainReporter):
             MofNCompleteColumn(),
             TextColumn("{task.fields[loss]}"),
             TextColumn("[dim]{task.fields[speed]}"),
-            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            TextColumn("[dim]{task.fields[left]}"),
             console=self.console,
         )
-        self._training = self._bar.add_task("training", total=steps, completed=step, loss="", speed="")
+        self._training = self._bar.add_task("training", total=steps, completed=step, loss="", speed="", left="")
         self._bar.start()
 
     def progress(self, step: int, loss: float, tokens_per_second: float) -> None:
         """Move the bar."""
         if self._bar is not None and self._training is not None:
             fields: dict[str, Any] = {"loss": f"loss {loss:.4f}", "speed": f"{tokens_per_second:,.0f} tokens/s"}
+            left = self._left(step)
+            fields["left"] = "" if left is None else f"{duration(left)} left"
             self._bar.update(self._training, completed=step, **fields)
 
     def evaluated(self, step: int, what: str, value: float) -> None:

@@ -22,7 +22,7 @@ from ..training.run_folder import RunFolder
 from ..training.run_plan import CHECKS, Plan, as_table, make_plan
 from ..training.train_run import Interrupted, RunResult, train
 from . import INTERRUPTED, USER_ERROR
-from .console import NOTE, console, duration, facts, size, table
+from .console import NOTE, console, duration, facts, show_next, size, table
 from .progress_bar import PlainReporter, make_reporter, show_failure
 
 
@@ -49,6 +49,10 @@ def run(settings: RunSettings, config: Path, overrides: list[str], resume: str |
     if result.already:
         out.print(f"{NOTE} {escape(str(result.folder.path))} is already finished; nothing was done.")
     show_summary(result)
+    folder = str(result.folder.path)
+    export = ["dude", "export", folder, "-o", f"{folder.rstrip('/')}-lora"]
+    full = result.folder.model.is_dir()
+    show_next(["dude", "chat", folder], ["dude", "push", folder, "OWNER/NAME"] if full else export)
     return 0
 
 
@@ -202,7 +206,8 @@ def validate(settings: RunSettings, config: Path) -> int:
             failed.append(name)
             show_failure(out, name, error)
 
-    plan = make_plan(settings, report, keep_going=True)
+    with out.status("checking") as status:  # silent unless on a terminal
+        plan = make_plan(settings, report, keep_going=True, started=lambda name: status.update(f"checking {name}"))
     try:
         RunFolder(settings.output).check(settings, resume=False)
         report("output", str(settings.output), None)

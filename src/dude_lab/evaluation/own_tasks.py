@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, cast
 
 from dude_peft.errors import DudeError, quote, shorten, some
@@ -37,7 +38,8 @@ def file_unit(settings: EvalSettings, tokenizer: Any = None) -> Unit:
             "doc_to_target": lambda doc: doc["gold"],
             "metric_list": [{"metric": one, "aggregation": "mean", "higher_is_better": True} for one in CHOICE],
         }
-        return Unit(name, name, harness_task(name, docs, [], 0, settings.seed, config), (), "file", "acc", "-", 0)
+        make = partial(harness_task, name, docs, [], 0, settings.seed, config)
+        return Unit(name, name, make, (), "file", "acc", "-", 0)
     docs = list(_answers(rows, settings, tokenizer))
     config = {
         "output_type": "generate_until",
@@ -47,7 +49,8 @@ def file_unit(settings: EvalSettings, tokenizer: Any = None) -> Unit:
         "generation_kwargs": {"until": [], "do_sample": False, "max_gen_toks": settings.max_new_tokens},
         "metric_list": [{"metric": one, "aggregation": "mean", "higher_is_better": True} for one in GENERATED],
     }
-    return Unit(name, name, harness_task(name, docs, [], 0, settings.seed, config), (), "generate", metric, "-", 0)
+    make = partial(harness_task, name, docs, [], 0, settings.seed, config)
+    return Unit(name, name, make, (), "generate", metric, "-", 0)
 
 
 CHOICE = ("acc", "acc_norm")
@@ -138,14 +141,17 @@ def yaml_units(settings: EvalSettings) -> list[Unit]:
     """
     from lm_eval.tasks import TaskManager, get_task_dict
 
+    from .language_model import quiet
+
     path = existing(str(settings.lm_eval))
     found = re.search(r"^(?:task|group)\s*:\s*[\"']?([^\s\"'#]+)", path.read_text(encoding="utf-8"), re.MULTILINE)
     if found is None:
         raise DudeError(f"eval.lm_eval: {path} names no task: it has no line such as 'task: my_task'.")
     name = found[1]
     try:
-        manager = TaskManager(include_path=str(path.resolve().parent), include_defaults=False)
-        tasks = _flat(get_task_dict([name], manager))
+        with quiet():
+            manager = TaskManager(include_path=str(path.resolve().parent), include_defaults=False)
+            tasks = _flat(get_task_dict([name], manager))
     except Exception as error:  # of the user's file, of its data, of the network
         raise DudeError(f"eval.lm_eval: {path} cannot be loaded ({type(error).__name__}: {shorten(error)}).") from None
     [own] = settings.names
@@ -155,8 +161,13 @@ def yaml_units(settings: EvalSettings) -> list[Unit]:
             task.set_config("num_fewshot", settings.num_fewshot)
         task.set_fewshot_seed(settings.seed)
         shots = task.get_config("num_fewshot") or 0
-        units.append(Unit(own if len(tasks) == 1 else f"{own}/{one}", own, task, (), "lm_eval", "", "-", shots))
+        unit_name = own if len(tasks) == 1 else f"{own}/{one}"
+        units.append(Unit(unit_name, own, partial(_made, task), (), "lm_eval", "", "-", shots))
     return units
+
+
+def _made(task: Any) -> Any:
+    return task
 
 
 def _flat(tasks: Mapping[Any, Any]) -> dict[str, Any]:

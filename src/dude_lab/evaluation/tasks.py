@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from dude_peft.errors import DudeError, quote
@@ -31,7 +32,7 @@ class Unit:
     Attributes:
         name: the task's name, `<set>` or `<set>/<subject>`.
         set_name: the data set, or the built-in task as written in the config.
-        task: lm-evaluation-harness's object.
+        make: makes `task`, which takes longer than reading the questions.
         questions: the questions, in order; empty for a built-in task.
         protocol: `generate`, `cloze`, `letter`, `file` (choices of `eval.file`) or `lm_eval`.
         metric: the main metric; empty for a built-in task.
@@ -42,13 +43,18 @@ class Unit:
 
     name: str
     set_name: str
-    task: Task
+    make: Callable[[], Task]
     questions: Sequence[Asked | Problem]
     protocol: str
     metric: str
     split: str
     shots: int
     group: str | None = None
+
+    @cached_property
+    def task(self) -> Task:
+        """lm-evaluation-harness's object."""
+        return self.make()
 
 
 def build_units(settings: EvalSettings, tokenizer: Any = None) -> list[Unit]:
@@ -61,17 +67,15 @@ def build_units(settings: EvalSettings, tokenizer: Any = None) -> list[Unit]:
     Raises:
         DudeError: a data set that cannot be read, an unknown split, or too few few-shot examples.
     """
-    from .language_model import quiet
     from .own_tasks import file_unit, yaml_units
 
+    if settings.file is not None:
+        return [file_unit(settings, tokenizer)]
+    if settings.lm_eval is not None:
+        return yaml_units(settings)
     units: list[Unit] = []
-    with quiet():
-        if settings.file is not None:
-            return [file_unit(settings, tokenizer)]
-        if settings.lm_eval is not None:
-            return yaml_units(settings)
-        for name in settings.names:
-            units += _built_in(name, settings) if name.startswith(BUILT_IN) else _named(named_set(name), settings)
+    for name in settings.names:
+        units += _built_in(name, settings) if name.startswith(BUILT_IN) else _named(named_set(name), settings)
     return units
 
 
@@ -87,8 +91,8 @@ def _named(named: NamedSet, settings: EvalSettings) -> list[Unit]:
     if not examples:
         raise DudeError(f"{named.name}, split {split}, has no questions.")
     if isinstance(examples[0], Problem):
-        task = _generate_task(named.name, examples, worked, shots, settings)
-        return [Unit(named.name, named.name, task, examples, "generate", named.metric, split, shots)]
+        make = partial(_generate_task, named.name, examples, worked, shots, settings)
+        return [Unit(named.name, named.name, make, examples, "generate", named.metric, split, shots)]
     protocol = settings.protocol or named.choice_protocol
     metric = "acc" if protocol == "letter" else named.metric
     units = []
@@ -100,11 +104,11 @@ def _named(named: NamedSet, settings: EvalSettings) -> list[Unit]:
             raise DudeError(
                 f"{name}: eval.num_fewshot is {shots}, but its split {named.fewshot_split!r} has {len(pool)} examples."
             )
-        task = _choice_task(name, asked, pool, shots, settings, protocol, subject)
+        ask = partial(_choice_task, name, asked, pool, shots, settings, protocol, subject)
         group = part[0].group if subject is not None else None
         if subject is not None and group is None:
             raise DudeError(f"{name}: subject {quote(subject)} has no known group; add a 'group' to its records.")
-        units.append(Unit(name, named.name, task, asked, protocol, metric, split, shots, group))
+        units.append(Unit(name, named.name, ask, asked, protocol, metric, split, shots, group))
     return units
 
 
@@ -201,12 +205,16 @@ def harness_task(
 def _built_in(name: str, settings: EvalSettings) -> list[Unit]:
     from lm_eval.tasks import TaskManager, get_task_dict
 
+    from .language_model import quiet
+
     wanted = name.removeprefix(BUILT_IN)
-    manager = TaskManager()
+    with quiet():
+        manager = TaskManager()
     if wanted not in manager.all_tasks:
         raise DudeError(f"lm-evaluation-harness has no task {quote(wanted)}; `lm-eval ls tasks` lists them.")
     try:
-        tasks = _flat(get_task_dict([wanted], manager))
+        with quiet():
+            tasks = _flat(get_task_dict([wanted], manager))
     except Exception as error:  # its data sets come from the hub: every network fault ends here
         raise DudeError(f"{name} cannot be loaded ({type(error).__name__}: {error}).") from None
     units = []
@@ -215,8 +223,12 @@ def _built_in(name: str, settings: EvalSettings) -> list[Unit]:
             task.set_config("num_fewshot", settings.num_fewshot)
         task.set_fewshot_seed(settings.seed)
         shots = task.get_config("num_fewshot") or 0
-        units.append(Unit(f"{BUILT_IN}{one}", name, task, (), "lm_eval", "", "-", shots))
+        units.append(Unit(f"{BUILT_IN}{one}", name, partial(_made, task), (), "lm_eval", "", "-", shots))
     return units
+
+
+def _made(task: Task) -> Task:
+    return task
 
 
 def _flat(tasks: dict[Any, Any]) -> dict[str, Any]:

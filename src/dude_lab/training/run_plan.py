@@ -90,12 +90,19 @@ Report = Callable[[str, str, DudeError | None], None]
 """Called after each check with its name, its result, and the error if it failed."""
 
 
-def make_plan(settings: RunSettings, report: Report | None = None, *, keep_going: bool = False) -> Plan:
+def make_plan(
+    settings: RunSettings,
+    report: Report | None = None,
+    *,
+    keep_going: bool = False,
+    started: Callable[[str], None] | None = None,
+) -> Plan:
     """Run the checks and return the plan.
 
     Args:
         settings: the run.
         report: called after each check.
+        started: called before each check with its name.
         keep_going: after a failed check, run those that do not depend on it, to report all mistakes at once.
 
     Raises:
@@ -106,6 +113,8 @@ def make_plan(settings: RunSettings, report: Report | None = None, *, keep_going
     for name in CHECKS:
         if failed & _DEPENDS_ON.get(name, frozenset()):
             continue
+        if started:
+            started(name)
         try:
             found = _CHECKS[name](plan)
         except DudeError as error:
