@@ -270,3 +270,20 @@ def test_an_adapter_of_another_base_or_a_broken_one(tiny: Tiny) -> None:  # noqa
     plain = load_base(find_base(ModelSettings(name=str(other)), device="cpu"))
     with pytest.raises(DudeError, match=r"adapter_model\.safetensors: not an adapter of this base.*layers\.1"):
         attach_adapter(plain, tiny.output / "adapter")
+
+
+def test_the_evaluation_before_training_has_fewer_questions(tiny: Tiny) -> None:  # noqa: F811
+    from dude_lab.config.yaml_file import fingerprint
+
+    tiny.raw["eval"] = {"tasks": ["mini_csqa", "mini_boolq"], "limit": 6, "limit_before": 5}
+    metrics = train(tiny.settings("train.steps=1", "train.warmup=0")).record["metrics"]
+    assert {name: one["n"] for name, one in metrics["before"]["tasks"].items()} == {
+        "mini_csqa": 2, "mini_boolq": 2, "average": 4,
+    }  # fmt: skip
+    assert metrics["after"]["tasks"]["mini_csqa"]["n"] == 6
+    assert tiny.settings("eval.limit_before=null").eval.before_training().limit == 6
+    default = {k: v for k, v in tiny.raw["eval"].items() if k != "limit_before"}
+    tiny.raw["eval"] = default
+    assert tiny.settings().eval.before_training().limit == 6 and fingerprint(tiny.settings()) == fingerprint(
+        tiny.settings("eval.limit_before=50")
+    )

@@ -181,6 +181,8 @@ def _metrics(record: dict[str, Any]) -> list[tuple[str, str]]:
         row = after["tasks"][after["headline"]]
         error = f" ± {row['stderr']:.1%}" if row.get("stderr") is not None else ""
         was = f"{before['accuracy']:.1%} -> " if "accuracy" in before else ""
+        if was and (n := before["tasks"][before["headline"]]["n"]) != row["n"]:
+            was = f"{before['accuracy']:.1%} (n = {n:,}) -> "
         rows.append(("accuracy", f"{was}{after['accuracy']:.1%}{error} on {after['headline']} (n = {row['n']:,})"))
     if "validation_loss" in after:
         losses = [one["validation_loss"] for one in (before, after) if "validation_loss" in one]

@@ -204,7 +204,11 @@ def _results(rows: tuple[RowResult, ...], base: Run | None, jobs: int | None) ->
 
 def _questions(run: Run) -> Any:
     asked = run.record["config"]["eval"]
-    return {k: v for k, v in asked.items() if k not in ("every", "batch_size") and v is not None} if asked else None
+    return (
+        {k: v for k, v in asked.items() if k not in ("every", "batch_size", "limit_before") and v is not None}
+        if asked
+        else None
+    )
 
 
 def _named_apart(rows: Sequence[tuple[RowResult, str]]) -> tuple[RowResult, ...]:

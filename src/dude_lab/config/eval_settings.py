@@ -38,6 +38,8 @@ class EvalSettings(Settings):
         chat_template: of `file`: whether pairs go through the model's chat template. As in `data` if null.
         every: evaluate every `every` optimizer steps and at the end. Only at the end if null.
         limit: use only the first `limit` questions of each task (of each subject of MMLU). All if null.
+        limit_before: questions of the evaluation before the first step, divided among the tasks. As many as later if
+            null.
         batch_size: sequences in one forward.
         num_fewshot: few-shot examples before each question. 0 if null.
         max_new_tokens: longest generated answer in tokens.
@@ -58,6 +60,7 @@ class EvalSettings(Settings):
     chat_template: bool | None = None
     every: int | None = Field(default=None, ge=1, le=LARGEST)
     limit: int | None = Field(default=None, ge=1, le=LARGEST)
+    limit_before: int | None = Field(default=50, ge=1, le=LARGEST)
     batch_size: int = Field(default=32, ge=1, le=LARGEST)
     num_fewshot: int | None = Field(default=None, ge=0, le=LARGEST)
     max_new_tokens: int = Field(default=256, ge=1, le=LARGEST)
@@ -112,6 +115,13 @@ class EvalSettings(Settings):
     def has_tasks(self) -> bool:
         """Whether questions are asked, and not only the validation loss is computed."""
         return any(getattr(self, key) is not None for key in SOURCES)
+
+    def before_training(self) -> EvalSettings:
+        """Return the settings of the evaluation before the first step, which has fewer questions."""
+        if self.limit_before is None:
+            return self
+        each = max(1, self.limit_before // len(self.names))
+        return self.model_copy(update={"limit": each if self.limit is None else min(each, self.limit)})
 
     @property
     def names(self) -> tuple[str, ...]:

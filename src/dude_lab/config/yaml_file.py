@@ -113,6 +113,7 @@ ADDED = {
     ("method", "target_parameters"): None,
     ("eval", "file"): None,
     ("eval", "metric"): None,
+    ("eval", "limit_before"): 50,  # older runs asked all questions; comparisons evaluate the base by itself
     ("eval", "lm_eval"): None,
     ("eval", "prompt"): None,
     ("eval", "completion"): None,

@@ -473,7 +473,8 @@ class _Run:
             from ..evaluation.evaluator import evaluate
 
             with self._stage(f"evaluating {name or f'at step {step}'}"):
-                result = evaluate(trainer.model, plan.base.tokenizer, settings.eval, progress=self.reporter.asked)
+                asked = settings.eval.before_training() if name == "before" else settings.eval
+                result = evaluate(trainer.model, plan.base.tokenizer, asked, progress=self.reporter.asked)
             point |= {"eval": result.headline, "accuracy": result.accuracy}
             metrics |= {"headline": result.headline, "accuracy": result.accuracy, "tasks": result.metrics}
             if name and self.processes.first:
