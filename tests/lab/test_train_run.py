@@ -118,15 +118,15 @@ def test_what_is_saved_is_what_was_trained(tiny: Tiny, name: str, monkeypatch: p
     from dude_lab.training.base_model import load_base
 
     trained: list[torch.Tensor] = []
-    save = run_module._Run._save
+    save = run_module.save_result
 
-    def spy(self: Any, trainer: Any) -> Path:
-        trainer.model.eval()
+    def spy(model: Any, *rest: Any) -> tuple[Path, int]:
+        model.eval()
         with torch.no_grad():
-            trained.append(trainer.model(IDS).logits.clone())
-        return save(self, trainer)
+            trained.append(model(IDS).logits.clone())
+        return save(model, *rest)
 
-    monkeypatch.setattr(run_module._Run, "_save", spy)
+    monkeypatch.setattr(run_module, "save_result", spy)
     if name == "full":
         tiny.raw["method"] = "full"
     result = train(tiny.settings(f"method.name={name}"))
