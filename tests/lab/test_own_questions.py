@@ -157,3 +157,18 @@ def test_the_command_evaluates_a_model_on_a_file(tiny: Tiny, capsys: pytest.Capt
 def test_keys_that_do_not_go_together(raw: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         EvalSettings.model_validate(raw)
+
+
+def test_the_command_computes_the_loss_on_a_file(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+    """Of one batch it is the validation loss of a run."""
+    from dude_lab.cli.finished_runs import evaluate_model
+
+    rows = [{"prompt": f"{k} and", "completion": f" {k + 1}"} for k in range(4)]
+    file = write(tiny.folder / "v.jsonl", *rows)
+    tiny.raw["data"]["validation"] = file
+    before = train(tiny.settings("train.steps=1", "train.warmup=0")).record["metrics"]["before"]
+    settings, out = EvalSettings(file=file, metric="loss"), tiny.folder / "out"
+    evaluate_model(tiny.raw["model"], settings, out, overwrite=False, dtype="auto", device="cpu")
+    found = json.loads((out / "metrics.json").read_text())
+    assert found["loss"] == pytest.approx(before["validation_loss"], rel=1e-5) and found["examples"] == 4
+    assert f"loss {found['loss']:.4f}, perplexity" in capsys.readouterr().out

@@ -120,7 +120,7 @@ def evaluate(
         ),
     ] = None,
     metric: Annotated[
-        str | None, typer.Option(help="Of --file: exact_match, contains or choice.", show_default="exact_match")
+        str | None, typer.Option(help="Of --file: exact_match, contains, choice or loss.", show_default="exact_match")
     ] = None,
     lm_eval: Annotated[
         Path | None,
@@ -158,8 +158,6 @@ def evaluate(
     raw |= {"file": file and str(file), "metric": metric, "lm_eval": lm_eval and str(lm_eval)}
     if not any(raw[key] for key in ("suite", "file", "lm_eval")):
         raise DudeError("dude eval: what to evaluate on? Give --suite, --file or --lm-eval.")
-    if metric == "loss":
-        raise DudeError("dude eval: --metric loss is computed during training: set eval.file and eval.metric there.")
     settings = parse(EvalSettings, raw, "dude eval")
     raise typer.Exit(evaluate_model(model, settings, output, overwrite=overwrite, dtype=dtype, device=device))
 

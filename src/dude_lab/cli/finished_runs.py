@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.markup import escape
 
 from dude_peft.errors import DudeError
-from dude_peft.files import write_json
+from dude_peft.files import json_values, write_json
 
 from ..config.eval_settings import EvalSettings
 from ..folders import check_folder, folder_bytes, sync_tree, user_path
@@ -41,6 +41,8 @@ def evaluate_model(
     quiet()
     out = console()
     reporter = make_reporter(out)
+    if settings.metric == "loss":
+        return _evaluate_loss(model, settings, folder, dtype=dtype, device=device)
     build_units(settings)  # the questions first: they are quicker to miss than a model is to load
     with reporter.stage(f"loading {model}"):
         base, loaded = load_any(model, dtype=dtype, device=device)
@@ -57,6 +59,31 @@ def evaluate_model(
     write_json(folder / "provenance.json", about | {"git": git_state(), "versions": versions(), "hardware": hardware()})
     out.print(f"\n{CHECKED} all answers are in {escape(str(folder / 'samples'))}", soft_wrap=True)
     show_next(["dude", "chat", model])
+    return 0
+
+
+def _evaluate_loss(model: str, settings: EvalSettings, folder: Path, *, dtype: str, device: str) -> int:
+    """Print and write loss and perplexity on a file; return the exit code."""
+    from ..data.data_files import existing
+    from ..training.file_loss import file_loss
+    from ..training.record import perplexity
+
+    existing(str(settings.file))
+    out = console()
+    reporter = make_reporter(out)
+    with reporter.stage(f"loading {model}"):
+        base, loaded = load_any(model, dtype=dtype, device=device)
+    with reporter.stage(f"computing the loss on {settings.file}"):
+        found = file_loss(loaded, base, settings, reporter.asked)
+    values = {**found._asdict(), "perplexity": perplexity(found.loss)}
+    dropped = f"; {found.dropped:,} longer ones are left out" if found.dropped else ""
+    out.print(
+        f"loss {found.loss:.4f}, perplexity {values['perplexity']:.4g} on {found.tokens:,} tokens of "
+        f"{found.examples:,} examples{dropped}"
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "metrics.json", json_values(values))
+    out.print(f"{CHECKED} {escape(str(folder / 'metrics.json'))}", soft_wrap=True)
     return 0
 
 
