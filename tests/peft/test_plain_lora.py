@@ -92,9 +92,12 @@ KNOW_PEFT = {
     "dude_peft/suitable.py",
     "dude_peft/targets.py",
     "dude_peft/layer.py",
+    "dude_peft/experts.py",
+    "dude_peft/lora_conversion.py",
     "dude_peft/baselines/tuner.py",
     "dude_peft/baselines/lora_xs.py",
     "dude_lab/methods/registry.py",
+    "dude_lab/training/sharding.py",
 }
 
 

@@ -40,8 +40,8 @@ def save_result(model: Any, plan: Plan, folder: RunFolder) -> tuple[Path, int]:
             model.save_pretrained(part)
         if not plan.full:
             hide_paths(part)
-            (part / "README.md").unlink(missing_ok=True)  # PEFT's, mostly empty; the card follows with the record
-            saved_bytes = folder_bytes(part)
+            card = part / "README.md"  # PEFT's, mostly empty; that of the project replaces it, with the record
+            saved_bytes = folder_bytes(part) - (card.stat().st_size if card.is_file() else 0)
         plan.base.tokenizer.save_pretrained(part)
         if plan.full:
             saved_bytes = folder_bytes(part)
