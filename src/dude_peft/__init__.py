@@ -14,17 +14,19 @@ from .errors import DudeError
 if TYPE_CHECKING:
     from .checkpoint import load_adapter
     from .config import DudeConfig
+    from .injection import distributed_init
 
-__all__ = ["DudeConfig", "DudeError", "__version__", "load_adapter"]
+__all__ = ["DudeConfig", "DudeError", "__version__", "distributed_init", "load_adapter"]
 
 
 def __getattr__(name: str) -> Any:
     """Import torch and PEFT, and put DuDe into PEFT's table, only when a name that needs them is asked for."""
-    if name in ("DudeConfig", "load_adapter"):
-        from . import checkpoint, hotswap, model
+    if name in ("DudeConfig", "distributed_init", "load_adapter"):
+        from . import checkpoint, hotswap, injection, model
 
         hotswap.install()
-        return model.DudeConfig if name == "DudeConfig" else checkpoint.load_adapter
+        modules: dict[str, Any] = {"DudeConfig": model, "distributed_init": injection, "load_adapter": checkpoint}
+        return getattr(modules[name], name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

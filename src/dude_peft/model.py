@@ -30,7 +30,7 @@ from .config import DudeConfig
 from .errors import DudeError, quote
 from .experts import DudeExperts, decomposed, from_factors
 from .expressions import ALL_LINEAR
-from .injection import report_init, reported, unchanged_on_error
+from .injection import exchange, rank_and_count, report_init, reported, share, unchanged_on_error
 from .layer import DudeVariant, Init, init_from_factors, init_from_svd
 from .suitable import expert_parts
 from .svd import ONE_THREAD
@@ -50,6 +50,18 @@ def decomposed_on_one_thread(model: nn.Module, target: Target) -> bool:
     weight: Any = layer._parameters.get("weight")
     plain = not target.experts and type(layer) in (nn.Linear, Conv1D) and type(weight) in (nn.Parameter, Tensor)
     return bool(plain and weight.device.type == "cpu" and d * k <= ONE_THREAD)
+
+
+def device_of(model: nn.Module, target: Target) -> torch.device:
+    """Return the device of the initial values of `target`: that of its weight, when the layer is called."""
+    layer: Any = model.get_submodule(target.layer)
+    layer = layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer
+    if target.experts:
+        weight = getattr(layer, stacks_of(layer, target.layer)[target.stack].parameter)
+    else:
+        with onloaded(layer):
+            weight = layer.weight
+    return cast(torch.device, weight.device)
 
 
 class DudeModel(LoraModel):
@@ -82,6 +94,36 @@ class DudeModel(LoraModel):
             raise
 
     def _inject(self, model: nn.Module, adapter_name: str, config: DudeConfig, *args: Any, **kwargs: Any) -> None:
+        def prepare() -> tuple[Sequence[Target], dict[Target, Init]]:
+            return self._prepare(model, adapter_name, config)
+
+        if rank_and_count()[1] == 1 or checkpoint.LOADED.get() is not None:
+            targets, inits = prepare()
+        else:
+            targets, values = exchange(prepare, lambda target: device_of(model, target))
+            inits = {target: Init(*tensors) for target, tensors in values.items()}
+        # PEFT's option to build adapters on the meta device would lose the initial values; it saves nothing here.
+        kwargs.pop("low_cpu_mem_usage", None)
+        parameters = config.target_parameters  # PEFT makes a set of them for some architectures
+        with warnings.catch_warnings():
+            # Said of patterns that match parameters alone. `find_targets` has checked them.
+            warnings.filterwarnings("ignore", message="The following (rank|alpha)_pattern keys did not match")
+            super().inject_adapter(model, adapter_name, *args[:1], low_cpu_mem_usage=False, **kwargs)
+        config.target_parameters = parameters
+        stacks: dict[str, dict[str, Init]] = {}
+        for target in targets:
+            init = inits[target]
+            if target.experts:
+                stacks.setdefault(target.layer, {})[target.stack] = init
+            else:
+                DudeVariant.attach(model.get_submodule(target.name), adapter_name, init, config)
+        for name, found in stacks.items():
+            cast(DudeExperts, model.get_submodule(name)).attach(adapter_name, found, config)
+
+    def _prepare(
+        self, model: nn.Module, adapter_name: str, config: DudeConfig
+    ) -> tuple[Sequence[Target], dict[Target, Init]]:
+        """Check the config against the model; return all targets, and the initial values of those of this process."""
         if not adapter_name or "." in adapter_name or hasattr(nn.ModuleDict(), adapter_name):
             raise DudeError(
                 f"adapter_name {quote(adapter_name)} cannot name a module in PyTorch: give a word without dots "
@@ -102,24 +144,8 @@ class DudeModel(LoraModel):
             # By name: PEFT would add modules that are left out here, and reads an expression as last names.
             config.target_modules = {target.name for target in targets if not target.experts}
         loaded = checkpoint.LOADED.get()
-        what = "Decomposing weights" if loaded is None else "Placing factors"
-        inits = list(self._inits(model, targets, config, loaded, reported(targets, what)))
-        # PEFT's option to build adapters on the meta device would lose the initial values; it saves nothing here.
-        kwargs.pop("low_cpu_mem_usage", None)
-        parameters = config.target_parameters  # PEFT makes a set of them for some architectures
-        with warnings.catch_warnings():
-            # Said of patterns that match parameters alone. `find_targets` has checked them.
-            warnings.filterwarnings("ignore", message="The following (rank|alpha)_pattern keys did not match")
-            super().inject_adapter(model, adapter_name, *args[:1], low_cpu_mem_usage=False, **kwargs)
-        config.target_parameters = parameters
-        stacks: dict[str, dict[str, Init]] = {}
-        for target, init in inits:
-            if target.experts:
-                stacks.setdefault(target.layer, {})[target.stack] = init
-            else:
-                DudeVariant.attach(model.get_submodule(target.name), adapter_name, init, config)
-        for name, found in stacks.items():
-            cast(DudeExperts, model.get_submodule(name)).attach(adapter_name, found, config)
+        mine, what = (share(targets), "Decomposing weights") if loaded is None else (targets, "Placing factors")
+        return targets, dict(self._inits(model, mine, config, loaded, reported(mine, what)))
 
     def _inject_parameters(
         self, peft_config: Any, model: nn.Module, adapter_name: str, low_cpu_mem_usage: bool

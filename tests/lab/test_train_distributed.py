@@ -155,6 +155,12 @@ def test_stopped_in_one_process_and_resumed_is_the_same_run(both: Any, prefix: s
     assert not list(parts.rglob(".*"))
 
 
+def test_the_processes_divide_the_decompositions(both: Any) -> None:
+    """DuDe's: two of the four layers, in the first process."""
+    _, results = both
+    assert [results[name][0][0]["initialised"] for name in ("grouped", "sharded")] == [2, 2]
+
+
 def test_a_run_is_resumed_with_another_number_of_processes(both: Any) -> None:
     """A sharded run by one process, and a run of one process by two with FSDP2."""
     from dude_lab.config.yaml_file import parse_run

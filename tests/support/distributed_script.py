@@ -26,9 +26,13 @@ from dude_peft.errors import DudeError
 class Notes(Reporter):
     def __init__(self) -> None:
         self.notes: list[str] = []
+        self.initialised = 0  # layers, in this process
 
     def note(self, text: str) -> None:
         self.notes.append(text)
+
+    def prepared(self, what: str, done: int, total: int, left: float | None) -> None:
+        self.initialised = total
 
 
 def one(run: dict[str, Any], last: bool) -> dict[str, Any]:
@@ -47,7 +51,7 @@ def one(run: dict[str, Any], last: bool) -> dict[str, Any]:
     os.environ.update(run.get("env", {}))
     try:
         record = train(parse_run(run["raw"]), resume=run.get("resume"), reporter=reporter).record
-        return {"record": record, "notes": reporter.notes}
+        return {"record": record, "notes": reporter.notes, "initialised": reporter.initialised}
     except (DudeError, Interrupted) as error:
         return {"error": str(error), "kind": type(error).__name__, "notes": reporter.notes}
     finally:

@@ -303,7 +303,7 @@ class _Run:
 
     def _adapt(self, base: Any) -> Any:
         """Add the method's adapter to the base model and report the progress."""
-        from dude_peft.injection import on_init
+        from dude_peft.injection import distributed_init, on_init
 
         from .trainer import adapted_model
 
@@ -315,7 +315,7 @@ class _Run:
             self.reporter.prepared(what, number, of, left)
 
         try:
-            with on_init(report, len(self.plan.part.targets)):
+            with on_init(report, len(self.plan.part.targets)), distributed_init():
                 return adapted_model(self.plan, base)
         except DudeError:
             raise
