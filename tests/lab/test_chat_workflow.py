@@ -1,4 +1,4 @@
-"""The afternoon of a user with chats and an instruct model: each command goes on from what the one before it left."""
+"""The commands in a row, on chats and an instruct model: each one reads what the one before it wrote."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tiny_run import tiny_instruct  # noqa: F401
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("afternoon")
+    return tmp_path_factory.mktemp("workflow")
 
 
 def write_chats(path: Path, first: int, count: int) -> Path:
