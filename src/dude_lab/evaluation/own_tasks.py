@@ -12,7 +12,7 @@ from dude_peft.errors import DudeError, quote, shorten, some
 from ..config.eval_settings import EvalSettings
 from ..data.data_files import Rows, existing, read_rows
 from ..data.formats import Chat, Pair, read_records
-from .tasks import Unit, harness_task
+from .tasks import Unit, flat, harness_task, harness_units
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -151,27 +151,8 @@ def yaml_units(settings: EvalSettings) -> list[Unit]:
     try:
         with quiet():
             manager = TaskManager(include_path=str(path.resolve().parent), include_defaults=False)
-            tasks = _flat(get_task_dict([name], manager))
+            tasks = flat(get_task_dict([name], manager))
     except Exception as error:  # of the user's file, of its data, of the network
         raise DudeError(f"eval.lm_eval: {path} cannot be loaded ({type(error).__name__}: {shorten(error)}).") from None
     [own] = settings.names
-    units = []
-    for one, task in tasks.items():
-        if settings.num_fewshot is not None:
-            task.set_config("num_fewshot", settings.num_fewshot)
-        task.set_fewshot_seed(settings.seed)
-        shots = task.get_config("num_fewshot") or 0
-        unit_name = own if len(tasks) == 1 else f"{own}/{one}"
-        units.append(Unit(unit_name, own, partial(_made, task), (), "lm_eval", "", "-", shots))
-    return units
-
-
-def _made(task: Any) -> Any:
-    return task
-
-
-def _flat(tasks: Mapping[Any, Any]) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in tasks.items():
-        out.update(_flat(value) if isinstance(value, Mapping) else {str(key): value})
-    return out
+    return harness_units(tasks, settings, own, lambda one: own if len(tasks) == 1 else f"{own}/{one}")

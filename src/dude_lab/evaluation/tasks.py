@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property, partial
@@ -214,27 +214,42 @@ def _built_in(name: str, settings: EvalSettings) -> list[Unit]:
         raise DudeError(f"lm-evaluation-harness has no task {quote(wanted)}; `lm-eval ls tasks` lists them.")
     try:
         with quiet():
-            tasks = _flat(get_task_dict([wanted], manager))
+            tasks = flat(get_task_dict([wanted], manager))
     except Exception as error:  # its data sets come from the hub: every network fault ends here
         raise DudeError(f"{name} cannot be loaded ({type(error).__name__}: {error}).") from None
+    return harness_units(tasks, settings, name, lambda one: f"{BUILT_IN}{one}")
+
+
+def harness_units(
+    tasks: Mapping[str, Any], settings: EvalSettings, name: str, unit_name: Callable[[str], str]
+) -> list[Unit]:
+    """Return the units of tasks that lm-evaluation-harness made, with the few-shot examples of `settings`.
+
+    Args:
+        tasks: by name, as `flat` returns them.
+        settings: the evaluation.
+        name: of the whole in `settings`.
+        unit_name: the name in tables for that of a task.
+    """
     units = []
     for one, task in tasks.items():
         if settings.num_fewshot is not None:
             task.set_config("num_fewshot", settings.num_fewshot)
         task.set_fewshot_seed(settings.seed)
         shots = task.get_config("num_fewshot") or 0
-        units.append(Unit(f"{BUILT_IN}{one}", name, partial(_made, task), (), "lm_eval", "", "-", shots))
+        units.append(Unit(unit_name(one), name, partial(_made, task), (), "lm_eval", "", "-", shots))
     return units
 
 
-def _made(task: Task) -> Task:
+def _made(task: Any) -> Any:
     return task
 
 
-def _flat(tasks: dict[Any, Any]) -> dict[str, Any]:
+def flat(tasks: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return the tasks of nested groups by name."""
     out: dict[str, Any] = {}
     for key, value in tasks.items():
-        out.update(_flat(value) if isinstance(value, dict) else {key: value})
+        out.update(flat(value) if isinstance(value, Mapping) else {str(key): value})
     return out
 
 
