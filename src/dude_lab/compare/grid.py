@@ -137,7 +137,7 @@ class Grid:
                     f"{self.source}: several learning_rates and no questions to choose among them by: give run.eval, "
                     "search.eval.suite, or search.eval: null with run.data.validation."
                 )
-            keep = {k: v for k, v in (asked or {}).items() if k not in ("every", "limit", "split")}
+            keep = {k: v for k, v in (asked or {}).items() if k not in ("every", "limit", "skip", "split")}
             if set(SOURCES) & set(search.eval):
                 keep = {k: v for k, v in keep.items() if k not in (*SOURCES, *OF_FILES)}
             raw["eval"] = keep | search.eval

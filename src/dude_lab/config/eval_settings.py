@@ -38,6 +38,8 @@ class EvalSettings(Settings):
         chat_template: of `file`: whether pairs go through the model's chat template. As in `data` if null.
         every: evaluate every `every` optimizer steps and at the end. Only at the end if null.
         limit: use only the first `limit` questions of each task (of each subject of MMLU). All if null.
+        skip: leave out the first `skip` questions of each named data set (of each subject of MMLU), for instance those
+            that a learning rate was chosen on; `limit` counts from there.
         limit_before: questions of the evaluation before the first step, divided among the tasks. As many as later if
             null.
         batch_size: sequences in one forward.
@@ -60,6 +62,7 @@ class EvalSettings(Settings):
     chat_template: bool | None = None
     every: int | None = Field(default=None, ge=1, le=LARGEST)
     limit: int | None = Field(default=None, ge=1, le=LARGEST)
+    skip: int | None = Field(default=None, ge=1, le=LARGEST)
     limit_before: int | None = Field(default=50, ge=1, le=LARGEST)
     batch_size: int = Field(default=32, ge=1, le=LARGEST)
     num_fewshot: int | None = Field(default=None, ge=0, le=LARGEST)
@@ -95,7 +98,7 @@ class EvalSettings(Settings):
             for key in OF_FILES:
                 if getattr(self, key) is not None:
                     raise ValueError(f"'{key}' has no meaning without 'file'")
-        for key in ("split", "protocol", "root", "num_fewshot"):
+        for key in ("split", "protocol", "root", "num_fewshot", "skip"):
             if (self.file or self.lm_eval) and getattr(self, key) is not None and (key != "num_fewshot" or self.file):
                 raise ValueError(f"'{key}' has no meaning with '{'file' if self.file else 'lm_eval'}'")
         if not self.has_tasks:

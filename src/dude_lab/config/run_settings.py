@@ -16,8 +16,9 @@ class ModelSettings(Settings):
     """The base model. `model: NAME` is short for `model: {name: NAME}`.
 
     Attributes:
-        name: `mini` (the model that ships with the package), a local folder, or a name on the Hugging Face hub. Only
-            safetensors are loaded.
+        name: `mini` (the model that ships with the package), `smollm2` (SmolLM2-135M-Instruct, after `dude fetch
+            smollm2`), a local folder, a GGUF file, or a name on the Hugging Face hub. Of a folder only safetensors are
+            loaded; a GGUF file is converted once, to float32.
         dtype: dtype of the weights. `auto` is bfloat16 on a GPU that supports it, else float32; full fine-tuning always
             uses float32, since a bfloat16 parameter does not change by steps of 1e-5.
         quantization: quantise the linear layers of the base model on loading, by bitsandbytes: `nf4` (4 bits, with

@@ -115,6 +115,7 @@ ADDED = {
     ("eval", "metric"): None,
     ("eval", "limit_before"): 50,  # older runs asked all questions; comparisons evaluate the base by itself
     ("eval", "lm_eval"): None,
+    ("eval", "skip"): None,
     ("eval", "prompt"): None,
     ("eval", "completion"): None,
     ("eval", "column"): None,

@@ -82,21 +82,22 @@ def build_units(settings: EvalSettings, tokenizer: Any = None) -> list[Unit]:
 def _named(named: NamedSet, settings: EvalSettings) -> list[Unit]:
     split = settings.split or named.eval_split
     shots = settings.num_fewshot or 0
-    examples: list[Any] = list(named.examples(split, settings.root, None if named.by_subject else settings.limit))
+    examples = _examples(named, split, settings)
     worked: list[Any] = []
     if shots:
         if named.fewshot_split is None:
             raise DudeError(f"{named.name} has no split for few-shot examples; set eval.num_fewshot to 0.")
         worked = list(named.examples(named.fewshot_split, settings.root))
-    if not examples:
-        raise DudeError(f"{named.name}, split {split}, has no questions.")
+    if not examples or (settings.skip and named.by_subject and not _subjects(examples, settings)):
+        rest = f" after the first {settings.skip:,} (eval.skip)" if settings.skip else ""
+        raise DudeError(f"{named.name}, split {split}, has no questions{rest}.")
     if isinstance(examples[0], Problem):
         make = partial(_generate_task, named.name, examples, worked, shots, settings)
         return [Unit(named.name, named.name, make, examples, "generate", named.metric, split, shots)]
     protocol = settings.protocol or named.choice_protocol
     metric = "acc" if protocol == "letter" else named.metric
     units = []
-    for subject, part in _subjects(examples, settings.limit) if named.by_subject else [(None, examples)]:
+    for subject, part in _subjects(examples, settings) if named.by_subject else [(None, examples)]:
         asked = [one.ask(protocol) for one in part]
         pool = [one.ask(protocol) for one in worked if subject is None or one.subject == subject]
         name = named.name if subject is None else f"{named.name}/{subject}"
@@ -112,11 +113,21 @@ def _named(named: NamedSet, settings: EvalSettings) -> list[Unit]:
     return units
 
 
-def _subjects(questions: Sequence[Any], limit: int | None) -> list[tuple[str | None, list[Question]]]:
+def _examples(named: NamedSet, split: str, settings: EvalSettings) -> list[Any]:
+    """Return the questions of a set after `skip` and up to `limit`; all of a set that is asked by subject."""
+    if named.by_subject:
+        return list(named.examples(split, settings.root))
+    skip = settings.skip or 0
+    return list(named.examples(split, settings.root, settings.limit and settings.limit + skip))[skip:]
+
+
+def _subjects(questions: Sequence[Any], settings: EvalSettings) -> list[tuple[str | None, list[Question]]]:
     parts: dict[str, list[Question]] = {}
     for one in questions:
         parts.setdefault(one.subject, []).append(one)
-    return [(subject, part[:limit]) for subject, part in parts.items()]
+    skip = settings.skip or 0
+    end = settings.limit and settings.limit + skip
+    return [(subject, part[skip:end]) for subject, part in parts.items() if part[skip:end]]
 
 
 def _choice_task(
@@ -278,7 +289,7 @@ def _prompts_of(name: str, settings: EvalSettings) -> dict[tuple[str, str], dict
         return {}
     found: dict[tuple[str, str], dict[str, Any]] = {}
     protocol = settings.protocol or named.choice_protocol
-    for one in named.examples(split, settings.root, None if named.by_subject else settings.limit):
+    for one in _examples(named, split, settings):
         if isinstance(one, Problem):
             found[name, one.id] = {"prompt": one.prompt, "gold": str(final_number(one.answer))}
             continue

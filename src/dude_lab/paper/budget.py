@@ -7,8 +7,8 @@ Hours are a model, not a measurement. On a GPU a pass over some tokens takes the
 - `LAUNCH` seconds a layer, below which small batches do not get: what batches of one short question are limited by.
 
 A training micro-batch is a forward, a backward of the inputs, one more forward with gradient checkpointing, and with
-full fine-tuning a backward of the weights. On a CPU (`mini`) it is tokens over `CPU_TOKENS`, the medians of the
-runs in `studies/mini`, one thread each in float32 on an AMD EPYC with AVX2.
+full fine-tuning a backward of the weights. On a CPU (`mini`, `smollm2`) it is tokens over `CPU_TOKENS`, one thread in
+float32: medians of the runs in `studies/mini` on an AMD EPYC with AVX2, and of SmolLM2 on an Intel Xeon with AVX512.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ PEAK = {2: 989e12, 4: 495e12}  # FLOP/s of an H100 SXM: bfloat16 and TF32, dense
 MFU = 0.4
 BANDWIDTH, BANDWIDTH_SHARE = 3.35e12, 0.6  # bytes/s (the same sheet)
 LAUNCH = 0.0012  # s a layer and pass, eager PyTorch with adapters
-CPU_TOKENS = {"train": 1300.0, "read": 9000.0, "write": 600.0}  # tokens/s of `mini`, one thread
+CPU_TOKENS = {  # tokens/s of one thread
+    "mini": {"train": 1300.0, "read": 9000.0, "write": 600.0},
+    "smollm2": {"train": 170.0, "read": 390.0, "write": 60.0},
+}
 CPU_START = 7.0  # s: a process begins, loads its libraries, tokenizes
 GPUS = {"H100": 80e9, "H200": 141e9}
 
@@ -114,7 +117,7 @@ def _width(settings: RunSettings, *, full: bool) -> int:
     """Return the bytes of a weight; `model.dtype: auto` is resolved for the hardware of the scale."""
     if settings.model.dtype != "auto":
         return 4 if settings.model.dtype == "float32" else 2
-    return 4 if full or settings.model.name == "mini" else 2
+    return 4 if full or settings.model.name in CPU_TOKENS else 2
 
 
 def _memory(row: Row, settings: RunSettings, shape: Shape, estimate: Estimate, trained: int, frozen: int) -> int:
@@ -131,8 +134,8 @@ def _hours(settings: RunSettings, shape: Shape, estimate: Estimate, *, full: boo
     steps = _steps(settings, estimate)
     micro = steps * train.gradient_accumulation
     tokens = train.batch_size * estimate.tokens
-    if settings.model.name == "mini":
-        seconds = CPU_START + micro * tokens / CPU_TOKENS["train"] * (1.2 if full else 1.0)
+    if (cpu := CPU_TOKENS.get(settings.model.name)) is not None:
+        seconds = CPU_START + micro * tokens / cpu["train"] * (1.2 if full else 1.0)
     else:
         passes = 2 + full + train.gradient_checkpointing
         seconds = micro * passes * _pass(shape, tokens, _width(settings, full=full))
@@ -155,8 +158,8 @@ def _asking(settings: RunSettings, shape: Shape, estimate: Estimate, *, times: i
     if settings.eval.limit is not None and len(settings.eval.names) == 1 and "mmlu" not in settings.eval.names[0]:
         questions = min(questions, settings.eval.limit)
     read = questions * estimate.question_tokens
-    if settings.model.name == "mini":
-        return times * (read / CPU_TOKENS["read"] + questions * estimate.generated / CPU_TOKENS["write"])
+    if (cpu := CPU_TOKENS.get(settings.model.name)) is not None:
+        return times * (read / cpu["read"] + questions * estimate.generated / cpu["write"])
     width, batch = _width(settings, full=settings.method.name == "full"), settings.eval.batch_size
     batches = math.ceil(questions / batch)
     reading = batches * _pass(shape, batch * estimate.question_tokens, width)

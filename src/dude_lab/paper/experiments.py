@@ -7,7 +7,12 @@ from typing import Literal
 
 from dude_peft.errors import DudeError, did_you_mean
 
-Scale = Literal["mini", "paper"]
+Scale = Literal["mini", "small", "paper"]
+SCALES: dict[str, str] = {
+    "mini": "the embedded model and generated data, no network",
+    "small": "SmolLM2-135M and the real data sets, CPU",
+    "paper": "the paper's models and data, GPUs",
+}
 FOUR = ("lora", "dora", "pissa", "dude")
 BASELINES = FOUR[:3]
 COMMONSENSE = ("boolq", "piqa", "siqa", "hellaswag", "winogrande", "arc_e", "arc_c", "obqa")
@@ -58,7 +63,7 @@ class ComparisonSpec:
 
 
 def _same(recipe: str) -> dict[str, str]:
-    return {"mini": recipe, "paper": recipe}
+    return {"mini": recipe, "small": recipe, "paper": recipe}
 
 
 _SETS = {"arc_e": "arc_easy", "arc_c": "arc_challenge", "obqa": "openbookqa"}
@@ -87,16 +92,21 @@ COMPARISONS = {
         ComparisonSpec(
             "commonsense",
             _same("commonsense"),
-            FOUR,
+            ("full", *FOUR),  # where the recipe has it
             (*(Column(key, key, _SETS.get(key, key)) for key in COMMONSENSE), Column("avg", "Average")),
             "commonsense",
         ),
-        ComparisonSpec("gpqa", _same("gpqa"), FOUR, (Column("score", "GPQA"),), "gpqa"),
+        ComparisonSpec("gpqa", {"mini": "gpqa", "paper": "gpqa"}, FOUR, (Column("score", "GPQA"),), "gpqa"),
         ComparisonSpec("ranks", _same("mmlu"), FOUR, _MMLU, "mmlu"),
-        ComparisonSpec("variants-mmlu", _same("mmlu"), (*FOUR, "dude_a", "dude_b"), _MMLU, "mmlu", ranks=(32,)),
+        ComparisonSpec(
+            "ranks-csqa", {"small": "csqa"}, FOUR, (Column("score", "CommonsenseQA", "commonsense_qa"),), None
+        ),
+        ComparisonSpec(
+            "variants-mmlu", {"mini": "mmlu", "paper": "mmlu"}, (*FOUR, "dude_a", "dude_b"), _MMLU, "mmlu", ranks=(32,)
+        ),
         ComparisonSpec(
             "variants-metamath",
-            _same("gsm"),
+            {"mini": "gsm", "paper": "gsm"},
             (*FOUR, "dude_a", "dude_b"),
             (Column("accuracy", "GSM8K"),),
             "gsm",
@@ -111,16 +121,40 @@ COMPARISONS = {
             None,
             ranks=(16,),
         ),
-        ComparisonSpec("seeds-metamath", _same("gsm"), FOUR, (Column("mean", "GSM8K, mean over seeds"),), "seeds"),
+        ComparisonSpec(
+            "variants-commonsense",
+            {"small": "commonsense_variants"},
+            ("dude", "dude_a", "dude_b"),
+            (*(Column(key, key, _SETS.get(key, key)) for key in COMMONSENSE), Column("avg", "Average")),
+            None,
+        ),
+        ComparisonSpec(
+            "seeds-metamath",
+            {"mini": "gsm", "paper": "gsm"},
+            FOUR,
+            (Column("mean", "GSM8K, mean over seeds"),),
+            "seeds",
+        ),
+        ComparisonSpec(
+            "seeds-commonsense", {"small": "commonsense"}, FOUR, (Column("avg", "Average of eight sets"),), None
+        ),
         ComparisonSpec(
             "seeds-gsm", {"mini": "gsm_direct"}, FOUR, (Column("mean", "GSM8K, mean over seeds"),), None, ranks=(16,)
         ),
         ComparisonSpec(
             "curves",
-            {"mini": "gsm", "paper": "curves"},
+            {"mini": "gsm", "small": "gsm", "paper": "curves"},
             ("full", *FOUR),
             (Column("accuracy", "GSM8K, last step"),),
             None,
+        ),
+        ComparisonSpec(
+            "above-csqa",
+            {"small": "csqa_above"},
+            FOUR,
+            (Column("score", "CommonsenseQA", "commonsense_qa"),),
+            None,
+            above=True,
         ),
         ComparisonSpec("above-gpqa", {"mini": "gpqa"}, FOUR, (Column("score", "GPQA"),), None, above=True),
         ComparisonSpec(
@@ -159,7 +193,7 @@ class Experiment:
     comparisons: tuple[str, ...]
     claims: tuple[str, ...]
     figure: Literal["curves", "ranks", "seeds", "rates"] | None = None
-    scales: tuple[Scale, ...] = ("mini", "paper")
+    scales: tuple[Scale, ...] = ("mini", "small", "paper")
 
 
 EXPERIMENTS = {
@@ -179,14 +213,14 @@ EXPERIMENTS = {
             "table3",
             "Table 3: ranks on MMLU",
             "Is DuDe best at every rank, and does its margin grow with the rank?",
-            ("ranks",),
+            ("ranks-csqa", "ranks"),
             ("best_at_each_rank", "margin_grows"),
         ),
         Experiment(
             "table4",
             "Table 4: how the singular values are initialised",
             "Are the initialisations DuDe-A and DuDe-B (Eq. 10, 11) better than DuDe's?",
-            ("variants-metamath", "variants-gsm", "variants-mmlu"),
+            ("variants-commonsense", "variants-metamath", "variants-gsm", "variants-mmlu"),
             ("best", "variants"),
         ),
         Experiment(
@@ -201,7 +235,7 @@ EXPERIMENTS = {
             "figure3",
             "Figure 3: accuracy against rank",
             "Table 3 as a picture: average and weighted average against rank.",
-            ("ranks",),
+            ("ranks-csqa", "ranks"),
             (),
             "ranks",
         ),
@@ -209,7 +243,7 @@ EXPERIMENTS = {
             "figure4",
             "Figure 4: accuracy with each seed",
             "The section on seeds as a picture.",
-            ("seeds-metamath", "seeds-gsm"),
+            ("seeds-commonsense", "seeds-metamath", "seeds-gsm"),
             (),
             "seeds",
         ),
@@ -217,7 +251,7 @@ EXPERIMENTS = {
             "seeds",
             "Section 4.5: five seeds",
             "Is DuDe best whatever the seed, and does it vary less?",
-            ("seeds-metamath", "seeds-gsm"),
+            ("seeds-commonsense", "seeds-metamath", "seeds-gsm"),
             ("best", "worst_above_best", "steadier"),
         ),
         Experiment(
@@ -232,10 +266,10 @@ EXPERIMENTS = {
             "Learning rates: what a wrong one costs",
             "Not in the paper: how much does a method lose with a rate that is not its best? By the searches (seed 0, "
             "validation), and by full runs with the next rate above the best (five seeds).",
-            ("commonsense", "gpqa", "ranks", "above-gpqa", "above-mmlu"),
+            ("commonsense", "gpqa", "ranks-csqa", "ranks", "above-csqa", "above-gpqa", "above-mmlu"),
             ("forgiving", "keeps_more"),
             "rates",
-            ("mini",),
+            ("mini", "small"),
         ),
     )
 }

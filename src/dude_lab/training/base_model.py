@@ -17,7 +17,9 @@ from dude_peft.files import hash_file, read_json
 
 from ..config.run_settings import ModelSettings
 from ..folders import user_path
+from ..smollm2 import NAME as SMOLLM2
 from .base_weights import check_weights, load_weights, weight_files
+from .gguf_checkpoint import converted, is_gguf, source_sha256
 
 if TYPE_CHECKING:
     import torch
@@ -232,10 +234,12 @@ def check_base(base: Base) -> str | None:
 
 
 def identity(base: Base) -> dict[str, Any]:
-    """Return what identifies the model: name, dtype, and SHA-256 of its files or the hub's commit."""
+    """Return what identifies the model: name, dtype, and SHA-256 of its files or GGUF file or the hub's commit."""
     known: dict[str, Any] = {"name": base.name, "dtype": str(base.dtype).removeprefix("torch.")}
     if base.folder is None:
         return known | {"commit": getattr(base.config, "_commit_hash", None)}
+    if (source := source_sha256(base.folder)) is not None:
+        return known | {"sha256": source}  # config.json names the version of transformers that converted it
     digest = hashlib.sha256()
     for path in sorted([base.folder / "config.json", *base.folder.glob("*.safetensors")]):
         digest.update(path.name.encode())
@@ -253,6 +257,8 @@ def _source(settings: ModelSettings) -> str:
     path = user_path(name)
     if path.is_dir():
         return str(_checked_folder(path, name))
+    if is_gguf(name):
+        return str(_checked_folder(converted(name, None if name == SMOLLM2 else path), name))
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         beside = [str(p) for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
         raise DudeError(f"model '{name}': no such folder.{did_you_mean(str(path), beside)}")
@@ -331,5 +337,6 @@ def _unreadable(settings: ModelSettings, source: str, what: str, error: BaseExce
         return f"model '{settings.name}': the {what} in {source} cannot be read: {reason}."
     return (
         f"model '{settings.name}': not a local folder, and the {what} cannot be loaded from the hub: {reason}. Check "
-        f"the name and the network, or give a folder; '{EMBEDDED}' is the embedded model, which needs no network."
+        f"the name and the network, or give a folder; '{EMBEDDED}' is the embedded model, which needs no network, and "
+        f"'{SMOLLM2}' a small one that `dude fetch {SMOLLM2}` downloads."
     )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from dude_peft.errors import DudeError
 from dude_peft.expressions import layer_pattern
 
+from .. import smollm2
 from ..config.run_settings import RunSettings
 from ..methods import METHODS, FullSettings, MethodSettings, TargetSettings, build
 from .base_model import Base, check_base, find_base, meta_model
@@ -138,6 +139,8 @@ def _model(plan: Plan) -> str:
         plan.notes.append(
             f"full fine-tuning in {settings.model.dtype}: small updates are lost to rounding; float32 is safer"
         )
+    if settings.model.name == smollm2.NAME:
+        plan.notes.append(f"{smollm2.NAME} is {smollm2.DESCRIPTION}")
     dtype = str(plan.base.dtype).removeprefix("torch.")
     if settings.model.quantization is not None:
         dtype = f"{settings.model.quantization}, {dtype}"
