@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from tiny_run import Tiny, tiny, tiny_base, write_base  # noqa: F401
+from tiny_run import Tiny, tiny, tiny_base, write_base, write_sums  # noqa: F401
 from typer.testing import CliRunner, Result
 
 from dude_lab.cli.commands import app
@@ -235,3 +238,93 @@ def test_validate_makes_no_tasks_of_the_questions(tiny: Tiny, monkeypatch: pytes
     monkeypatch.setattr(tasks, "harness_task", lambda *args: pytest.fail("made a task"))
     result = dude("validate", tiny.write(), "eval.suite=mini_csqa", "eval.limit=3")
     assert result.exit_code == 0 and "mini_csqa: 3 questions" in result.stdout
+
+
+LATER = ("datasets", "trl", "lm_eval", "pandas", "matplotlib")
+UNUSED = f"""
+import sys
+sys.argv = ["dude", "validate", *sys.argv[1:]]
+from dude_lab.cli.app import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+print("imported:", *(name for name in {LATER} if name in sys.modules))
+"""
+
+
+def test_validate_imports_nothing_that_only_training_needs(tiny: Tiny) -> None:  # noqa: F811
+    words = [sys.executable, "-c", UNUSED, str(tiny.write()), "eval.suite=mini_csqa"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "imported:"
+
+
+def test_validate_tokenises_a_sample_and_the_longest(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    from transformers import PreTrainedTokenizerFast
+
+    rows = write_sums(tiny.folder / "sums.jsonl", 3_000).read_text().splitlines()
+    rows[7] = json.dumps({"prompt": "Question: what is 1 plus 2 plus 3 plus 4 plus 5?\nAnswer:", "completion": " 15"})
+    (tiny.folder / "sums.jsonl").write_text("\n".join(rows))
+    seen: list[int] = []
+    original = PreTrainedTokenizerFast.__call__
+
+    def counted(self: Any, texts: Any, **options: Any) -> Any:
+        seen.append(len(texts))
+        return original(self, texts, **options)
+
+    monkeypatch.setattr(PreTrainedTokenizerFast, "__call__", counted)
+    config = tiny.write()
+    shown = dude("validate", config, "train.steps=null", "train.epochs=1").stdout
+    assert sum(seen) == 2 * 500  # prompts, and prompts with completions
+    of_all = dude("train", config, "--dry-run", "train.steps=null", "train.epochs=1").stdout
+    assert sum(seen) == 2 * 500 + 2 * 3_000
+    longest = re.search(r"longest (\d+) tokens", of_all)
+    assert longest and f"{longest[0]}, mean" in shown and "from 500 examples" in shown and "from 500" not in of_all
+    assert "3,000 examples" in shown and "750 steps" in shown and "750 steps" in of_all
+    means = [float(re.search(r"mean (\d+)", text)[1]) for text in (shown, of_all)]  # type: ignore[index]
+    assert abs(means[0] - means[1]) <= 1
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (["train.max_length=25"], "1 of 3,000 training examples are longer than 25"),
+        (["train.max_length=5"], "all 3000 training examples are longer"),
+        (["train.packing=true"], "packed into"),
+    ],
+)
+def test_validate_counts_all_examples_where_the_sample_has_something_to_report(
+    tiny: Tiny,  # noqa: F811
+    change: list[str],
+    words: str,
+) -> None:
+    rows = write_sums(tiny.folder / "sums.jsonl", 3_000).read_text().splitlines()
+    long = {"prompt": "Question: what is 1 plus 2 plus 3 plus 4 plus 5 plus 6?\nAnswer:", "completion": " 21"}
+    rows[7] = json.dumps(long)
+    (tiny.folder / "sums.jsonl").write_text("\n".join(rows))
+    shown = dude("validate", tiny.write(), *change).output
+    assert words in shown and "from 500 examples" not in shown
+
+
+def test_a_terminal_shows_which_check_is_running() -> None:
+    import io
+
+    from rich.console import Console
+
+    from dude_lab.cli.progress_bar import CheckProgress
+
+    out = io.StringIO()
+    with CheckProgress(Console(file=out, force_terminal=True, width=90, color_system=None)) as shown:
+        shown.started("lengths")
+        shown.moved(1_000, 8_000)
+        shown._shown.refresh()
+        shown.started("targets")
+        shown._shown.refresh()
+    lines = re.split(r"[\r\n]", out.getvalue())
+    assert any("checking lengths" in line and "1000/8000" in line for line in lines)
+    assert any("checking targets" in line and "/8000" not in line for line in lines)
+    piped = io.StringIO()
+    with CheckProgress(Console(file=piped)) as shown:
+        shown.started("lengths")
+    assert piped.getvalue() == ""

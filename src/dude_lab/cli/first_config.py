@@ -20,9 +20,8 @@ from ..training.examples import READ, length_limit, tokenize
 from ..training.training_data import load_training
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-
     from ..training.base_model import Base
+    from ..training.training_data import Columns
 
 QUESTIONS = ("question", "query", "input", "source", "problem", "instruction")
 ANSWERS = ("answer", "response", "output", "target", "solution", "label")
@@ -137,7 +136,7 @@ def _source(data: str) -> dict[str, object]:
     return section
 
 
-def _lengths(records: Dataset, base: Base) -> _Lengths:
+def _lengths(records: Columns, base: Base) -> _Lengths:
     train = TrainSettings()
     some = records.select(range(min(SAMPLE, len(records))))
     longest = tokenize(some, base.tokenizer, train, READ).longest

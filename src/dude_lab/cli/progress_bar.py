@@ -129,6 +129,31 @@ class _Left(ProgressColumn):
         return Text("" if left is None else f"{duration(left)} left", "dim")
 
 
+class CheckProgress:
+    """Which check of a plan is running: a spinner with a bar where the check counts; silent unless on a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(24), Count(), TimeElapsedColumn())
+        self._shown = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._task = self._shown.add_task("checking", total=None)
+
+    def __enter__(self) -> CheckProgress:
+        self._shown.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._shown.stop()
+
+    def started(self, name: str) -> None:
+        """Show the name of a check."""
+        self._shown.remove_task(self._task)  # the total of a task cannot be taken back
+        self._task = self._shown.add_task(f"checking {escape(name)}", total=None)
+
+    def moved(self, done: int, total: int) -> None:
+        """Show how far the check is."""
+        self._shown.update(self._task, completed=done, total=total)
+
+
 class LiveReporter(PlainReporter):
     """A bar with loss, tokens/s and time left; a spinner, or a bar of layers or questions, for everything else."""
 
@@ -160,6 +185,13 @@ class LiveReporter(PlainReporter):
                     yield
                 finally:
                     self._stage = None
+
+    def checking(self, name: str) -> None:
+        """Show the name of the check that is running."""
+        if self._stage is not None:
+            bar, task = self._stage
+            bar.remove_task(task)
+            self._stage = (bar, bar.add_task(f"checking {escape(name)}", total=None))
 
     def prepared(self, what: str, done: int, total: int, left: float | None) -> None:
         """Show the layers that are initialised."""

@@ -23,7 +23,9 @@ from ..training.run_plan import CHECKS, Plan, as_table, make_plan
 from ..training.train_run import Interrupted, RunResult, train
 from . import INTERRUPTED, USER_ERROR
 from .console import NOTE, console, duration, facts, show_next, size, table
-from .progress_bar import PlainReporter, make_reporter, show_failure
+from .progress_bar import CheckProgress, PlainReporter, make_reporter, show_failure
+
+VALIDATED = 500  # examples that `dude validate` tokenises of a larger data set
 
 
 def run(settings: RunSettings, config: Path, overrides: list[str], resume: str | None) -> int:
@@ -64,9 +66,9 @@ def dry_run(settings: RunSettings, resume: str | None = None) -> int:
     out = console()
     reporter = make_reporter(out)
     begin = _beginning(RunFolder(settings.output), settings, resume, reporter.note)
-    with reporter.stage("checking"):
+    with CheckProgress(out) as progress:
         quiet()
-        plan = make_plan(settings, reporter.check)
+        plan = make_plan(settings, reporter.check, started=progress.started, progress=progress.moved)
     for text in plan.notes:
         reporter.note(text)
     out.print("\n[bold]Config, as resolved[/]")
@@ -208,8 +210,10 @@ def validate(settings: RunSettings, config: Path) -> int:
             failed.append(name)
             show_failure(out, name, error)
 
-    with out.status("checking") as status:  # silent unless on a terminal
-        plan = make_plan(settings, report, keep_going=True, started=lambda name: status.update(f"checking {name}"))
+    with CheckProgress(out) as shown:
+        plan = make_plan(
+            settings, report, keep_going=True, started=shown.started, progress=shown.moved, sample=VALIDATED
+        )
     try:
         RunFolder(settings.output).check(settings, resume=False)
         report("output", str(settings.output), None)

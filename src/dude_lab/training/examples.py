@@ -6,7 +6,8 @@ cut or dropped is counted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from dude_peft.errors import DudeError, quote
 from ..config.run_settings import TrainSettings
 from ..data.formats import Chat
 from .chat_template import ChatTemplate, never_ends
+from .training_data import Columns
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -23,8 +25,11 @@ if TYPE_CHECKING:
 
 READ = 1_000_000
 """Characters of an example that are tokenised; more if `max_length` tokens can be longer."""
+BATCH = 1_000  # texts that are tokenised at a time
 IGNORED = -100  # label of a token without loss, as in torch and transformers
 DEFAULT_MAX_LENGTH = 1024
+Progress = Callable[[int, int], None]
+"""Called with the number of examples that are done, and of all."""
 Parts = list[tuple[str, bool]]
 """The consecutive parts of an example: text, and whether the loss is on it."""
 
@@ -35,17 +40,18 @@ class Examples:
 
     Attributes:
         data: columns `input_ids` and `labels`, lists of ints of equal length; of packed examples also `seq_lengths`,
-            the tokens of each example in the row.
+            the tokens of each example in the row. For a trainer see `as_dataset`.
         max_length: the limit, in tokens.
         longest: tokens of the longest example before the limit was applied; a lower bound above `READ` characters.
         dropped: examples above the limit that were dropped.
         truncated: examples above the limit that were cut.
-        tokens: tokens of all examples after the limit was applied.
+        tokens: tokens of all examples after the limit was applied; of a sample, an estimate.
         merged: examples whose prompt ends inside a token of the whole text.
         endless: chats whose last turn has no end token, so that the model does not learn to end its answers.
+        sample_of: number of examples of which `data` is a sample (`tokenize_sample`); None if it has all.
     """
 
-    data: Dataset
+    data: Columns | Dataset
     max_length: int
     longest: int
     dropped: int
@@ -53,6 +59,7 @@ class Examples:
     tokens: int
     merged: int
     endless: int = 0
+    sample_of: int | None = None
 
     @property
     def packed(self) -> bool:
@@ -60,14 +67,27 @@ class Examples:
         return "seq_lengths" in self.data.column_names
 
     @property
+    def rows(self) -> int:
+        """Number of rows that the trainer sees: examples, or packed sequences."""
+        return self.sample_of or len(self.data)
+
+    @property
     def count(self) -> int:
         """Number of examples."""
+        if self.sample_of:
+            return self.sample_of
         return sum(map(len, self.data["seq_lengths"])) if self.packed else len(self.data)
 
     @property
     def mean_length(self) -> float:
         """Mean number of tokens of an example."""
         return self.tokens / self.count
+
+    def as_dataset(self) -> Examples:
+        """Return the examples with `data` as a `datasets.Dataset`, which takes less memory."""
+        from datasets import Dataset
+
+        return replace(self, data=Dataset.from_dict(self.data.columns)) if isinstance(self.data, Columns) else self
 
 
 def length_limit(train: TrainSettings, config: PretrainedConfig) -> int:
@@ -85,12 +105,13 @@ def length_limit(train: TrainSettings, config: PretrainedConfig) -> int:
 
 
 def tokenize(
-    data: Dataset,
+    data: Columns | Dataset,
     tokenizer: PreTrainedTokenizerBase,
     train: TrainSettings,
     max_length: int,
     what: str = "training",
     vocabulary: int | None = None,
+    progress: Progress | None = None,
 ) -> Examples:
     """Return the token ids and labels of a data set.
 
@@ -105,13 +126,12 @@ def tokenize(
         max_length: the limit, in tokens.
         what: name of the data in messages.
         vocabulary: rows of the model's embedding; None if unknown.
+        progress: called as examples are tokenised.
 
     Raises:
         DudeError: every example is longer than `max_length`, a token has no row in the embedding, or a chat that the
             template does not take.
     """
-    from datasets import Dataset
-
     if not len(data):
         raise DudeError(f"the {what} data has no examples.")
     # Text that is beyond the limit in any case is not tokenised: 10 MB would take minutes.
@@ -123,7 +143,7 @@ def tokenize(
             "train.overlong: split cuts plain text (data.format: text) into several examples; an answer without its "
             "question teaches nothing. Set it to drop or truncate."
         )
-    tokens = _Tokens(tokenizer, max(map(len, data["text"])) if split else read)
+    tokens = _Tokens(tokenizer, max(map(len, data["text"])) if split else read, progress)
     made = tokens.of_chats(data["chat"]) if chats else tokens.of_texts(data)
 
     rows: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
@@ -153,7 +173,7 @@ def tokenize(
             f"has {at_least}{longest}. Set train.max_length={longest}, or shorten the data."
         )
     return Examples(
-        data=Dataset.from_dict(rows),
+        data=Columns(rows),
         max_length=max_length,
         longest=longest,
         dropped=dropped,
@@ -162,6 +182,38 @@ def tokenize(
         merged=tokens.merged,
         endless=endless,
     )
+
+
+def tokenize_sample(
+    data: Columns,
+    tokenizer: PreTrainedTokenizerBase,
+    train: TrainSettings,
+    max_length: int,
+    what: str = "training",
+    vocabulary: int | None = None,
+    progress: Progress | None = None,
+    *,
+    size: int,
+) -> Examples:
+    """Tokenize `size` examples of a larger data set: a fifth are those of the most characters, the others spread.
+
+    If there is anything to report about them (an error, an example above the limit, a prompt that ends inside a
+    token), or if sequences are packed or cut into pieces, all examples are tokenised, as by `tokenize`.
+    """
+    if len(data) <= size or train.packing or train.overlong == "split":
+        return tokenize(data, tokenizer, train, max_length, what, vocabulary, progress)
+    texts = [data[name] for name in data.column_names]
+    characters = [sum(map(len, parts)) for parts in zip(*texts, strict=True)]
+    order = sorted(range(len(data)), key=characters.__getitem__, reverse=True)
+    longest, others = order[: size // 5], sorted(order[size // 5 :])
+    count = size - len(longest)
+    chosen = sorted(longest + [others[k * len(others) // count] for k in range(count)])
+    with suppress(DudeError):  # raised again with the numbers of all
+        found = tokenize(data.select(chosen), tokenizer, train, max_length, what, vocabulary)
+        if not (found.dropped or found.truncated or found.merged or found.endless):
+            share = found.tokens / sum(characters[k] for k in chosen)
+            return replace(found, tokens=round(share * sum(characters)), sample_of=len(data))
+    return tokenize(data, tokenizer, train, max_length, what, vocabulary, progress)
 
 
 def _pieces(made: Iterable[tuple[list[int], list[bool]]], max_length: int) -> Iterator[tuple[list[int], list[bool]]]:
@@ -181,30 +233,37 @@ class _Tokens:
         merged: pairs so far whose prompt ends inside a token.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, read: int) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, read: int, progress: Progress | None) -> None:
         self.tokenizer, self.read, self.cut, self.merged = tokenizer, read, False, 0
+        self.progress: Progress = progress or (lambda done, total: None)
 
-    def of_chats(self, chats: Iterable[str]) -> Iterator[tuple[list[int], list[bool]]]:
+    def of_chats(self, chats: Sequence[str]) -> Iterator[tuple[list[int], list[bool]]]:
         """Yield ids and mask of each chat."""
         template = ChatTemplate.of(self.tokenizer)
-        for chat in chats:
+        for done, chat in enumerate(chats, 1):
             yield template.tokens(Chat.from_json(chat))
+            if done % (BATCH // 10) == 0:
+                self.progress(done, len(chats))
 
-    def of_texts(self, data: Dataset) -> Iterator[tuple[list[int], list[bool]]]:
+    def of_texts(self, data: Columns | Dataset) -> Iterator[tuple[list[int], list[bool]]]:
         """Yield ids, with the end token, and mask of each pair or text."""
         eos = self.tokenizer.eos_token_id
         prompts = list(data["prompt"]) if "prompt" in data.column_names else [""] * len(data)
         texts = list(data["text"]) if "text" in data.column_names else list(data["completion"])
         texts = [prompt + text for prompt, text in zip(prompts, texts, strict=True)]
         self.cut = any(len(text) > self.read for text in texts)
-        full = self._ids(texts)
-        alone = self._ids(prompts) if "prompt" in data.column_names else [[]] * len(full)
-        for prompt, text in zip(alone, full, strict=True):
-            ids = text if text and text[-1] == eos else [*text, eos]
-            prompt = prompt[:-1] if len(prompt) > 1 and prompt[-1] == eos else prompt  # tokenizers that end every text
-            start = common_prefix(prompt, ids)
-            self.merged += start < len(prompt)
-            yield ids, [k >= start for k in range(len(ids))]
+        for first in range(0, len(texts), BATCH):
+            batch = slice(first, first + BATCH)
+            full = self._ids(texts[batch])
+            alone = self._ids(prompts[batch]) if "prompt" in data.column_names else [[]] * len(full)
+            for prompt, text in zip(alone, full, strict=True):
+                ids = text if text and text[-1] == eos else [*text, eos]
+                # Some tokenizers end every text.
+                prompt = prompt[:-1] if len(prompt) > 1 and prompt[-1] == eos else prompt
+                start = common_prefix(prompt, ids)
+                self.merged += start < len(prompt)
+                yield ids, [k >= start for k in range(len(ids))]
+            self.progress(min(first + BATCH, len(texts)), len(texts))
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         found = self.tokenizer([text[: self.read] for text in texts], verbose=False, return_attention_mask=False)
@@ -220,7 +279,7 @@ def pack(examples: Examples) -> Examples:
     hidden = are_progress_bars_disabled()
     disable_progress_bars()
     try:
-        packed = pack_dataset(examples.data, examples.max_length, "bfd", {"keep_in_memory": True})
+        packed = pack_dataset(examples.as_dataset().data, examples.max_length, "bfd", {"keep_in_memory": True})
     finally:
         if not hidden:
             enable_progress_bars()

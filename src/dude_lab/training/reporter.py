@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 
@@ -12,6 +13,9 @@ from dude_peft.errors import DudeError
 
 class Reporter:
     """Callbacks of a run, in the order of the calls. This class does nothing."""
+
+    def checking(self, name: str) -> None:
+        """Called before a check of the plan."""
 
     def check(self, name: str, found: str, error: DudeError | None) -> None:
         """Called when a check of the plan has passed or failed."""
@@ -55,14 +59,16 @@ def prepare_environment() -> None:
 
 
 def quiet() -> None:
-    """Show only errors, and no progress bars, of transformers, datasets, TRL and PEFT."""
-    import datasets
+    """Show only errors, and no progress bars, of transformers, datasets, TRL and PEFT; `datasets` is not imported."""
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    datasets.utils.logging.set_verbosity_error()
-    datasets.disable_progress_bars()
+    os.environ["DATASETS_VERBOSITY"] = "error"  # read when it is imported
+    os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+    if (datasets := sys.modules.get("datasets")) is not None:
+        datasets.utils.logging.set_verbosity_error()
+        datasets.disable_progress_bars()
     for name in ("trl", "peft", "accelerate", "lm_eval"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for category in (FutureWarning, UserWarning):

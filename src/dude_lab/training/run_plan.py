@@ -20,7 +20,7 @@ from ..methods import METHODS, FullSettings, MethodSettings, TargetSettings, bui
 from .base_model import Base, check_base, find_base, meta_model
 from .distributed import process_count
 from .estimates import MemoryEstimate, estimate, step_count
-from .examples import READ, Examples, Parts, length_limit, pack, shown, tokenize
+from .examples import READ, Examples, Parts, Progress, length_limit, pack, shown, tokenize, tokenize_sample
 from .trackers import check_trackers
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from dude_peft.targets import Target, Targets
 
-    from .training_data import TrainingData
+    from .training_data import Columns, TrainingData
 
 CHECKS = ("model", "data", "lengths", "targets", "evaluation", "steps", "memory")
 
@@ -65,6 +65,8 @@ class Plan:
         epochs: passes over the examples in these steps.
         renderings: the first record as it is trained on, and through the model's chat template, in the parts of
             `examples.shown`; None unless the model has a template and `data.chat_template` does not decide.
+        sample: number of examples that are tokenised for the lengths; None for all, which training needs.
+        progress: called with the progress of a check.
         processes: number of processes; each has `train.batch_size / processes` examples of a batch.
     """
 
@@ -79,6 +81,8 @@ class Plan:
     epochs: float = 0.0
     notes: list[str] = field(default_factory=list)
     renderings: tuple[Parts, Parts] | None = None
+    sample: int | None = None
+    progress: Progress | None = None
     processes: int = field(default_factory=process_count)
 
     @property
@@ -97,6 +101,8 @@ def make_plan(
     *,
     keep_going: bool = False,
     started: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
+    sample: int | None = None,
 ) -> Plan:
     """Run the checks and return the plan.
 
@@ -104,12 +110,15 @@ def make_plan(
         settings: the run.
         report: called after each check.
         started: called before each check with its name.
+        progress: called during a check that takes long, with what is done and the total.
+        sample: tokenise only this many examples of a larger data set, if nothing is found in them that needs the
+            numbers of all (`examples.tokenize_sample`). The plan is then not for training.
         keep_going: after a failed check, run those that do not depend on it, to report all mistakes at once.
 
     Raises:
         DudeError: the first failed check; with `keep_going`, none.
     """
-    plan = Plan(settings)
+    plan = Plan(settings, sample=sample, progress=progress)
     failed: set[str] = set()
     for name in CHECKS:
         if failed & _DEPENDS_ON.get(name, frozenset()):
@@ -160,9 +169,16 @@ def _lengths(plan: Plan) -> str:
     train, tokenizer = plan.settings.train, plan.base.tokenizer
     limit = length_limit(train, plan.base.config)
     vocabulary = getattr(plan.base.config.get_text_config(), "vocab_size", None)
-    plan.train = tokenize(plan.data.train, tokenizer, train, limit, vocabulary=vocabulary)
+
+    def tokenized(data: Columns, what: str) -> Examples:
+        rest = (tokenizer, train, limit, what, vocabulary, plan.progress)
+        if plan.sample is None:
+            return tokenize(data, *rest).as_dataset()
+        return tokenize_sample(data, *rest, size=plan.sample)
+
+    plan.train = tokenized(plan.data.train, "training")
     if plan.data.validation is not None:
-        plan.validation = tokenize(plan.data.validation, tokenizer, train, limit, "validation", vocabulary)
+        plan.validation = tokenized(plan.data.validation, "validation")
     for what, examples in (("training", plan.train), ("validation", plan.validation)):
         if examples is None:
             continue
@@ -184,10 +200,12 @@ def _lengths(plan: Plan) -> str:
             )
     _compare_with_chat(plan)
     found = f"longest {plan.train.longest:,} tokens, mean {plan.train.mean_length:.0f}, limit {limit:,}"
+    if plan.train.sample_of:
+        found += f" (from {len(plan.train.data):,} examples, the longest among them)"
     if not train.packing:
         return found
     plan.train = pack(plan.train)
-    rows = len(plan.train.data)
+    rows = plan.train.rows
     return f"{found}; packed into {rows:,} sequences, {plan.train.tokens / rows / limit:.0%} full"
 
 
@@ -275,7 +293,7 @@ def _steps(plan: Plan) -> str:
             f"{train.batch_size // count} (train.batch_size / {count}) x {count} processes x "
             f"{train.gradient_accumulation} (train.gradient_accumulation)"
         )
-    plan.steps, per_epoch = step_count(train, len(plan.train.data))
+    plan.steps, per_epoch = step_count(train, plan.train.rows)
     plan.epochs = plan.steps / per_epoch
     if train.warmup >= plan.steps:
         raise DudeError(f"train.warmup: {train.warmup:g} steps, and the run has {plan.steps}. Lower it.")

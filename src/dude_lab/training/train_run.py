@@ -125,7 +125,12 @@ def _train(
                 "or use DDP."
             )
         with reporter.stage("checking"):
-            made = make_plan(settings, reporter.check)
+            made = make_plan(
+                settings,
+                reporter.check,
+                started=reporter.checking,
+                progress=lambda done, total: reporter.asked(done, total, "examples"),
+            )
         if checkpoint is not None:
             _check_checkpoint(checkpoint, made, folder)
         return made

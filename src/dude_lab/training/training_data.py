@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Any, overload
 
 from dude_peft.errors import DudeError
 
@@ -18,8 +18,43 @@ from ..data.parsers import CALCULATOR_MARK
 from ..data.question_types import Problem, subject_heading
 from ..data.sets import read_hub
 
-if TYPE_CHECKING:
-    import datasets
+
+class Columns:
+    """Records as columns of equal length, read as a `datasets.Dataset` is, without importing `datasets`.
+
+    Args:
+        columns: maps names to values.
+    """
+
+    def __init__(self, columns: dict[str, list[Any]]) -> None:
+        self.columns = columns
+
+    @property
+    def column_names(self) -> list[str]:
+        """Names of the columns."""
+        return list(self.columns)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values()), ()))
+
+    @overload
+    def __getitem__(self, key: str) -> list[Any]: ...
+
+    @overload
+    def __getitem__(self, key: int) -> dict[str, Any]: ...
+
+    def __getitem__(self, key: str | int) -> Any:
+        if isinstance(key, str):
+            return self.columns[key]
+        return {name: values[key] for name, values in self.columns.items()}
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[index] for index in range(len(self)))
+
+    def select(self, indices: Iterable[int]) -> Columns:
+        """Return the records at `indices`."""
+        chosen = list(indices)
+        return Columns({name: [values[k] for k in chosen] for name, values in self.columns.items()})
 
 
 @dataclass(frozen=True)
@@ -37,12 +72,12 @@ class TrainingData:
             no pairs, or those of a named data set.
     """
 
-    train: datasets.Dataset
-    validation: datasets.Dataset | None
+    train: Columns
+    validation: Columns | None
     source: str
     sha256: str
     format: Format | None = None
-    both: tuple[datasets.Dataset, datasets.Dataset] | None = None
+    both: tuple[Columns, Columns] | None = None
 
     @property
     def chats(self) -> bool:
@@ -69,10 +104,10 @@ def load_training(settings: DataSettings) -> TrainingData:
         records = _sample(records, settings.sample, settings.seed)
     if settings.limit is not None:
         records = records[: settings.limit]
-    held_out = None if validation is None else _dataset(validation)
+    held_out = None if validation is None else _columns(validation)
     format = found.format if settings.name is None else None
-    both = (_dataset([found.first[0]]), _dataset([found.first[1]])) if found.first else None
-    return TrainingData(_dataset(records), held_out, source, _digest(records), format, both)
+    both = (_columns([found.first[0]]), _columns([found.first[1]])) if found.first else None
+    return TrainingData(_columns(records), held_out, source, _digest(records), format, both)
 
 
 def _training_records(settings: DataSettings) -> tuple[Records, str]:
@@ -156,14 +191,12 @@ def _sample(records: list[Record], count: int, seed: int) -> list[Record]:
     return [records[k] for k in sorted(random.Random(seed).sample(range(len(records)), count))]
 
 
-def _dataset(records: list[Record]) -> datasets.Dataset:
-    import datasets
-
+def _columns(records: list[Record]) -> Columns:
     columns: dict[str, list[str]] = {}
     for record in records:
         for name, text in _texts(record).items():
             columns.setdefault(name, []).append(text)
-    return datasets.Dataset.from_dict(columns)
+    return Columns(columns)
 
 
 def _texts(record: Record) -> dict[str, str]:
