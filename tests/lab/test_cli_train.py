@@ -203,25 +203,28 @@ def test_ctrl_c_says_how_to_go_on(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -
     assert dude("train", config, "train.save_every=50", "--resume", "auto").exit_code == 0
 
 
-def test_the_time_left_is_shown_once_there_are_steps_to_judge_by(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over all steps so far: a fast last step does not make the rest fast."""
+def test_a_line_of_progress_ends_with_the_time_left() -> None:
     from io import StringIO
 
     from rich.console import Console
 
-    from dude_lab.cli import progress_bar
+    from dude_lab.cli.progress_bar import LiveReporter, PlainReporter
+    from dude_lab.training.time_left import Remaining
 
-    now = [0.0]
-    monkeypatch.setattr(progress_bar.time, "perf_counter", lambda: now[0])
-    out = StringIO()
-    reporter = progress_bar.PlainReporter(Console(file=out, width=100))
-    reporter.begin(0, 20)
-    for step, at in ((4, 40.0), (5, 41.0), (10, 50.0), (20, 60.0)):
-        now[0] = at
-        reporter.progress(step, 1.0, 5.0)
-    lines = [line for line in out.getvalue().splitlines() if line.startswith("step")]
-    assert "left" not in lines[0] and lines[1].endswith("2 min 03 s left")
-    assert lines[2].endswith("50.0 s left") and lines[3].endswith("0.0 s left")
+    for kind, terminal in ((PlainReporter, False), (LiveReporter, True)):
+        out = StringIO()
+        reporter = kind(Console(file=out, width=110, force_terminal=terminal, color_system=None))
+        reporter.begin(0, 20)
+        for step, left in enumerate((None, Remaining(123.0, 3), Remaining(50.0, 1), Remaining(0.0)), 1):
+            reporter.remaining(left)
+            reporter.progress(step, 1.0, 5.0)
+            if isinstance(reporter, LiveReporter) and reporter._bar is not None:
+                reporter._bar.refresh()
+        reporter.end()
+        lines = [line.strip() for line in re.split(r"[\r\n]", out.getvalue()) if "tokens/s" in line]
+        assert lines[0].endswith("tokens/s")
+        for text in ("2 min 03 s left + 3 evaluations", "50.0 s left + 1 evaluation", "0.0 s left"):
+            assert any(line.endswith(text) for line in lines), text
 
 
 def test_the_summary_names_the_next_commands(tiny: Tiny) -> None:  # noqa: F811

@@ -28,9 +28,9 @@ from dude_peft.errors import DudeError
 
 from ..training.record import perplexity
 from ..training.reporter import Reporter
+from ..training.time_left import Remaining
 from .console import CHECKED, FAILED, NOTE, duration
 
-MEASURED = 5  # steps before a time left is shown
 SLOW = 0.5  # seconds: a stage that took longer leaves a line behind
 NEWS = 4.0  # seconds before plain output reports an initialisation; each later line waits three times as long
 
@@ -46,7 +46,7 @@ class PlainReporter(Reporter):
     def __init__(self, console: Console) -> None:
         self.console = console
         self._steps = self._every = 1
-        self._began = (0, 0.0)
+        self._left = ""
         self._reported = (0.0, NEWS)  # when, and how long to wait
 
     def check(self, name: str, found: str, error: DudeError | None) -> None:
@@ -81,7 +81,7 @@ class PlainReporter(Reporter):
 
     def begin(self, step: int, steps: int) -> None:
         """Store the number of steps."""
-        self._steps, self._every, self._began = steps, max(1, steps // 20), (step, time.perf_counter())
+        self._steps, self._every, self._left = steps, max(1, steps // 20), ""
         start = f"from step {step} " if step else ""
         self.console.print(f"training {start}to step {steps}")
 
@@ -90,19 +90,13 @@ class PlainReporter(Reporter):
         if step % self._every and step != self._steps:
             return
         line = f"step {step}/{self._steps}  loss {loss:.4f}  {tokens_per_second:,.0f} tokens/s"
-        left = self._left(step)
-        self.console.print(line if left is None else f"{line}  {duration(left)} left")
+        self.console.print(f"{line}  {self._left}".rstrip())
 
-    def _left(self, step: int) -> float | None:
-        """Return the seconds left, evaluations between steps included; None before there are steps to judge by.
-
-        Of all steps so far, not of the last ones: batches differ in length.
-        """
-        first, since = self._began
-        done = step - first
-        if done < max(MEASURED, self._steps // 20) and step < self._steps:
-            return None
-        return (time.perf_counter() - since) / max(done, 1) * (self._steps - step)
+    def remaining(self, left: Remaining | None) -> None:
+        """Store the time left for the next line."""
+        self._left = "" if left is None else f"{duration(left.seconds)} left"
+        if left is not None and left.evaluations:
+            self._left += f" + {left.evaluations} evaluation{'s' * (left.evaluations > 1)}"
 
     def evaluated(self, step: int, what: str, value: float) -> None:
         """Print a line for each evaluation."""
@@ -204,7 +198,7 @@ class LiveReporter(PlainReporter):
 
     def begin(self, step: int, steps: int) -> None:
         """Show the bar."""
-        self._steps, self._began = steps, (step, time.perf_counter())
+        self._steps, self._left = steps, ""
         super_steps = f"from step {step}" if step else ""
         if super_steps:
             self.console.print(f"{CHECKED} resuming {super_steps}")
@@ -224,8 +218,7 @@ class LiveReporter(PlainReporter):
         """Move the bar."""
         if self._bar is not None and self._training is not None:
             fields: dict[str, Any] = {"loss": f"loss {loss:.4f}", "speed": f"{tokens_per_second:,.0f} tokens/s"}
-            left = self._left(step)
-            fields["left"] = "" if left is None else f"{duration(left)} left"
+            fields["left"] = self._left
             self._bar.update(self._training, completed=step, **fields)
 
     def evaluated(self, step: int, what: str, value: float) -> None:

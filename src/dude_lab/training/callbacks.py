@@ -17,6 +17,7 @@ from .distributed import Processes
 from .reporter import Reporter
 from .run_checkpoint import PREFIX, is_complete, remove, seal, step_of
 from .stop import StopRequest
+from .time_left import TimeLeft
 
 if TYPE_CHECKING:
     from .trainer import RunTrainer
@@ -49,8 +50,8 @@ class LogCurves(TrainerCallback):
     Gradient norms are before clipping; `grad_norm` is over all trained parameters.
     """
 
-    def __init__(self, curves: Curves, clock: Clock, reporter: Reporter) -> None:
-        self.curves, self.clock, self.reporter = curves, clock, reporter
+    def __init__(self, curves: Curves, clock: Clock, reporter: Reporter, left: TimeLeft) -> None:
+        self.curves, self.clock, self.reporter, self.left = curves, clock, reporter, left
         self.trainer: RunTrainer | None = None
         self._last = (0, 0.0)
 
@@ -89,6 +90,7 @@ class LogCurves(TrainerCallback):
         self.curves.append({k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in record.items()})
         tokens, seconds = self._last
         speed = (trainer.tokens - tokens) / max(self.clock.seconds - seconds, 1e-9)
+        self.reporter.remaining(self.left.after(state.global_step, trainer.tokens, self.clock.seconds))
         self.reporter.progress(state.global_step, loss, speed)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -117,9 +119,10 @@ class EvaluateEvery(TrainerCallback):
         stop: StopRequest,
         run: Callable[[int], tuple[bool, bool]],
         processes: Processes,
+        left: TimeLeft,
     ) -> None:
         self.every, self.clock, self.curves, self.stop, self.run = every, clock, curves, stop, run
-        self.processes = processes
+        self.processes, self.left = processes, left
 
     def _due(self, state: TrainerState) -> bool:
         return 0 < state.global_step < state.max_steps and state.global_step % self.every == 0
@@ -142,11 +145,12 @@ class EvaluateEvery(TrainerCallback):
 
     def _evaluate(self, step: int, control: TrainerControl) -> None:
         self.clock.stop()
-        should_log = control.should_log
+        should_log, begin = control.should_log, time.perf_counter()
         try:
             # No process may leave a collective before the others: several finish the evaluation.
             with self.stop.at_once() if self.processes.count == 1 else nullcontext():
                 save, end = self.run(step)
+            self.left.evaluated(time.perf_counter() - begin)
             control.should_save |= save
             control.should_training_stop |= end
         except KeyboardInterrupt:

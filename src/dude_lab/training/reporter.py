@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager, nullcontext
 
 from dude_peft.errors import DudeError
 
+from .time_left import Remaining
+
 
 class Reporter:
     """Callbacks of a run, in the order of the calls. This class does nothing."""
@@ -35,6 +37,9 @@ class Reporter:
 
     def begin(self, step: int, steps: int) -> None:
         """Called when training starts, after `step` of `steps`."""
+
+    def remaining(self, left: Remaining | None) -> None:
+        """Called before `progress` with the time left; None as long as too little was measured."""
 
     def progress(self, step: int, loss: float, tokens_per_second: float) -> None:
         """Called when a step is logged."""

@@ -22,7 +22,7 @@ from ..methods import METHODS
 from .base_model import identity, load_base
 from .best_step import BestStep
 from .distributed import FSDP2, OtherProcess, Processes, connect
-from .estimates import out_of_memory
+from .estimates import out_of_memory, step_count
 from .lock import OWNER, FolderLock
 from .model_card import model_card
 from .nonfinite import Divergence, NotFinite
@@ -33,6 +33,7 @@ from .run_folder import RunFolder
 from .run_plan import Plan, make_plan
 from .run_result import INITIAL, draw_result, metrics_before, save_initial, save_result, sync_result
 from .stop import StopRequest
+from .time_left import TimeLeft
 from .trackers import tracker_callbacks
 
 if TYPE_CHECKING:
@@ -332,7 +333,8 @@ class _Run:
         from .trainer import build_trainer
 
         settings = self.plan.settings
-        log = LogCurves(self.curves, self.clock, self.reporter)
+        left = self._time_left()
+        log = LogCurves(self.curves, self.clock, self.reporter, left)
         callbacks: list[Any] = [
             log,
             StopCleanly(self.stop, self.processes),
@@ -349,12 +351,17 @@ class _Run:
         if settings.eval is not None and settings.eval.every:
             callbacks.append(
                 EvaluateEvery(
-                    settings.eval.every, self.clock, self.curves, self.stop, self._evaluate_now, self.processes
+                    settings.eval.every, self.clock, self.curves, self.stop, self._evaluate_now, self.processes, left
                 )
             )
         callbacks += tracker_callbacks(settings.train.trackers, self.folder.path, self.first_step)
         log.trainer = build_trainer(self.plan, model, self.folder.checkpoints, callbacks, self.processes)
         return log.trainer
+
+    def _time_left(self) -> TimeLeft:
+        plan, evaluation = self.plan, self.plan.settings.eval
+        _, per_epoch = step_count(plan.settings.train, plan.train.rows)
+        return TimeLeft(plan.steps, per_epoch, plan.train.tokens, evaluation.every if evaluation is not None else None)
 
     def _checkpoint_facts(self) -> dict[str, Any]:
         return {
