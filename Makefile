@@ -3,7 +3,7 @@
 # make test   the same set-up, then all the tests
 # make test-quantized   adapters on bases of bitsandbytes, torchao and quanto, which it installs beside the environment (50 MB)
 # make test-gguf  an exported adapter in llama.cpp with a real 4-bit model: builds it first, 20 minutes on 2 cores
-# make test-deepspeed   an adapter under ZeRO-2 and ZeRO-3 in two processes; installs DeepSpeed (25 MB) beside the environment
+# make test-deepspeed   runs under ZeRO-2 and ZeRO-3 in two processes; installs DeepSpeed (25 MB) beside the environment
 # make test-trackers   runs that report to TensorBoard and to Trackio, which it installs beside the environment (25 MB)
 # make test-reliability   kills, full disks, flipped bits, fuzz cases, thousands of cycles: 15 minutes on 2 cores; docs/reliability.md
 # make audit  known vulnerabilities of the pinned versions
@@ -98,7 +98,7 @@ test-trackers: $(STAMP)
 test-deepspeed: $(STAMP)
 	test -d .deepspeed/deepspeed || DS_BUILD_OPS=0 DS_ACCELERATOR=cpu $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps \
 	  --no-build-isolation --target .deepspeed deepspeed==0.19.8 hjson py-cpuinfo msgpack einops
-	PYTHONPATH=$(CURDIR)/.deepspeed $(PYTEST) -q tests/peft/test_deepspeed.py
+	PYTHONPATH=$(CURDIR)/.deepspeed DS_ACCELERATOR=cpu $(PYTEST) -q tests/peft/test_deepspeed.py tests/lab/test_train_zero.py
 
 # The other end of the supported range of PEFT, laid over the environment: everything that goes through PEFT.
 test-oldest-peft: $(STAMP)

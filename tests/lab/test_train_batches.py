@@ -6,8 +6,8 @@ import random
 import pytest
 from tiny_run import Tiny, tiny, tiny_base  # noqa: F401
 
+from dude_lab.training.length_sampler import WINDOW, LengthGroupedSampler
 from dude_lab.training.train_run import train
-from dude_lab.training.trainer import WINDOW, LengthGroupedSampler
 
 
 def padded(order: list[int], lengths: list[int], size: int) -> int:

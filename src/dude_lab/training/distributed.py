@@ -5,21 +5,30 @@ Nothing here imports torch until `connect` is called with more than one process.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dude_peft.errors import DudeError
 
+if TYPE_CHECKING:
+    from .run_plan import Plan
+
 T = TypeVar("T")
 
-DDP, FSDP2 = "ddp", "fsdp2"
+DDP, FSDP2, ZERO2, ZERO3 = "ddp", "fsdp2", "zero2", "zero3"
+ZERO = {ZERO2: 2, ZERO3: 3}  # with DeepSpeed's number
+TITLES = {DDP: "DDP", FSDP2: "FSDP2", ZERO2: "ZeRO-2", ZERO3: "ZeRO-3"}
+SHARDS = (FSDP2, *ZERO)  # engines that the trainer sets up itself, hidden from Accelerate
 # How `accelerate launch` passes on its config file; `torchrun` passes on what the shell has set.
 USE_FSDP, FSDP_VERSION = "ACCELERATE_USE_FSDP", "FSDP_VERSION"
+USE_DEEPSPEED, ZERO_STAGE = "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_DEEPSPEED_ZERO_STAGE"
+OFFLOADS = ("ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE", "ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE")
+DEEPSPEED_FILE = "ACCELERATE_DEEPSPEED_CONFIG_FILE"
 OTHER_ENGINES = {
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed in `dude train`",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism_config (tensor or context parallelism)",
 }
@@ -47,15 +56,58 @@ def engine() -> str:
     """
     if process_count() == 1:
         return DDP
-    remedy = "Use DDP, or FSDP2 (fsdp_version: 2; recipes/distributed has config files)."
+    remedy = "Use DDP, FSDP2 (fsdp_version: 2) or DeepSpeed's ZeRO-2 and ZeRO-3; recipes/distributed has config files."
     for variable, name in OTHER_ENGINES.items():
         if _true(variable):
             raise DudeError(f"{variable}: {name} is not supported. {remedy}")
+    if _true(USE_DEEPSPEED):
+        return _zero()
     if not _true(USE_FSDP):
         return DDP
     if os.environ.get(FSDP_VERSION, "1") != "2":
         raise DudeError(f"FSDP1 is not supported: its flat parameters mix frozen and trained ones. {remedy}")
     return FSDP2
+
+
+def _zero() -> str:
+    """Return the engine that the variables of DeepSpeed ask for."""
+    remedy = "Set deepspeed_config as recipes/distributed/zero2.yaml and zero3.yaml do."
+    if path := os.environ.get(DEEPSPEED_FILE):
+        raise DudeError(f"deepspeed_config_file: {path}: `dude train` reads no config of DeepSpeed's own. {remedy}")
+    stage = os.environ.get(ZERO_STAGE, "2")
+    engines = {str(number): name for name, number in ZERO.items()}
+    if stage not in engines:
+        raise DudeError(f"zero_stage: {stage} is not supported, only 2 and 3 are. {remedy}")
+    for variable in OFFLOADS:
+        if (device := os.environ.get(variable, "none")) != "none":
+            key = variable.removeprefix("ACCELERATE_DEEPSPEED_").lower()
+            raise DudeError(f"{key}: {device}: offloading by DeepSpeed is not supported. {remedy}")
+    if importlib.util.find_spec("deepspeed") is None:
+        raise DudeError("DeepSpeed is not installed. Install it (pip install deepspeed), or use FSDP2.")
+    return engines[stage]
+
+
+def check_engine(plan: Plan, engine: str) -> None:
+    """Reject a run that an engine cannot train.
+
+    Raises:
+        DudeError: the setting and the engine.
+    """
+    import torch
+
+    if engine not in SHARDS:
+        return
+    name = TITLES[engine]
+    if plan.settings.train.load_best_model_at_end:
+        raise DudeError(
+            f"train.load_best_model_at_end: a model that {name} has sharded cannot load a checkpoint. Leave it out, or "
+            "use DDP."
+        )
+    quantized = plan.settings.model.quantization or getattr(plan.base.config, "quantization_config", None)
+    if quantized is not None and engine == ZERO3:
+        raise DudeError(f"model.quantization: {name} does not shard quantised weights. Use ZeRO-2 or DDP.")
+    if engine in ZERO and plan.base.device != "cpu" and plan.base.dtype is torch.float16:
+        raise DudeError(f"model.dtype: {name} without a loss scaler does not train float16. Use bfloat16.")
 
 
 def _true(variable: str) -> bool:
@@ -69,7 +121,7 @@ class Processes:
     Attributes:
         rank: of this process, from 0.
         count: of all.
-        engine: `ddp` or `fsdp2`.
+        engine: `ddp`, `fsdp2`, `zero2` or `zero3`.
     """
 
     rank: int = 0
@@ -158,8 +210,8 @@ ALONE = Processes()
 def connect(device: str) -> Iterator[Processes]:
     """Connect the processes that were started, over gloo on the CPU and NCCL on GPUs.
 
-    FSDP2 is set up here (`sharding`) and not by accelerate, which refuses it on a CPU and writes checkpoints that only
-    the same number of processes can read: its variable is hidden from it in the block.
+    FSDP2 and ZeRO are set up here (`sharding`, `zero`) and not by accelerate, which refuses FSDP2 on a CPU and writes
+    checkpoints that only the same number of processes can read: their variables are hidden from it in the block.
 
     Args:
         device: `train.device` of the run. On `cuda` each process gets a GPU of its own.
@@ -176,13 +228,12 @@ def connect(device: str) -> Iterator[Processes]:
     from .base_model import choose_device
 
     chosen = engine()
-    hidden = os.environ.pop(USE_FSDP, None)
+    hidden = {name: os.environ.pop(name) for name in (USE_FSDP, USE_DEEPSPEED) if name in os.environ}
     connected = torch.distributed.is_initialized()  # by the caller, who also disconnects
     state = PartialState(cpu=choose_device(device) == "cpu")
     try:
         yield Processes(state.process_index, state.num_processes, chosen)
     finally:
-        if hidden is not None:
-            os.environ[USE_FSDP] = hidden
+        os.environ.update(hidden)
         if not connected:
             state.destroy_process_group()

@@ -54,16 +54,11 @@ def full_tensor(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-@contextmanager
-def gathered(model: nn.Module) -> Iterator[None]:
-    """Return a context in which the trained parameters and those of adapters have their full values; collective.
-
-    The frozen weights of the base stay sharded, so that one process can save the adapter, but not compute.
-    """
-    places: list[tuple[dict[str, Any], str, Any]] = []
+def saved_parameters(model: nn.Module) -> list[tuple[dict[str, Any], str, nn.Parameter]]:
+    """Return the trained parameters and those of adapters, each with the dictionary that has it and its key there."""
+    places: list[tuple[dict[str, Any], str, nn.Parameter]] = []
     frozen: tuple[str, ...] = ()  # prefixes of frozen base layers inside adapters' layers
     adapted: tuple[str, ...] = ()
-    reshard(model)
     for name, module in model.named_modules():
         if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
             adapted += (f"{name}.",)
@@ -71,14 +66,25 @@ def gathered(model: nn.Module) -> Iterator[None]:
         for key, parameter in module._parameters.items():
             full = f"{name}.{key}"
             of_adapter = full.startswith(adapted) and not full.startswith(frozen)
-            if isinstance(parameter, DTensor) and (parameter.requires_grad or of_adapter):
+            if parameter is not None and (parameter.requires_grad or of_adapter):
                 places.append((module._parameters, key, parameter))
+    return places
+
+
+@contextmanager
+def gathered(model: nn.Module) -> Iterator[None]:
+    """Return a context in which the trained parameters and those of adapters have their full values; collective.
+
+    The frozen weights of the base stay sharded, so that one process can save the adapter, but not compute.
+    """
+    reshard(model)
+    places = [place for place in saved_parameters(model) if isinstance(place[2], DTensor)]
     # Of `fully_shard`, for DTensors; PEFT loads the initial adapter to save the difference to it.
     hooks = [(module, module._load_state_dict_post_hooks) for module in model.modules()]
     seen: dict[int, nn.Parameter] = {}  # tied parameters stay tied
     for parameters, key, parameter in places:
         if id(parameter) not in seen:
-            value = parameter.full_tensor().detach()
+            value = full_tensor(parameter).detach()
             seen[id(parameter)] = nn.Parameter(value, requires_grad=parameter.requires_grad)
         parameters[key] = seen[id(parameter)]
     for module, own in hooks:

@@ -21,7 +21,7 @@ from ..folders import checksums
 from ..methods import METHODS
 from .base_model import identity, load_base
 from .best_step import BestStep
-from .distributed import FSDP2, OtherProcess, Processes, connect
+from .distributed import OtherProcess, Processes, check_engine, connect
 from .estimates import out_of_memory, step_count
 from .lock import OWNER, FolderLock
 from .model_card import model_card
@@ -120,11 +120,6 @@ def _train(
         return False, folder.find_checkpoint(resume, reporter.note) if resume is not None else None
 
     def prepare() -> Plan:
-        if processes.engine == FSDP2 and settings.train.load_best_model_at_end:
-            raise DudeError(
-                "train.load_best_model_at_end: a model that FSDP2 has sharded cannot load a checkpoint. Leave it out, "
-                "or use DDP."
-            )
         with reporter.stage("checking"):
             made = make_plan(
                 settings,
@@ -132,6 +127,7 @@ def _train(
                 started=reporter.checking,
                 progress=lambda done, total: reporter.asked(done, total, "examples"),
             )
+        check_engine(made, processes.engine)
         if checkpoint is not None:
             _check_checkpoint(checkpoint, made, folder)
         return made

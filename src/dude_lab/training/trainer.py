@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,53 +26,28 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from trl import SFTConfig, SFTTrainer
 from trl.trainer import utils as trl_utils
 
-from .distributed import ALONE, FSDP2, Processes
+from . import zero
+from .distributed import ALONE, DDP, FSDP2, SHARDS, ZERO, ZERO3, Processes
 from .examples import IGNORED
+from .length_sampler import LengthGroupedSampler
 from .nonfinite import NotFinite, all_finite, first_not_finite
 from .packed_batches import TOKENS, PackedCollator, check_packing
 from .run_checkpoint import PREFIX, remove
 from .run_plan import Plan
-from .sharding import full_optimizer_state, full_tensor, gathered, is_sharded, reshard, shard, shard_optimizer_state
+from .sharding import (
+    full_optimizer_state,
+    full_tensor,
+    gathered,
+    is_sharded,
+    reshard,
+    saved_parameters,
+    shard,
+    shard_optimizer_state,
+)
 
 FUSED = hasattr(trl_utils, "add_fused_lm_head")  # whether TRL's trainer computes the loss from the last hidden state
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 GROUPS = {"A": ".lora_A.", "B": ".lora_B.", "m": ".lora_magnitude_vector"}  # in PEFT's parameter names
-WINDOW = 50  # batches sorted together: enough for little padding, few enough that an epoch stays well mixed
-
-
-class LengthGroupedSampler(Sampler[int]):
-    """Sampler of an epoch's examples, with examples of similar length in a batch.
-
-    The examples are shuffled, sorted by length within windows of `WINDOW` batches, and a window's batches shuffled
-    again. transformers' sampler of that name does not shuffle the batches: their lengths decrease, and a short run sees
-    long examples first and short ones last.
-
-    Args:
-        lengths: tokens of each example.
-        batch_size: examples of a batch.
-        seed: seed of the order, with the epoch; a resumed run has the same order.
-    """
-
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
-        self.lengths, self.batch_size, self.seed, self.epoch = list(lengths), batch_size, seed, 0
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch, from 0; the trainer calls it."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(len(self.lengths), generator=generator).tolist()
-        full = len(order) - len(order) % self.batch_size  # examples in full batches
-        span = WINDOW * self.batch_size
-        for start in range(0, full, span):
-            window = sorted(order[start : min(start + span, full)], key=lambda i: self.lengths[i])
-            for batch in torch.randperm(len(window) // self.batch_size, generator=generator).tolist():
-                yield from window[batch * self.batch_size : (batch + 1) * self.batch_size]
-        yield from order[full:]  # the short batch stays last: elsewhere it would shift those after it
 
 
 class RunTrainer(SFTTrainer):
@@ -102,6 +78,7 @@ class RunTrainer(SFTTrainer):
         self._logged = 0  # the last logged step
         self._step_tokens = 0
         self.sharded = False
+        self.zero: zero.ZeroOptimizer | None = None
         self._find_trained()
 
     def _find_trained(self) -> None:
@@ -113,16 +90,22 @@ class RunTrainer(SFTTrainer):
 
     def shard(self, checkpoint: Path | None = None) -> None:
         """Shard the model if the engine does, after the parameters of `checkpoint` were loaded into it; collective."""
-        if self.processes.engine != FSDP2:
+        if self.processes.engine not in SHARDS:
             return
         if checkpoint is not None:
             super()._load_from_checkpoint(str(checkpoint))
         assert self.model is not None
         # For Accelerate the model is prepared: it sets up autocast, and does not wrap the model for DDP.
         self.accelerator.prepare_model(self.model, evaluation_mode=True)
-        shard(self.model, self.args.device, self.processes.count)
+        if self.processes.engine == FSDP2:
+            shard(self.model, self.args.device, self.processes.count)
+            self._find_trained()
+        else:
+            optimizer, stage = self.create_optimizer(), ZERO[self.processes.engine]
+            self.optimizer = self.zero = zero.partition(self.model, optimizer, stage, self.args.max_grad_norm)
+            self.model_wrapped = engine = self.zero.engine
+            self.accelerator.backward = partial(engine.backward, scale_wrt_gas=False)  # type: ignore[method-assign]
         self.sharded = True
-        self._find_trained()
 
     def reshard(self) -> None:
         """Free what an evaluation has gathered; call it before the next step."""
@@ -132,7 +115,9 @@ class RunTrainer(SFTTrainer):
     def gathered(self) -> AbstractContextManager[None]:
         """Return a context in which the first process can save the model; every process has to enter it."""
         assert self.model is not None
-        return gathered(self.model) if self.sharded else nullcontext()
+        if self.processes.engine == ZERO3 and self.sharded:
+            return zero.gathered([parameter for _, _, parameter in saved_parameters(self.model)])
+        return gathered(self.model) if self.sharded and self.zero is None else nullcontext()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Load the parameters of a checkpoint, unless `shard` has done it."""
@@ -149,7 +134,7 @@ class RunTrainer(SFTTrainer):
         if not self.sharded:
             super()._save_optimizer_and_scheduler(output_dir)
             return
-        state = full_optimizer_state(self.optimizer)
+        state = full_optimizer_state(self.optimizer) if self.zero is None else self.zero.state_dict()
         if self.processes.first:
             torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)  # type: ignore[union-attr]
@@ -157,12 +142,15 @@ class RunTrainer(SFTTrainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Load the states of optimizer and schedule, which a single process or several have saved."""
         super()._load_optimizer_and_scheduler(checkpoint)
-        if self.sharded:
+        if self.sharded and self.zero is None:
             shard_optimizer_state(self.optimizer)
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Do one forward and backward; after the last one of a step, compute the norms of the unclipped gradients."""
-        if self.processes.count > 1 and not (isinstance(model, DistributedDataParallel) or is_sharded(model)):
+        if self.zero is not None:
+            self.zero.engine.set_gradient_accumulation_boundary(self.accelerator.sync_gradients)
+        wrapped = isinstance(model, DistributedDataParallel) or is_sharded(model) or self.zero is not None
+        if self.processes.count > 1 and not wrapped:
             raise RuntimeError("the model is not wrapped for training by several processes: gradients would differ")
         counts = inputs.pop(TOKENS) if TOKENS in inputs else inputs["attention_mask"].sum(dim=1)
         if self.processes.count > 1:
@@ -177,7 +165,9 @@ class RunTrainer(SFTTrainer):
             self._step_tokens = 0
             scaler = self.accelerator.scaler
             scale = scaler.get_scale() if scaler is not None else 1.0
-            self.group_norms = {group: _norm(parameters) / scale for group, parameters in self._groups.items()}
+            self.group_norms = {
+                group: float(self._gradient_norm(parameters)) / scale for group, parameters in self._groups.items()
+            }
         return loss
 
     def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -278,16 +268,25 @@ class RunTrainer(SFTTrainer):
             return super()._clip_grad_norm(model)
         scaler = self.accelerator.scaler
         self.accelerator.unscale_gradients()
-        norm = full_tensor(torch.nn.utils.get_total_norm([p.grad for p in self._trained if p.grad is not None]))
+        norm = self._gradient_norm(self._trained)
         if not math.isfinite(norm) and (scaler is None or scaler.get_scale() <= 1):
             raise self._not_finite("gradient norm")
+        if self.zero is not None:  # its step clips
+            return norm
         torch.nn.utils.clip_grads_with_norm_(self._trained, self.args.max_grad_norm, norm)
         return norm
 
+    def _gradient_norm(self, parameters: Sequence[torch.nn.Parameter]) -> torch.Tensor:
+        if self.zero is not None:
+            return self.zero.gradient_norm(parameters)
+        return full_tensor(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+
     def check_parameters(self) -> None:
         """Raise `NotFinite` unless every trained parameter is finite."""
-        if self.processes.any(not all_finite(self._trained)):
-            raise self._not_finite("parameters", self.state.global_step)
+        partitioned = self._trained if self.processes.engine == ZERO3 and self.sharded else []
+        with zero.gathered(partitioned) if partitioned else nullcontext():
+            if self.processes.any(not all_finite(self._trained)):
+                raise self._not_finite("parameters", self.state.global_step)
 
     def _not_finite(self, what: str, step: int | None = None) -> NotFinite:
         assert self.model is not None
@@ -358,12 +357,7 @@ class RunTrainer(SFTTrainer):
         pass
 
 
-def _norm(parameters: Iterable[torch.nn.Parameter]) -> float:
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    return float(full_tensor(torch.nn.utils.get_total_norm(gradients))) if gradients else 0.0
-
-
-def sft_config(plan: Plan, folder: Path) -> SFTConfig:
+def sft_config(plan: Plan, folder: Path, engine: str = DDP) -> SFTConfig:
     """Return the run's settings as TRL's, with every default that affects results pinned."""
     train = plan.settings.train
     on_cpu = plan.base.device == "cpu"
@@ -407,6 +401,8 @@ def sft_config(plan: Plan, folder: Path) -> SFTConfig:
         bf16=mixed,
         fp16=not on_cpu and plan.base.dtype is torch.float16,
         gradient_checkpointing=train.gradient_checkpointing,
+        # ZeRO-3 gathers weights for the backward in hooks, which the other kind of checkpointing does not call
+        gradient_checkpointing_kwargs={"use_reentrant": True} if engine == ZERO3 else None,
         torch_compile=False,
         use_liger_kernel=False,
         auto_find_batch_size=False,
@@ -433,7 +429,10 @@ def sft_config(plan: Plan, folder: Path) -> SFTConfig:
         push_to_hub=False,
         ignore_data_skip=False,
         # several processes share a batch, so that the config has the same meaning with any number of them
-        accelerator_config={"split_batches": plan.processes > 1},
+        accelerator_config={
+            "split_batches": plan.processes > 1,
+            "gradient_accumulation_kwargs": {"sync_each_batch": engine in ZERO},
+        },
         ddp_find_unused_parameters=plan.full and not train.gradient_checkpointing,
         ddp_broadcast_buffers=False,
     )
@@ -468,7 +467,7 @@ def build_trainer(
         check_packing(model)
     trainer = RunTrainer(
         model=model,
-        args=sft_config(plan, folder),
+        args=sft_config(plan, folder, processes.engine),
         train_dataset=plan.train.data,
         eval_dataset=plan.validation.data if plan.validation is not None else None,
         processing_class=plan.base.tokenizer,
