@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from dude_peft.files import write_bytes
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
@@ -119,6 +122,17 @@ def log_axis(axis: Axis, *subs: int) -> None:
     axis.set_major_locator(LogLocator(subs=subs or (1,)))
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_minor_formatter(NullFormatter())
+
+
+def loss_axis(axes: Axes) -> None:
+    """Make the y axis of drawn losses logarithmic, so that the first steps do not flatten the rest.
+
+    It stays linear if a value is not positive, or if all values are within a factor of 1.5.
+    """
+    values = [float(y) for line in axes.get_lines() for y in np.asarray(line.get_ydata(), dtype=float).ravel()]
+    if values and min(values) > 0 and max(values) > 1.5 * min(values):
+        axes.set_yscale("log")
+        log_axis(axes.yaxis, *((1, 2, 3, 5, 7) if max(values) < 20 * min(values) else (1, 2, 5)))
 
 
 def save(figure: Figure, *paths: Path) -> None:

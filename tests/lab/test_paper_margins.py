@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+from matplotlib.figure import Figure
 from test_paper_report import PLAIN, RATES, fill, started
 
+from dude_lab import plot_style
 from dude_lab.paper import margins
 from dude_lab.paper.experiments import chosen
 from dude_lab.paper.recipe import comparisons_of
@@ -42,9 +45,9 @@ def test_the_table_has_a_row_for_each_rank_or_part_and_bold_where_decided() -> N
     assert margins.markdown(found).splitlines() == [
         "| DuDe's margin, points | over LoRA | over PiSSA |",
         "|---|---:|---:|",
-        "| Table 2 | **+3.1 [+2.1, +4.1]** | +0.0 [-1.0, +1.0] |",
-        "| Table 3, r=2; Table 3, r=32 | **-2.0 [-3.0, -1.0]** | - |",
-        "| Table 4 (gsm); Table 4 (mmlu) | **+1.0 [+0.0, +2.0]** | - |",
+        "| GPQA, r=16 (Table 2) | **+3.1 [+2.1, +4.1]** | +0.0 [-1.0, +1.0] |",
+        "| MMLU, r=2 (Table 3); MMLU, r=32 (Table 3) | **-2.0 [-3.0, -1.0]** | - |",
+        "| GSM8K, r=16 (Table 4); MMLU, r=16 (Table 4) | **+1.0 [+0.0, +2.0]** | - |",
     ]
     assert "DuDe is significantly higher in 2 and significantly lower in 1; no significant" in margins.sentence(found)
 
@@ -60,10 +63,15 @@ def test_models_are_named_as_the_paper_names_them(tmp_path: Path) -> None:
         ]
         claims = [{"compared": [compared("LoRA", k / 100, "-", part=one.name) for k, one in enumerate(comparisons)]}]
         places |= {name: [lead.where for lead in margins.margins_of({name: {"claims": claims, "tables": tables}})]}
-    assert places["table1"] == ["Table 1 (Qwen1.5-7B)", "Table 1 (Qwen2.5-32B)", "Table 1 (LLaMA2-13B)"]
-    assert places["table2"][2:] == ["Table 2 (Mistral-7B v0.1)", "Table 2 (Phi4 small)"]
+    assert places["table1"] == [
+        f"Commonsense, {model}, r=16 (Table 1)" for model in ("Qwen1.5-7B", "Qwen2.5-32B", "LLaMA2-13B")
+    ]
+    assert places["table2"][2:] == [
+        "GPQA, Mistral-7B v0.1, r=16 (Table 2)",
+        "GPQA, Phi4 small, r=16 (Table 2)",
+    ]
     other = made(compared("LoRA", 0.1, "-"), compared("LoRA", 0.2, "-", part="x"), x=("hub/Llama-2-7b-hf", None))
-    assert [lead.where for lead in margins.margins_of({"table2": other})][1].startswith("Table 2 (Llama-2-7b-hf")
+    assert [lead.where for lead in margins.margins_of({"table2": other})][1].startswith("mini_x, Llama-2-7b-hf")
 
 
 def test_what_is_missing_is_left_out() -> None:
@@ -76,8 +84,36 @@ def test_the_readme_begins_with_it_and_the_claims_say_how_many_won(tmp_path: Pat
     write_report(tmp_path)
     text = (tmp_path / "README.md").read_text()
     assert "DuDe is significantly higher in 2 and significantly lower in 0; no significant difference in 1." in text
-    assert "| Table 2 | **+" in text and "](margins.png)" in text
+    assert "| GPQA, r=16 (Table 2) | **+" in text and "](margins.png)" in text
     assert "| no significant difference (significantly higher 2 of 3) |" in text
     picture = (tmp_path / "margins.svg").read_text()
-    assert "over PiSSA" in picture and "Table 2" in picture
+    assert "over PiSSA" in picture and "GPQA, r=16 (Table 2)" in picture
     assert (tmp_path / "margins.png").stat().st_size > 5000
+
+
+def test_experiments_that_share_runs_share_a_row() -> None:
+    differences = [compared("LoRA", 0.1, "-", part="variants-metamath"), compared("LoRA", 0.1, "-", part="curves")]
+    written = {name: made(one) for name, one in zip(("table4", "figure2"), differences, strict=True)}
+    for one in written.values():
+        one["tables"][0]["trained_on"] = "mini_metamath"
+    assert [one.where for one in margins.margins_of(written)] == ["GSM8K after MetaMathQA, r=16 (Table 4, Figure 2)"]
+
+
+def test_an_interval_that_is_cut_off_ends_in_an_arrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [margins.Margin(f"Table {k}", "LoRA", 0.01, 0.0, 0.02, "-") for k in range(6)]
+    found.append(margins.Margin("wide", "LoRA", 0.01, -0.3, 0.02, "-"))
+    drawn: list[tuple[str, float]] = []
+
+    def look(figure: Figure, *_: Path) -> None:
+        axes = figure.axes[0]
+        limit = axes.get_xlim()[1]
+        for line in axes.get_lines():
+            x, y = line.get_xdata()[0], line.get_ydata()[0]  # type: ignore[index]
+            if line.get_marker() in ("<", ">"):
+                drawn.append((str(line.get_marker()), y))
+                assert -limit <= x < -0.9 * limit
+        assert "arrow: the interval ends outside" in str(figure._supxlabel.get_text())  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(plot_style, "save", look)
+    margins.draw(found, tmp_path / "x.png")
+    assert drawn == [("<", 6)]

@@ -187,7 +187,8 @@ def test_ranks_are_judged_each_and_the_growth_of_the_lead(tmp_path: Path) -> Non
     )
     started(tmp_path, "figure3", *PLAIN, "ranks=[2, 32]", "seeds=[1, 2, 3]")
     assert write_report(tmp_path)["figure3"]["figures"] == ["figure3"]
-    assert "Weighted accuracy" in (tmp_path / "figure3.svg").read_text()
+    picture = (tmp_path / "figure3.svg").read_text()
+    assert "Average and weighted accuracy" in picture and "(b)" not in picture  # one panel: the means are equal
 
 
 def test_everything_is_a_pure_function_of_the_folder(tmp_path: Path) -> None:

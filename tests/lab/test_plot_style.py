@@ -142,6 +142,40 @@ def test_a_logarithmic_axis_has_plain_numbers(tmp_path: Path) -> None:
     assert logarithmic and all("log_axis(" in p.read_text("utf-8") for p in logarithmic)
 
 
+def test_a_loss_is_drawn_from_the_first_step_on_a_logarithmic_axis(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = [4.0 * 0.9**k + 0.1 for k in range(60)]
+    seen: list[Axes] = []
+    monkeypatch.setattr(plot_style, "save", lambda figure, *_: seen.append(figure.axes[0]))
+    draw_curves([{"step": k, "loss": loss} for k, loss in enumerate(losses, 1)], tmp_path / "x.png", "dude")
+    results = collect(filled(tmp_path, SHARES))
+    draw_comparison(results, tmp_path / "x.png")
+    for axes in seen:
+        assert axes.get_yscale() == "log"
+        thick = [line for line in axes.get_lines() if line.get_linewidth() > 1]
+        low, high = axes.get_ylim()
+        assert thick
+        for line in thick:
+            steps, values = np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
+            assert steps[0] == 1 and low < values.min() and values.max() < high  # nothing is cut off
+    assert np.asarray(seen[0].get_lines()[1].get_ydata())[0] == losses[0]
+
+
+def test_losses_that_differ_little_have_a_linear_axis(tmp_path: Path) -> None:
+    for values, scale in (([1.0, 1.4], "linear"), ([0.0, 2.0], "linear"), ([1.0, 2.0], "log")):
+        with picture(tmp_path / "x.png", size=(2, 2)) as figure:
+            axes: Axes = figure.subplots()
+            axes.plot([1, 2], values)
+            plot_style.loss_axis(axes)
+        assert axes.get_yscale() == scale
+
+
+def test_a_comparison_is_titled_by_model_and_data(tmp_path: Path) -> None:
+    draw_comparison(collect(filled(tmp_path, SHARES)), tmp_path / "x.svg")
+    assert re.search(r">\S+ on \S+<", (tmp_path / "x.svg").read_text())
+
+
 def test_a_picture_is_written_by_one_function() -> None:
     places = [p for p in Path(plot_style.__file__).parent.rglob("*.py") if ".savefig(" in p.read_text("utf-8")]
     assert places == [Path(plot_style.__file__)]
@@ -156,3 +190,29 @@ def test_a_block_that_fails_leaves_the_old_picture(tmp_path: Path) -> None:
         axes.plot([1], [1])
         raise ValueError
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_columns_of_different_values_have_a_panel_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dude_lab.paper.experiments import COMPARISONS
+    from dude_lab.paper.paper_tables import ComparisonResult
+    from dude_lab.stats.intervals import Interval
+
+    results = collect(filled(tmp_path, SHARES))
+    comparison = ComparisonResult("ranks", COMPARISONS["ranks"], "mini", None, "mini_", (), "mini_mmlu", results)
+    titles: list[list[str]] = []
+    monkeypatch.setattr(
+        plot_style, "save", lambda figure, *_: titles.append([a.get_title("left") for a in figure.axes])
+    )
+    for shift in (0.0, 0.01):
+        value = {"avg": 0.5, "weighted_avg": 0.5 + shift}
+        monkeypatch.setattr(
+            paper_figures, "interval", lambda runs, column, prefix, v=value: Interval(v[column.key], 0, 1)
+        )
+        paper_figures.draw("ranks", comparison, tmp_path / "x.png")
+    assert titles == [
+        ["Average and weighted accuracy (%), 95% interval: mini on mini_mmlu"],
+        [
+            f"({k}) {one} accuracy (%), 95% interval: mini on mini_mmlu"
+            for k, one in (("a", "Average"), ("b", "Weighted"))
+        ],
+    ]

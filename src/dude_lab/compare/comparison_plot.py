@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..plot_style import BASE_COLOR, DASHES, TEXT_COLOR, Marker, method_style, picture
+from ..plot_style import BASE_COLOR, DASHES, TEXT_COLOR, Marker, loss_axis, method_style, picture
+from ..training.record import source_of
 from .outcome import accuracy
 from .results import Results, RowResult, seed_series
 
@@ -34,9 +35,10 @@ def draw(results: Results, *paths: Path) -> None:
 
     Without an accuracy, validation losses are drawn if they were computed during training.
 
-    Each method has its colour and marker, each rank its dash pattern. Losses are means over the seeds, smoothed where
-    the whole window fits, with a band from the lowest to the highest seed if there are few methods. Accuracies are
-    drawn with the intervals of the table, the model before training as a dashed line.
+    Each method has its colour and marker, each rank its dash pattern. Losses are smoothed means over the seeds on a
+    logarithmic axis, from the first step, with a band from the lowest to the highest seed if there are few methods.
+    Accuracies are drawn with the intervals of the table, the model before training as a dashed line. The title names
+    model and training data.
     """
     rows = [row for row in results.rows if row.runs]
     height = max(3.8, 1.3 + 0.3 * len(rows))
@@ -50,6 +52,14 @@ def draw(results: Results, *paths: Path) -> None:
         else:
             left = figure.subplots()
         _losses(left, rows)
+        if title := _title(rows):
+            figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+
+
+def _title(rows: Sequence[RowResult]) -> str:
+    """Return the models and training data of the runs; empty if there are more than two."""
+    sources = dict.fromkeys(source_of(run.record) for row in rows for run in row.runs)
+    return ", ".join(sources) if len(sources) <= 2 else ""
 
 
 def looks(rows: Sequence[RowResult]) -> dict[str, Look]:
@@ -83,12 +93,12 @@ def _trajectory(row: RowResult) -> bool:
 def _losses(axes: Axes, rows: Sequence[RowResult], key: str = "loss") -> None:
     look_of, names = looks(rows), _names(rows)
     ends: list[tuple[int, float, str, str]] = []
-    lowest, highest, last = np.inf, -np.inf, 0
+    last = 0
     for row in rows:
         if (found := seed_series(row, key)) is None:
             continue
         if key == "loss":
-            found = found.smoothed()
+            found = found.smoothed(from_start=True)
         steps, mean, look = found.steps, found.mean, look_of[row.name]
         color = look.color
         if len(found.values) > 1 and len(rows) <= BANDS:
@@ -99,24 +109,21 @@ def _losses(axes: Axes, rows: Sequence[RowResult], key: str = "loss") -> None:
             marker=look.marker, markersize=5, markevery=max(1, len(steps) // 8),
         )  # fmt: skip
         ends.append((steps[-1], float(mean[-1]), names[row.name], color))
-        # The fall of the first steps would flatten the rest.
-        settled = mean[len(mean) // 5 :]
-        lowest, highest, last = min(lowest, settled.min()), max(highest, settled.max()), max(last, steps[-1])
+        last = max(last, steps[-1])
     axes.set_title(f"{'Training' if key == 'loss' else 'Validation'} loss (nats per token)")
     axes.set_xlabel("step")
     axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
     if ends:
-        margin = 0.06 * (highest - lowest or 1.0)
-        axes.set_ylim(lowest - margin, highest + margin)
+        loss_axis(axes)
         axes.set_xlim(0, last)
         _label_ends(axes, ends)
 
 
 def _label_ends(axes: Axes, ends: list[tuple[int, float, str, str]]) -> None:
     """Label the end of each line; labels that would overlap are moved apart."""
-    low, high = axes.get_ylim()
     ordered = sorted(ends, key=lambda end: end[1:])
-    wanted = np.array([(value - low) / (high - low) for _, value, _, _ in ordered])
+    drawn = axes.transLimits.transform(axes.transScale.transform([end[:2] for end in ordered]))
+    wanted = np.asarray(drawn)[:, 1]
     places = spread(wanted, min(LABEL_GAP, 0.96 / max(len(ordered), 1)))
     for (x, value, name, color), place in zip(ordered, places, strict=True):
         axes.annotate(

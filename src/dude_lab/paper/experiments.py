@@ -61,6 +61,13 @@ class ComparisonSpec:
     calibration: bool = False
     above: bool = False
 
+    @property
+    def asked(self) -> str:
+        """What its models are asked, as the paper calls it."""
+        recipe = next(iter(self.recipes.values()))
+        names = {"commonsense": "Commonsense", "mmlu": "MMLU"}  # their columns are those of the sets
+        return names.get(recipe.partition("_")[0], self.columns[0].title.partition(",")[0])
+
 
 def _same(recipe: str) -> dict[str, str]:
     return {"mini": recipe, "small": recipe, "paper": recipe}

@@ -11,7 +11,7 @@ from ..markdown import escape_markdown
 from ..methods import METHODS
 from ..plot_style import QUIET_COLOR, method_style, picture
 from ..stats.significance import HIGHER, LOWER, SAME
-from .experiments import EXPERIMENTS
+from .experiments import COMPARISONS, EXPERIMENTS
 
 SIGNIFICANT = (HIGHER, LOWER)
 
@@ -21,7 +21,7 @@ class Margin:
     """A difference in accuracy, as in an experiment's `.json`.
 
     Attributes:
-        where: experiment, and model, data set or rank if it has several.
+        where: what was asked, with the rank and, if an experiment has several, the model; in brackets the experiments.
         other: the method that DuDe is compared with.
         value: DuDe's accuracy minus the other's.
         low: lower end of its 95% interval.
@@ -42,35 +42,42 @@ def margins_of(written: dict[str, Any]) -> list[Margin]:
 
     One that several experiments share is returned once, with all their names.
     """
-    places: dict[tuple[tuple[Any, ...], ...], list[str]] = {}
+    places: dict[tuple[tuple[Any, ...], ...], dict[str, list[str]]] = {}
     for name, one in written.items():
-        rows: dict[str, list[tuple[Any, ...]]] = {}
+        rows: dict[tuple[str, str], list[tuple[Any, ...]]] = {}
         for compared in (two for claim in one["claims"] for two in claim["compared"]):
             if compared["other"] and None not in (compared["value"], compared["low"], compared["high"]):
                 found = tuple(compared[key] for key in ("other", "value", "low", "high", "word"))
                 rows.setdefault(_where(name, one, compared), []).append(found)
-        for where, row in rows.items():
-            places.setdefault(tuple(row), []).append(where)
-    return [Margin("; ".join(where), *one) for row, where in places.items() for one in row]
+        for (asked, experiment), row in rows.items():
+            places.setdefault(tuple(row), {}).setdefault(asked, []).append(experiment)
+    return [
+        Margin("; ".join(f"{asked} ({', '.join(names)})" for asked, names in where.items()), *one)
+        for row, where in places.items()
+        for one in row
+    ]
 
 
-def _where(name: str, made: dict[str, Any], compared: dict[str, Any]) -> str:
-    """Return the label of a difference: the experiment, and the model, data set and rank if it has several."""
+def _where(name: str, made: dict[str, Any], compared: dict[str, Any]) -> tuple[str, str]:
+    """Return what was asked, with the rank and the model if the experiment has several, and the experiment."""
     claims = [one for claim in made["claims"] for one in claim["compared"] if one["other"]]
     tables = {table["part"]: table for table in made["tables"]}
     shown, here = [tables[one["part"]] for one in claims], tables[compared["part"]]
-    labels = [label(here) for label in (_model, _data) if len({label(table) for table in shown}) > 1]
-    where = EXPERIMENTS[name].title.split(":")[0] + (f" ({', '.join(labels)})" if labels else "")
-    return f"{where}, r={compared['r']}" if len({one["r"] for one in claims}) > 1 else where
+    part = f"{here['part']}-"  # a comparison of several models has one for each, with its name at the end
+    spec = max((one for one in COMPARISONS if part.startswith(f"{one}-")), key=len, default=None)
+    label = COMPARISONS[spec].asked if spec else here["trained_on"]
+    if "metamath" in here["trained_on"].lower():
+        label += " after MetaMathQA"
+    if len({_model(table) for table in shown}) > 1:
+        label += f", {_model(here)}"
+    if compared["r"] is not None:
+        label += f", r={compared['r']}"
+    return label, EXPERIMENTS[name].title.split(":")[0]
 
 
 def _model(table: dict[str, Any]) -> str:
     """Return the paper's name of the model, or the last component of its path."""
     return table["paper_model"] or table["model"].rstrip("/").rsplit("/", 1)[-1]
-
-
-def _data(table: dict[str, Any]) -> str:
-    return table["trained_on"].rsplit("/", 1)[-1].removeprefix("mini_")
 
 
 def sentence(found: list[Margin]) -> str:
@@ -116,14 +123,9 @@ def _limit(found: list[Margin]) -> tuple[float, bool]:
     return 100 * limit, limit < ends[-1]
 
 
-def _folded(place: str, width: int = 36) -> str:
-    """Break a label between names."""
-    lines = [""]
-    for name in place.split("; "):
-        if lines[-1] and len(lines[-1]) + len(name) > width:
-            lines.append("")
-        lines[-1] += f"; {name}" if lines[-1] else name
-    return ";\n".join(lines)
+def _folded(place: str) -> str:
+    """Break a label before the experiments if several share it."""
+    return place.replace(" (", "\n(", 1) if "," in place.partition("(")[2] else place
 
 
 def draw(found: list[Margin], *paths: Path) -> None:
@@ -131,7 +133,7 @@ def draw(found: list[Margin], *paths: Path) -> None:
     places, others = _by_place(found), list(dict.fromkeys(one.other for one in found))
     limit, cut = _limit(found)
     names = {method.title: name for name, method in METHODS.items()}
-    with picture(*paths, size=(3.2 + 2.6 * len(others), 1.2 + 0.3 * len(places))) as figure:
+    with picture(*paths, size=(3.2 + 2.6 * len(others), 1.2 + 0.34 * len(places))) as figure:
         panels = figure.subplots(1, len(others), sharey=True, sharex=True, squeeze=False)[0]
         for axes, other in zip(panels, others, strict=True):
             style = method_style(names.get(other, other))
@@ -144,9 +146,13 @@ def draw(found: list[Margin], *paths: Path) -> None:
                     [mid], [y], xerr=[[mid - low], [high - mid]], color=style.color, marker=style.marker,
                     mfc=style.color if one.word in SIGNIFICANT else "white", linestyle="", elinewidth=1.2,
                 )  # fmt: skip
+                for end, arrow in ((low, "<"), (high, ">")):
+                    if abs(end) > limit:  # the tip of the arrow is at the axis' limit
+                        at = 0.97 * limit * (1 if end > 0 else -1)
+                        axes.plot([at], [y], marker=arrow, color=style.color, markersize=5.5, clip_on=False)
             axes.set_title(f"over {other}")
             axes.set_yticks(range(len(places)), [_folded(place) for place in places])
             axes.set_ylim(len(places) - 0.4, -0.6)
             axes.set_xlim(-limit, limit)
         label = "DuDe's margin in points, 95% interval of each by itself; filled: significant after Holm's correction"
-        figure.supxlabel(label + (";\nwide intervals are cut off" if cut else ""), fontsize=9.5)
+        figure.supxlabel(label + (";\narrow: the interval ends outside the picture" if cut else ""), fontsize=9.5)

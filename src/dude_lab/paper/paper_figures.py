@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..compare.results import RowResult, seed_series
-from ..plot_style import log_axis, method_style, picture
+from ..plot_style import log_axis, loss_axis, method_style, picture
 from ..stats.smoothing import Series
 from .experiments import Column
 from .paper_tables import ComparisonResult, interval
@@ -44,7 +45,7 @@ def _curves(figure: Figure, comparison: ComparisonResult) -> None:
     for row in _rows(comparison):
         for axes, key in ((loss, "loss"), (norm, "grad_norm")):
             if (series := seed_series(row, key)) is not None:
-                _line(axes, row, series.smoothed())
+                _line(axes, row, series.smoothed(from_start=key == "loss"))
         if (series := seed_series(row, "accuracy")) is not None:
             _line(right, row, Series(series.steps, 100 * series.values))
     loss.set_title("(a) Training loss (nats per token, smoothed)")
@@ -54,7 +55,8 @@ def _curves(figure: Figure, comparison: ComparisonResult) -> None:
     right.set_title(f"(c) Accuracy on {comparison.results.headline} (%)")
     for axes in (loss, norm, right):
         axes.set_xlabel("step")
-    _settle(loss)
+    loss_axis(loss)
+    figure.suptitle(f"{comparison.model} on {comparison.trained_on}", x=0.01, ha="left", fontweight="bold")
     if loss.get_legend_handles_labels()[0]:
         figure.legend(
             *loss.get_legend_handles_labels(), loc="outside lower center", ncols=len(_rows(comparison)), frameon=False
@@ -70,28 +72,39 @@ def _line(axes: Axes, row: RowResult, series: Series) -> None:
         axes.fill_between(series.steps, low, high, color=look["color"], alpha=0.1, linewidth=0)
 
 
-def _settle(axes: Axes) -> None:
-    """Set the y limits without the first tenth of the steps, which would flatten the rest."""
-    settled = [np.asarray(line.get_ydata(), dtype=float) for line in axes.get_lines()]
-    settled = [values[len(values) // 10 :] for values in settled if len(values)]
-    if settled:
-        low, high = min(v.min() for v in settled), max(v.max() for v in settled)
-        margin = 0.06 * (high - low or 1.0)
-        axes.set_ylim(low - margin, high + margin)
-
-
 def _ranks(figure: Figure, comparison: ComparisonResult) -> None:
-    wanted = [column for column in comparison.spec.columns if column.key in ("avg", "weighted_avg")]
+    wanted = _different(comparison, [one for one in comparison.spec.columns if one.key in ("avg", "weighted_avg")])
     ranks = sorted({row.r for row in _rows(comparison) if row.r is not None})
-    for letter, axes, column in zip("ab", figure.subplots(1, 2, squeeze=False)[0], wanted, strict=True):
+    figure.set_size_inches(SIZES["ranks"][0] * (0.62 if len(wanted) == 1 else 1), SIZES["ranks"][1])
+    for letter, axes, column in zip("ab", figure.subplots(1, len(wanted), squeeze=False)[0], wanted, strict=False):
         for k, method in enumerate(dict.fromkeys(row.method for row in _rows(comparison))):
             _against_rank(
                 axes, [row for row in _rows(comparison) if row.method == method], column, ranks, k, comparison
             )
-        axes.set_title(f"({letter}) {column.title} accuracy (%), 95% interval")
+        part = f"({letter}) " if len(wanted) > 1 else ""
+        axes.set_title(
+            f"{part}{column.title} accuracy (%), 95% interval: {comparison.model} on {comparison.trained_on}"
+        )
         axes.set_xticks(range(len(ranks)), [str(rank) for rank in ranks])
         axes.set_xlabel("rank r" + ("; hollow: the paper's" if comparison.paper else ""))
         axes.legend(frameon=False, fontsize=8.5)
+
+
+def _different(comparison: ComparisonResult, columns: list[Column]) -> list[Column]:
+    """Return the columns with those of equal values as one: of sets of one size the weighted mean is the mean.
+
+    Columns with values of the paper stay.
+    """
+    if comparison.paper and comparison.spec.published:
+        return columns
+    found: dict[tuple[float, ...], Column] = {}
+    for column in columns:
+        values = [interval(row.runs, column, comparison.prefix) for row in _rows(comparison)]
+        key = tuple(round(part, 12) for one in values if one for part in (one.estimate, one.low, one.high))
+        same = found.get(key)
+        title = f"{same.title} and {column.title.lower()}" if same else column.title
+        found[key] = replace(same or column, title=title)
+    return list(found.values())
 
 
 def _against_rank(

@@ -112,7 +112,7 @@ def readme(facts: dict[str, Any], written: dict[str, Any], found: list[margins.M
         lines += [
             margins.markdown(found),
             "",
-            "Bold: significant after Holm's correction. In brackets: model or training data, if there are several.",
+            "Bold: significant after Holm's correction. In brackets: the experiments that share the runs.",
             "",
         ]
         lines += ["The paper's claims:", ""]

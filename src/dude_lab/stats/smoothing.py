@@ -52,7 +52,11 @@ class Series:
         """Mean over the seeds, (steps,)."""
         return self.values.mean(axis=0)
 
-    def smoothed(self) -> Series:
-        """Return the running mean of each curve at the positions with a full window."""
+    def smoothed(self, *, from_start: bool = False) -> Series:
+        """Return the running mean of each curve at the positions with a full window.
+
+        With `from_start` also at those before, where the window is smaller: the first value is that of the first step.
+        """
         part = inside(len(self.steps))
+        part = slice(0, part.stop) if from_start else part
         return Series(self.steps[part], np.array([smooth(one)[part] for one in self.values]))

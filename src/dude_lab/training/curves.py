@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dude_peft.errors import DudeError
 from dude_peft.files import refuse_constant, sync, write_text
 
-from ..plot_style import DASHES, SERIES_COLORS, MethodStyle, log_axis, method_style, picture
+from ..plot_style import DASHES, SERIES_COLORS, MethodStyle, log_axis, loss_axis, method_style, picture
 from ..stats.smoothing import inside, smooth
 
 if TYPE_CHECKING:
@@ -124,18 +124,24 @@ def _series(records: list[dict[str, Any]], key: str) -> tuple[list[int], list[fl
     return [step for step, _ in points], [value for _, value in points]
 
 
-def _both(axes: Axes, steps: list[int], values: list[float], color: str, label: str, dash: Any = "-") -> None:
-    """Draw every value as a pale line and the running mean over it, if there are enough values for one."""
+def _both(
+    axes: Axes, steps: list[int], values: list[float], color: str, label: str, dash: Any = "-", from_start: bool = False
+) -> None:
+    """Draw every value as a pale line and the running mean over it, if there are enough values for one.
+
+    With `from_start` the mean begins at the first step, with a smaller window.
+    """
     part = inside(len(values))
     if part.start == 0:
         axes.plot(steps, values, color=color, label=label, linewidth=1.5, linestyle=dash)
         return
+    part = slice(0, part.stop) if from_start else part
     axes.plot(steps, values, color=color, alpha=0.22, linewidth=0.8)
     axes.plot(steps[part], smooth(values)[part], color=color, label=label, linewidth=1.7, linestyle=dash)
 
 
 def _loss(axes: Axes, records: list[dict[str, Any]], style: MethodStyle) -> None:
-    _both(axes, *_series(records, "loss"), style.color, "training")
+    _both(axes, *_series(records, "loss"), style.color, "training", from_start=True)
     steps, values = _series(records, "eval_loss")
     if steps:
         line = (
@@ -146,6 +152,7 @@ def _loss(axes: Axes, records: list[dict[str, Any]], style: MethodStyle) -> None
             linestyle=line, linewidth=1, label="validation", zorder=5,
         )  # fmt: skip
         axes.legend()
+    loss_axis(axes)
     axes.set_title("Loss (nats per token)")
 
 

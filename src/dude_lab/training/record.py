@@ -231,8 +231,13 @@ def hide_paths(adapter: Path) -> None:
 def summary_of(record: dict[str, Any]) -> str:
     """Return method, rank, model and data of a record in one line."""
     rank = f", r = {record['r']}" if record["r"] else ""
+    return f"{record['title']}{rank}: {source_of(record)}"
+
+
+def source_of(record: dict[str, Any]) -> str:
+    """Return model and training data of a record in one line."""
     data = record["config"]["data"]
     source = data.get("name") or data.get("hub") or data.get("train")
     source = source if isinstance(source, str) else source[0]
     model = record["config"]["model"]["name"].rstrip("/")
-    return f"{record['title']}{rank}: {model.rsplit('/', 1)[-1]} on {source.rsplit('/', 1)[-1]}"
+    return f"{model.rsplit('/', 1)[-1]} on {source.rsplit('/', 1)[-1]}"
