@@ -23,7 +23,7 @@ from pool_tools import Seen, cells_of, stand_in, visits, work
 from dude_lab.compare import processes
 from dude_lab.compare.comparison_folder import claim
 from dude_lab.compare.grid import PlannedRun
-from dude_lab.compare.pool import Pool, Stopped
+from dude_lab.compare.pool import Pool, Stopped, TimeUp
 
 
 @pytest.fixture(autouse=True, params=["fresh", "forked"])
@@ -118,3 +118,19 @@ def test_runs_that_become_known_later_are_worked_on(tmp_path: Path) -> None:
     )
     assert visits(folder) == [cell.name for cell in cells]
     assert json.loads((folder.runs / cells[1].name / "run.json").read_text())
+
+
+def test_at_its_deadline_a_pool_stops_what_runs_and_starts_nothing(tmp_path: Path) -> None:
+    folder, cells = cells_of(tmp_path, [10, 6, 11])
+    seen = Seen()
+    pool = Pool(folder, jobs=1, threads=1, retry_failed=False, watcher=seen, deadline=time.monotonic() + 8)
+
+    def until_it_waits() -> list[PlannedRun]:
+        if (folder.path / "waiting").exists():
+            pool.deadline = 0
+        return cells
+
+    with pytest.raises(TimeUp):
+        pool.work(until_it_waits)
+    assert seen.done == [cells[0].name] and not folder.is_done(cells[2])
+    assert "checkpoint written" in (folder.state / f"{cells[1].name}.log").read_text()

@@ -219,3 +219,18 @@ def test_a_real_kill(tiny: Tiny) -> None:  # noqa: F811
     train(tiny.settings(f"output={tiny.folder / 'whole'}"))
     assert result(tiny.output) == result(tiny.folder / "whole")
     assert steps(tiny.output) == steps(tiny.folder / "whole")
+
+
+def test_a_run_that_stops_at_a_step_resumes_to_the_same_bits(tiny: Tiny) -> None:  # noqa: F811
+    train(tiny.settings("train.steps=4", "output=" + str(tiny.folder / "at_once")))
+    parts = tiny.settings("train.steps=4", "output=" + str(tiny.folder / "parts"))
+    for step in (1, 3):
+        with pytest.raises(Interrupted) as stopped:
+            train(parts, resume="auto", stop_at=step)
+        assert stopped.value.step == step == len(steps(tiny.folder / "parts"))
+    before = (tiny.folder / "parts" / "curves.jsonl").stat().st_mtime_ns
+    with pytest.raises(Interrupted):  # it has reached the step: nothing is trained
+        train(parts, resume="auto", stop_at=2)
+    assert (tiny.folder / "parts" / "curves.jsonl").stat().st_mtime_ns == before
+    assert train(parts, resume="auto", stop_at=9).record["training"]["steps"] == 4  # the run ends before
+    assert result(tiny.folder / "parts") == result(tiny.folder / "at_once")

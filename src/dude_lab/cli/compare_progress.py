@@ -58,6 +58,12 @@ class PlainWatcher(Watcher):
         words += [duration(time.monotonic() - self._since[run.name])] if here else ["by another process"]
         self._say(f"{CHECKED} [dim]{self._done}/{self._total}[/] {escape(run.title)}  [dim]{', '.join(words)}[/]")
 
+    def paused(self, run: PlannedRun, step: int) -> None:
+        """Print one line with the step."""
+        self._done += 1
+        took = f", {duration(time.monotonic() - self._since[run.name])}" if run.name in self._since else ""
+        self._say(f"{CHECKED} [dim]{self._done}/{self._total}[/] {escape(run.title)}  [dim]at step {step:,}{took}[/]")
+
     def failed(self, run: PlannedRun, error: str) -> None:
         """Print one line with the error."""
         self._say(f"{FAILED} {escape(run.title)}: {escape(error)}")

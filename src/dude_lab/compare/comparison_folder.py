@@ -14,6 +14,8 @@ from dude_peft.files import read_json, write_json, write_text
 from ..config.compare_settings import ComparisonSettings, parse_comparison
 from ..config.yaml_reader import dump_yaml, read_yaml
 from ..folders import check_folder
+from ..training.run_checkpoint import step_of
+from ..training.run_folder import RunFolder
 from .grid import Grid, PlannedRun
 from .run_store import Run, RunStore
 
@@ -123,6 +125,11 @@ class ComparisonFolder:
     def is_done(self, run: PlannedRun) -> bool:
         """Whether the run is finished."""
         return run.name in self.store
+
+    def last_step(self, run: PlannedRun) -> int:
+        """Return the step of the newest complete checkpoint of an unfinished run; 0 if there is none."""
+        found = RunFolder(self.runs / run.name).complete_checkpoints()
+        return step_of(found[-1]) if found else 0
 
     def failure(self, run: PlannedRun) -> dict[str, Any] | None:
         """Return the record of the run's failure; None if it has not failed."""

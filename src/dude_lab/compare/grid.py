@@ -100,9 +100,18 @@ class Grid:
             for seed in self.settings.seeds
         )
 
+    def candidates(self, row: Row) -> tuple[PlannedRun, ...]:
+        """Return the runs of a search for each learning rate of a row, even if it has only one.
+
+        Raises:
+            DudeError: there are no questions and no validation data to choose by.
+        """
+        return self.searches(row) or self._make_candidates(row)
+
     def _make_searches(self, row: Row) -> tuple[PlannedRun, ...]:
-        if len(row.learning_rates) == 1:
-            return ()
+        return () if len(row.learning_rates) == 1 else self._make_candidates(row)
+
+    def _make_candidates(self, row: Row) -> tuple[PlannedRun, ...]:
         raw, seed = self._search_config(), self.settings.search.seed
         return tuple(self._planned("search", row, self._run(row, rate, seed, raw)) for rate in row.learning_rates)
 

@@ -16,14 +16,15 @@ from dude_peft.files import write_json, write_text
 
 from ..config.yaml_reader import dump_yaml, read_yaml
 from ..folders import folder_bytes
-from ..training.run_folder import RunFolder
+from ..training.run_folder import VALIDATION_LOSSES, RunFolder
 from .comparison_folder import STUDY, claim
 from .packed import FILES, NOT_STORED, PackedRun, PackedStudy, find_packed, make_tables, write_table
 from .run_store import FolderRun, RunStore, Source, samples_file
 
 WEIGHTS = ("adapter", "model", "checkpoints")
 DERIVED = frozenset({"curves.png", "metrics.md", "summary.json"})  # made from files that are stored
-KNOWN = frozenset({"config.yaml", "run.json", "curves.jsonl", "metrics.json"}) | DERIVED
+LEFT_OUT = frozenset({VALIDATION_LOSSES})  # its mean is in `run.json`
+KNOWN = frozenset({"config.yaml", "run.json", "curves.jsonl", "metrics.json"}) | DERIVED | LEFT_OUT
 PARTS = ".packed.part"
 
 

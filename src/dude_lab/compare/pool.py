@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -13,10 +14,11 @@ from typing import Any
 from .comparison_folder import ComparisonFolder
 from .grid import PlannedRun
 from .processes import Launcher, Process
-from .worker import BUSY, FAILED, STOPPED, spec_of, write_failure
+from .worker import BUSY, FAILED, PAUSED, STOPPED, spec_of, write_failure
 
 POLL = 0.1  # seconds between two polls of the processes
 POLL_OTHERS = 1.0  # seconds between two checks of a run that another pool has claimed
+STOPPING = "stopping: training runs finish their step and write a checkpoint; press Ctrl-C again to kill them"
 
 
 class Watcher:
@@ -37,6 +39,9 @@ class Watcher:
     def failed(self, run: PlannedRun, error: str) -> None:
         """Called when the run has failed or its process was killed."""
 
+    def paused(self, run: PlannedRun, step: int) -> None:
+        """Called when the run has stopped after the step that the pool was made for."""
+
     def note(self, text: str) -> None:
         """Called with a message for the user."""
 
@@ -46,6 +51,10 @@ class Watcher:
 
 class Stopped(Exception):  # noqa: N818 - not an error
     """The comparison was stopped on request; unfinished runs have a checkpoint."""
+
+
+class TimeUp(Exception):  # noqa: N818 - not an error
+    """The pool's deadline has passed; unfinished runs have a checkpoint."""
 
 
 @dataclass
@@ -63,13 +72,23 @@ class Pool:
         threads: torch threads per process.
         retry_failed: retry runs that failed before this pool was made.
         watcher: notified of everything that happens.
+        stop_at: stop every run after this step, with a checkpoint; a shorter one finishes.
+        deadline: value of `time.monotonic()` at which the processes are stopped.
     """
 
     def __init__(
-        self, folder: ComparisonFolder, *, jobs: int, threads: int, retry_failed: bool, watcher: Watcher
+        self,
+        folder: ComparisonFolder,
+        *,
+        jobs: int,
+        threads: int,
+        retry_failed: bool,
+        watcher: Watcher,
+        stop_at: int | None = None,
+        deadline: float = math.inf,
     ) -> None:
         self.folder, self.jobs, self.threads, self.watcher = folder, jobs, threads, watcher
-        self.retry_failed = retry_failed
+        self.retry_failed, self.stop_at, self.deadline = retry_failed, stop_at, deadline
         self.killed: dict[str, str] = {}
         self._failures: dict[str, int | None] = {}  # run -> time of its failure when this pool first saw it
         self._children: list[_Child] = []
@@ -85,19 +104,25 @@ class Pool:
         now = self.folder.failed_at(run)
         return now is not None and not (self.retry_failed and now == self._failures[run.name])
 
-    def work(self, todo: Callable[[], Sequence[PlannedRun]]) -> None:
+    def work(self, todo: Callable[[], Sequence[PlannedRun]], *, last: bool = True) -> None:
         """Execute all runs of `todo()` in its order; it is called repeatedly, so it may grow.
+
+        Args:
+            todo: returns the runs.
+            last: whether no other call follows; otherwise the server of the forks stays for the next, until `close`.
 
         Raises:
             Stopped: by Ctrl-C or SIGTERM, after every process has ended.
+            TimeUp: at the deadline, after every process has ended.
         """
-        for run in todo():
-            if self.folder.is_done(run):
-                self._reported.add(run.name)
+        self._reported = {run.name for run in todo() if self._is_done(run)}
         try:
             with self._signals():
                 while not self._stop_requests:
                     self._reap()
+                    if time.monotonic() >= self.deadline:
+                        self._stop()
+                        raise TimeUp
                     unfinished = self._open(todo())
                     self._fill(unfinished)
                     here = {child.run.name for child in self._children}
@@ -107,14 +132,21 @@ class Pool:
                     shown = [(child.run, self.folder.status(child.run.name)) for child in self._children]
                     self.watcher.running(shown, len(elsewhere))
                     time.sleep(POLL)
+                self.watcher.note(STOPPING)
                 self._stop()
             raise Stopped
         finally:
             for child in self._children:  # an exception, or a second Ctrl-C
                 child.process.kill()
                 child.process.wait()
-            self._launcher.close()
+            self._children.clear()
+            if last:
+                self.close()
             self.watcher.end()
+
+    def close(self) -> None:
+        """End the server of the forks."""
+        self._launcher.close()
 
     def _open(self, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
         """Return the unfinished runs; report those that have finished or failed since the last call."""
@@ -125,7 +157,7 @@ class Pool:
                 continue
             if run.name in running:
                 left.append(run)
-            elif self.folder.is_done(run):
+            elif self._is_done(run):
                 self._report_done(run, here=False)
             elif self.has_failed(run):
                 self._reported.add(run.name)
@@ -145,12 +177,12 @@ class Pool:
                 self._next_check[run.name] = time.monotonic() + POLL_OTHERS
                 continue
             self._next_check.pop(run.name, None)
-            if self.folder.is_done(run) or self.has_failed(run):
+            if self._is_done(run) or self.has_failed(run):
                 continue  # by another pool, since `_open` checked; reported there
             self._start(run)
 
     def _start(self, run: PlannedRun) -> None:
-        spec = spec_of(run, self.folder.study, self.threads)
+        spec = spec_of(run, self.folder.study, self.threads, self.stop_at)
         process = self._launcher.start(spec, self.folder.state / f"{run.name}.log")
         self._children.append(_Child(run, process))
         self.watcher.started(run)
@@ -164,7 +196,7 @@ class Pool:
             self._settle(child.run, code)
 
     def _settle(self, run: PlannedRun, code: int) -> None:
-        if code == 0:
+        if code in (0, PAUSED):
             self._report_done(run, here=True)
         elif code == BUSY:
             self._next_check[run.name] = time.monotonic() + POLL_OTHERS
@@ -184,15 +216,19 @@ class Pool:
             self._reported.add(run.name)
             self.watcher.failed(run, (self.folder.failure(run) or {}).get("error", "failed"))
 
+    def _is_done(self, run: PlannedRun) -> bool:
+        """Whether the run is finished, or has reached `stop_at`."""
+        return self.folder.is_done(run) or (self.stop_at is not None and self.folder.last_step(run) >= self.stop_at)
+
     def _report_done(self, run: PlannedRun, *, here: bool) -> None:
         self._reported.add(run.name)
+        if self.stop_at is not None and not self.folder.is_done(run):
+            self.watcher.paused(run, self.folder.last_step(run))
+            return
         self.watcher.finished(run, self.folder.record(run) or {}, here=here)
 
     def _stop(self) -> None:
         """Send SIGTERM to every process and wait until it has written a checkpoint; on a second signal, kill it."""
-        self.watcher.note(
-            "stopping: training runs finish their step and write a checkpoint; press Ctrl-C again to kill them"
-        )
         for child in self._children:
             child.process.send_signal(signal.SIGTERM)
         while self._children and self._stop_requests < 2:

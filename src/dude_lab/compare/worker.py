@@ -3,13 +3,15 @@
     python -m dude_lab.compare.worker
 
 The spec is one line of JSON on standard input, which stays open: the run, its config, the folder of the study, and the
-number of torch threads. Exit codes: 0 finished; 1 failed, with the error in `state/NAME.failed.json`; 75 claimed by
-another process; 130 stopped, with a checkpoint if it was training.
+number of torch threads, and optionally the step after which the run stops. Exit codes: 0 finished; 1 failed, with the
+error in `state/NAME.failed.json`; 75 claimed by another process; 76 stopped after that step, with a checkpoint; 130
+stopped by a signal, with a checkpoint if it was training.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import sys
@@ -30,7 +32,7 @@ from ..training.train_run import Interrupted, train
 from .comparison_folder import ComparisonFolder, claim
 from .processes import read_spec
 
-BUSY, FAILED, STOPPED = 75, 1, 130
+BUSY, PAUSED, FAILED, STOPPED = 75, 76, 1, 130
 EVERY = 0.5  # seconds between two status writes
 TAIL = 40  # lines of output stored with a failure
 
@@ -87,10 +89,11 @@ class Status(Reporter):
         self._write(done=done, total=total)
 
 
-def spec_of(run: Any, folder: Path, threads: int) -> str:
+def spec_of(run: Any, folder: Path, threads: int, stop_at: int | None = None) -> str:
     """Return the spec of a run, as a worker reads it from its standard input."""
     config = run.settings.resolved()
-    return json.dumps({"kind": run.kind, "name": run.name, "config": config, "folder": str(folder), "threads": threads})
+    spec = {"kind": run.kind, "name": run.name, "config": config, "folder": str(folder), "threads": threads}
+    return json.dumps(spec | ({} if stop_at is None else {"stop_at": stop_at}))
 
 
 def work_on(spec: dict[str, Any]) -> int:
@@ -108,7 +111,8 @@ def work_on(spec: dict[str, Any]) -> int:
         _work(spec, settings, status)
     except (Interrupted, KeyboardInterrupt) as stopped:
         print(stopped or "stopped", flush=True)
-        return STOPPED
+        step = stopped.step if isinstance(stopped, Interrupted) else 0
+        return PAUSED if step >= spec.get("stop_at", math.inf) else STOPPED
     except Exception as error:
         traceback.print_exc()
         text = str(error) or type(error).__name__
@@ -133,7 +137,7 @@ def _work(spec: dict[str, Any], settings: RunSettings, status: Status) -> None:
         evaluate_base(settings, status)
         return
     # The base is evaluated once, in a run of its own.
-    train(settings, resume="auto", reporter=status, evaluate_start=False)
+    train(settings, resume="auto", reporter=status, evaluate_start=False, stop_at=spec.get("stop_at"))
     shutil.rmtree(RunFolder(settings.output).checkpoints, ignore_errors=True)  # those of many runs would fill the disk
 
 

@@ -24,6 +24,7 @@ from .nonfinite import MARKER, Divergence
 from .run_checkpoint import PREFIX, fault, is_complete, is_sealed, step_of
 
 SCHEMA = 1  # of run.json; raised when a field changes its meaning
+VALIDATION_LOSSES = "validation_losses.json"  # in `eval/NAME/`: the loss of each batch of the validation examples
 
 
 class RunFolder:

@@ -29,7 +29,7 @@ from .nonfinite import Divergence, NotFinite
 from .record import make_record, perplexity, read_record
 from .reporter import Reporter
 from .run_checkpoint import PREFIX, fault, read_manifest, step_of
-from .run_folder import RunFolder
+from .run_folder import VALIDATION_LOSSES, RunFolder
 from .run_plan import Plan, make_plan
 from .run_result import INITIAL, draw_result, metrics_before, save_initial, save_result, sync_result
 from .stop import StopRequest
@@ -75,6 +75,7 @@ def train(
     resume: str | None = None,
     reporter: Reporter | None = None,
     evaluate_start: bool = True,
+    stop_at: int | None = None,
 ) -> RunResult:
     """Train a run and write it to `settings.output`.
 
@@ -86,6 +87,7 @@ def train(
             to fail if there is none; or the path of a checkpoint.
         reporter: called about the progress.
         evaluate_start: evaluate before the first step as well.
+        stop_at: stop after this step with a checkpoint, as SIGTERM does; a run that ends before finishes.
 
     Returns:
         The finished run; with `resume`, a run that is already finished is returned unchanged.
@@ -94,15 +96,20 @@ def train(
         DudeError: a mistake in the settings, or a folder that is in use; raised before the weights are loaded if
             possible, and before anything is written.
         Interrupted: stopped by Ctrl-C or SIGTERM: in training after the step, with a checkpoint; else at once, but not
-            while the result is written. `resume="auto"` resumes.
+            while the result is written; or by `stop_at`. `resume="auto"` resumes.
     """
     with connect(settings.train.device) as processes:
         shown = reporter if reporter is not None and processes.first else Reporter()
-        return _train(settings, resume, shown, evaluate_start, processes)
+        return _train(settings, resume, shown, evaluate_start, processes, stop_at)
 
 
 def _train(
-    settings: RunSettings, resume: str | None, reporter: Reporter, evaluate_start: bool, processes: Processes
+    settings: RunSettings,
+    resume: str | None,
+    reporter: Reporter,
+    evaluate_start: bool,
+    processes: Processes,
+    stop_at: int | None,
 ) -> RunResult:
     folder = RunFolder(settings.output)
 
@@ -147,7 +154,9 @@ def _train(
                 plan = processes.together(prepare)
                 for text in plan.notes:
                     reporter.note(text)
-                return _Run(plan, folder, reporter, stop, evaluate_start, processes).go(checkpoint)
+                if checkpoint is not None and stop_at is not None and stop_at <= step_of(checkpoint) < plan.steps:
+                    raise Interrupted(folder, step_of(checkpoint), plan.steps)
+                return _Run(plan, folder, reporter, stop, evaluate_start, processes, stop_at).go(checkpoint)
         except KeyboardInterrupt:
             complete = folder.complete_checkpoints()
             raise Interrupted(folder, step_of(complete[-1]) if complete else 0, plan.steps, stop.stage) from None
@@ -177,9 +186,10 @@ class _Run:
         stop: StopRequest,
         evaluate_start: bool,
         processes: Processes,
+        stop_at: int | None = None,
     ) -> None:
         self.plan, self.folder, self.reporter, self.evaluate_start = plan, folder, reporter, evaluate_start
-        self.stop, self.processes = stop, processes
+        self.stop, self.processes, self.stop_at = stop, processes, stop_at
         self.eval_seconds = 0.0
         self.before: dict[str, Any] | None = None
         self.best = BestStep.of(plan.settings)
@@ -333,7 +343,7 @@ class _Run:
         log = LogCurves(self.curves, self.clock, self.reporter, left)
         callbacks: list[Any] = [
             log,
-            StopCleanly(self.stop, self.processes),
+            StopCleanly(self.stop, self.processes, self.stop_at),
         ]
         if self.processes.first:
             callbacks.append(
@@ -499,6 +509,8 @@ class _Run:
         if name and self.processes.first:
             (self.folder.evaluations / name).mkdir(parents=True, exist_ok=True)
             write_json(self.folder.evaluations / name / "summary.json", metrics)
+            if plan.validation is not None:
+                write_json(self.folder.evaluations / name / VALIDATION_LOSSES, {"losses": trainer.validation_losses})
         return metrics
 
     def _evaluate_now(self, step: int) -> tuple[bool, bool]:

@@ -66,6 +66,7 @@ class RunTrainer(SFTTrainer):
         tokens: tokens seen (without padding), by all processes; set it before `train` when a run is resumed.
         group_norms: gradient norms of the last step, `{"A": ..., "B": ..., "m": ...}`, for the groups that exist.
         log_state: what the next logged step averages, as it was at the last checkpoint.
+        validation_losses: loss of each batch of the validation examples, in the last evaluation.
     """
 
     def __init__(self, *args: Any, group_by_length: bool = False, processes: Processes = ALONE, **kwargs: Any) -> None:
@@ -77,6 +78,7 @@ class RunTrainer(SFTTrainer):
         self._loss_sum = torch.zeros((), device=self.args.device)  # over the micro-batches since the last logged step
         self._logged = 0  # the last logged step
         self._step_tokens = 0
+        self.validation_losses: list[float] = []
         self.sharded = False
         self.zero: zero.ZeroOptimizer | None = None
         self._find_trained()
@@ -220,6 +222,7 @@ class RunTrainer(SFTTrainer):
         Evaluated before it is trained, a model counts as prepared for Accelerate, which then does not wrap it for
         training, and each process would follow its own gradient. This is undone.
         """
+        self.validation_losses = []
         if self.processes.count == 1:
             return super().evaluate(*args, **kwargs)
         gather = vars(self)["gather_function"]
@@ -231,6 +234,13 @@ class RunTrainer(SFTTrainer):
             if self.model_wrapped is self.model and not self.sharded:
                 self.model.__dict__.pop("_is_accelerate_prepared", None)
                 self.accelerator._models.clear()
+
+    def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Compute the loss of a validation batch, and keep it."""
+        found = super().prediction_step(*args, **kwargs)
+        if found[0] is not None:
+            self.validation_losses.append(float(found[0]))
+        return found
 
     def _own(self, losses: torch.Tensor) -> torch.Tensor:
         """Return the losses of a batch, one per example, as Accelerate gathers them in a single process."""

@@ -1,0 +1,1 @@
+"""`dude tune`: learning rate, method and rank by successive halving, within a budget of time."""

@@ -1,0 +1,188 @@
+"""The candidates of `dude tune`: a comparison made of a run's YAML, or read from that of a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dude_peft.errors import DudeError, did_you_mean
+
+from ..config.compare_settings import ComparisonSettings, load_comparison, parse_comparison
+from ..config.run_settings import RunSettings
+from ..config.yaml_file import json_copy, override, parse_run
+from ..config.yaml_reader import read_yaml
+from ..methods import METHODS
+
+RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+FULL_RATES = tuple(rate / 10 for rate in RATES)  # full fine-tuning takes about a tenth of LoRA's rate
+QUESTIONS = 300  # of the validation split, each task, at most
+SEED = 0  # of the runs: another than a run's own, whose result is still to be measured
+# Keys of `train` without a meaning for a candidate: it ends when the halving says so, and is reported by `dude tune`.
+OF_ONE_RUN = ("early_stopping_patience", "load_best_model_at_end", "metric_for_best_model", "report_to")
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What `dude tune` chooses from.
+
+    Attributes:
+        comparison: methods, ranks and learning rates; its search runs are the candidates.
+        run: the YAML of the run that the choice is for, without method and learning rate.
+        output: folder of the run that the choice is for.
+    """
+
+    comparison: ComparisonSettings
+    run: dict[str, Any]
+    output: Path
+
+
+def load_candidates(
+    config: Path,
+    overrides: Iterable[str] = (),
+    *,
+    methods: Sequence[str] = (),
+    ranks: Sequence[int] = (),
+    rates: Sequence[float] = (),
+    metric: str | None = None,
+    output: Path | None = None,
+    jobs: int | None = None,
+    threads: int | None = None,
+    notes: list[str] | None = None,
+) -> Candidates:
+    """Return the candidates of a run's YAML, or of a comparison's.
+
+    Args:
+        config: the YAML file.
+        overrides: `key=value`, as for `dude train` or `dude compare`.
+        methods, ranks, rates: names, ranks and learning rates to choose from; empty: those of the YAML, and for a run
+            `RATES`.
+        metric: `accuracy` on the validation split of `eval`, or the `loss` on `data.validation`; None: the accuracy if
+            `eval` has questions with a validation split.
+        output: folder of the tuning; None: that of the comparison, or of the run with `-tune`.
+        jobs, threads: runs in parallel, and torch threads of each; None: as in the comparison, or one run.
+        notes: as in `yaml_file.override`.
+
+    Raises:
+        DudeError: a mistake in the YAML or the options.
+    """
+    raw = read_yaml(config)
+    given = [method for method in methods if method not in METHODS]
+    if given:
+        raise DudeError(f"--methods: no method is called '{given[0]}'.{did_you_mean(given[0], METHODS)}"
+                        f" Known: {', '.join(METHODS)}.")  # fmt: skip
+    if metric not in (None, "accuracy", "loss"):
+        raise DudeError(f"--metric: accuracy or loss, got '{metric}'.")
+    changed: dict[str, Any] = {"ranks": list(ranks)} if ranks else {}
+    changed |= {"jobs": jobs} if jobs else {}
+    changed |= {"threads": threads} if threads else {}
+    if "methods" in raw:
+        return _of_comparison(config, overrides, changed, methods, rates, metric, output, notes)
+    return _of_run(config, override(raw, overrides, notes), changed, methods, rates, metric, output)
+
+
+def _of_run(
+    config: Path,
+    raw: dict[str, Any],
+    changed: dict[str, Any],
+    methods: Sequence[str],
+    rates: Sequence[float],
+    metric: str | None,
+    output: Path | None,
+) -> Candidates:
+    settings = parse_run(raw, str(config))
+    section: dict[str, Any] = json_copy(raw["method"])
+    own = section.pop("name")
+    names = list(methods) or [own]
+    known = {key for name in names for key in METHODS[name].settings.model_fields}
+    if changed.get("ranks") and "r" not in known:
+        raise DudeError(f"--ranks: none of the methods has a rank ({', '.join(names)}). Leave it out.")
+    entries = [{"name": name, "learning_rates": list(rates or _rates(name))} for name in names]
+    run = {key: value for key, value in raw.items() if key not in ("method", "output")}
+    train = dict(run.get("train") or {})
+    for key in ("seed", "learning_rate", *OF_ONE_RUN):
+        train.pop(key, None)
+    search, asked = _search(settings, metric, str(config))
+    candidate: dict[str, Any] = {**json_copy(run), "train": train}
+    candidate.pop("eval", None)
+    if asked is not None:
+        candidate["eval"] = asked
+    comparison = parse_comparison(
+        {
+            "run": candidate,
+            "methods": entries,
+            "shared": {key: value for key, value in section.items() if key in known},
+            "seeds": [settings.train.seed],
+            "learning_rates": list(rates or RATES),
+            "search": {"seed": SEED if settings.train.seed != SEED else SEED + 1, "eval": search},
+            "output": str(output or Path(f"{settings.output}-tune")),
+            **changed,
+        },
+        str(config),
+    )
+    return Candidates(comparison, run, settings.output)
+
+
+def _of_comparison(
+    config: Path,
+    overrides: Iterable[str],
+    changed: dict[str, Any],
+    methods: Sequence[str],
+    rates: Sequence[float],
+    metric: str | None,
+    output: Path | None,
+    notes: list[str] | None,
+) -> Candidates:
+    settings = load_comparison(config, overrides, notes)
+    raw: dict[str, Any] = json_copy(settings.resolved()) | changed
+    if methods:
+        there = {_name(entry): entry for entry in raw["methods"]}
+        raw["methods"] = [there.get(name, name) for name in methods]
+    if rates:
+        raw["learning_rates"] = list(rates)
+        raw["methods"] = [_without_rates(entry) for entry in raw["methods"]]
+    if metric == "loss":
+        raw["search"]["eval"] = None
+    if output is not None:
+        raw["output"] = str(output)
+    comparison = parse_comparison(raw, str(config))
+    run = {**json_copy(comparison.run)}
+    run["train"] = {**(run.get("train") or {}), "seed": comparison.seeds[0]}
+    return Candidates(comparison, run, Path(f"{comparison.output}-best"))
+
+
+def _rates(method: str) -> tuple[float, ...]:
+    return FULL_RATES if method == "full" else RATES
+
+
+def _name(entry: str | Mapping[str, Any]) -> str:
+    return entry if isinstance(entry, str) else str(entry["name"])
+
+
+def _without_rates(entry: str | Mapping[str, Any]) -> Any:
+    return entry if isinstance(entry, str) else {key: value for key, value in entry.items() if key != "learning_rates"}
+
+
+def _search(settings: RunSettings, metric: str | None, source: str) -> tuple[dict[str, Any] | None, Any]:
+    """Return `search.eval` of the comparison, and `run.eval`, by what the candidates are evaluated on."""
+    asked = settings.eval
+    splits = asked is not None and (asked.suite is not None or asked.tasks is not None)
+    if metric != "loss" and splits:
+        assert asked is not None
+        limit = min(QUESTIONS, asked.limit or QUESTIONS)
+        kept = asked.model_dump(mode="json", exclude_unset=True)
+        return {"limit": limit}, {key: value for key, value in kept.items() if key not in ("every", "limit_before")}
+    if metric == "accuracy":
+        found = "has questions of its own, without a validation split" if asked and asked.has_tasks else "has none"
+        raise DudeError(
+            f"{source}: --metric accuracy: needs questions with a validation split (eval.suite), and 'eval' {found}. "
+            "Use --metric loss, with data.validation."
+        )
+    if settings.data.validation is None:
+        what = "eval.suite is not set" if not splits else "--metric is loss"
+        raise DudeError(
+            f"{source}: nothing to choose by: data.validation is not set, and {what}. Set one of them, for instance "
+            "data.validation=0.05."
+        )
+    return None, None
