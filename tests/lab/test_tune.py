@@ -24,7 +24,7 @@ from dude_lab.compare.comparison_folder import find_comparison
 from dude_lab.compare.grid import PlannedRun
 from dude_lab.compare.pool import Stopped, Watcher
 from dude_lab.config.yaml_file import load_config
-from dude_lab.tune import tuner as tuner_module
+from dude_lab.tune import tuning as tuner_module
 from dude_lab.tune.candidates import load_candidates
 from dude_lab.tune.halving import (
     Cost,
@@ -40,7 +40,7 @@ from dude_lab.tune.halving import (
 )
 from dude_lab.tune.ranking import rank
 from dude_lab.tune.regret import measure, read_sweep, replay
-from dude_lab.tune.tuner import Tuner
+from dude_lab.tune.tuning import Tuner
 from dude_peft.errors import DudeError
 
 COSTS = st.builds(Cost, st.floats(0, 60), st.floats(1e-3, 10))

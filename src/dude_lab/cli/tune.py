@@ -15,7 +15,7 @@ from ..training.reporter import quiet
 from ..tune.candidates import load_candidates
 from ..tune.halving import parse_budget, seconds
 from ..tune.ranking import Ranking, cells, heads, rank, sentences, write_ranking
-from ..tune.tuner import Tuner
+from ..tune.tuning import Tuner
 from . import FAILED_RUNS, INTERRUPTED
 from .compare_progress import make_watcher
 from .console import NOTE, console, duration, show_next, show_notes, table

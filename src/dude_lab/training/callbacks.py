@@ -189,14 +189,14 @@ class SealCheckpoints(TrainerCallback):
 
 
 class StopCleanly(TrainerCallback):
-    """After a stop request, or after step `at`, finish the step, write a checkpoint and stop."""
+    """After a stop request, or at the step that it names, finish the step, write a checkpoint and stop."""
 
-    def __init__(self, stop: StopRequest, processes: Processes, at: int | None = None) -> None:
-        self.stop, self.processes, self.at = stop, processes, at
+    def __init__(self, stop: StopRequest, processes: Processes) -> None:
+        self.stop, self.processes = stop, processes
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Stop if any process was asked to, or the step is reached; the last step ends the run."""
-        if self.at is not None and self.at <= state.global_step < state.max_steps:
+        if self.stop.at is not None and self.stop.at <= state.global_step < state.max_steps:
             self.stop.asked = True
         if self.processes.any(self.stop.asked):
             control.should_save = True

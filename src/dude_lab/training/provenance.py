@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import platform
 import subprocess
@@ -103,3 +104,8 @@ def peak_memory(device: str) -> dict[str, Any]:
         return {"bytes": psutil.Process().memory_info().peak_wset, "kind": "process_resident"}
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
     return {"bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "kind": "process_resident"}
+
+
+def now() -> str:
+    """Return the time in UTC, to the second."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

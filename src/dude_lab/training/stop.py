@@ -19,12 +19,13 @@ class StopRequest:
     block decides when to stop; a second one raises. Signals are only caught in the main thread.
 
     Attributes:
+        at: optimizer step after which the run stops as if it were asked to; None: none.
         asked: whether a stop was requested.
         stage: what the run is doing, as in "stopped while ...".
     """
 
-    def __init__(self, reporter: Reporter) -> None:
-        self.reporter = reporter
+    def __init__(self, reporter: Reporter, at: int | None = None) -> None:
+        self.reporter, self.at = reporter, at
         self.asked = False
         self.stage = "checking"
         self._note: str | None = None

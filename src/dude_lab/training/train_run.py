@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import math
 import shutil
 import time
@@ -26,6 +25,7 @@ from .estimates import out_of_memory, step_count
 from .lock import OWNER, FolderLock
 from .model_card import model_card
 from .nonfinite import Divergence, NotFinite
+from .provenance import now
 from .record import make_record, perplexity, read_record
 from .reporter import Reporter
 from .run_checkpoint import PREFIX, fault, read_manifest, step_of
@@ -95,8 +95,8 @@ def train(
     Raises:
         DudeError: a mistake in the settings, or a folder that is in use; raised before the weights are loaded if
             possible, and before anything is written.
-        Interrupted: stopped by Ctrl-C or SIGTERM: in training after the step, with a checkpoint; else at once, but not
-            while the result is written; or by `stop_at`. `resume="auto"` resumes.
+        Interrupted: stopped by `stop_at`, Ctrl-C or SIGTERM: in training after the step, with a checkpoint; else at
+            once, but not while the result is written. `resume="auto"` resumes.
     """
     with connect(settings.train.device) as processes:
         shown = reporter if reporter is not None and processes.first else Reporter()
@@ -104,12 +104,7 @@ def train(
 
 
 def _train(
-    settings: RunSettings,
-    resume: str | None,
-    reporter: Reporter,
-    evaluate_start: bool,
-    processes: Processes,
-    stop_at: int | None,
+    settings: RunSettings, resume: str | None, reporter: Reporter, first: bool, processes: Processes, at: int | None
 ) -> RunResult:
     folder = RunFolder(settings.output)
 
@@ -139,7 +134,7 @@ def _train(
             _check_checkpoint(checkpoint, made, folder)
         return made
 
-    with StopRequest(reporter) as stop:
+    with StopRequest(reporter, at) as stop:
         plan = Plan(settings)
         try:
             with ExitStack() as stack:
@@ -154,9 +149,9 @@ def _train(
                 plan = processes.together(prepare)
                 for text in plan.notes:
                     reporter.note(text)
-                if checkpoint is not None and stop_at is not None and stop_at <= step_of(checkpoint) < plan.steps:
+                if checkpoint is not None and at is not None and at <= step_of(checkpoint) < plan.steps:
                     raise Interrupted(folder, step_of(checkpoint), plan.steps)
-                return _Run(plan, folder, reporter, stop, evaluate_start, processes, stop_at).go(checkpoint)
+                return _Run(plan, folder, reporter, stop, first, processes).go(checkpoint)
         except KeyboardInterrupt:
             complete = folder.complete_checkpoints()
             raise Interrupted(folder, step_of(complete[-1]) if complete else 0, plan.steps, stop.stage) from None
@@ -186,15 +181,14 @@ class _Run:
         stop: StopRequest,
         evaluate_start: bool,
         processes: Processes,
-        stop_at: int | None = None,
     ) -> None:
         self.plan, self.folder, self.reporter, self.evaluate_start = plan, folder, reporter, evaluate_start
-        self.stop, self.processes, self.stop_at = stop, processes, stop_at
+        self.stop, self.processes = stop, processes
         self.eval_seconds = 0.0
         self.before: dict[str, Any] | None = None
         self.best = BestStep.of(plan.settings)
         self.first_step = self.last_step = 0
-        self.started = _now()
+        self.started = now()
 
     def go(self, checkpoint: Path | None) -> RunResult:
         from .callbacks import Clock
@@ -268,7 +262,7 @@ class _Run:
             model=self.identity,
             curves=self.curves.read(),
             started=self.started,
-            finished=_now(),
+            finished=now(),
             init_seconds=init_seconds,
             train_seconds=self.clock.seconds,
             eval_seconds=self.eval_seconds,
@@ -343,7 +337,7 @@ class _Run:
         log = LogCurves(self.curves, self.clock, self.reporter, left)
         callbacks: list[Any] = [
             log,
-            StopCleanly(self.stop, self.processes, self.stop_at),
+            StopCleanly(self.stop, self.processes),
         ]
         if self.processes.first:
             callbacks.append(
@@ -520,7 +514,3 @@ class _Run:
             return False, False
         better = self.best.update(step, self.processes.from_first(lambda: metrics))
         return (better and self.plan.settings.train.load_best_model_at_end) or self.best.exhausted, self.best.exhausted
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

@@ -21,7 +21,7 @@ from ..markdown import escape_markdown
 from ..stats.intervals import Interval, t_interval
 from ..training.run_folder import VALIDATION_LOSSES, RunFolder
 from .halving import TOLERANCE, careful_choice, recent
-from .tuner import Candidate, Tuner
+from .tuning import Candidate, Tuner
 
 SCHEMA = 1  # of ranking.json
 LOSS, ACCURACY, TRAINING_LOSS = "validation loss", "accuracy", "training loss"

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from .ranking import Ranking
-    from .tuner import Tuner
+    from .tuning import Tuner
 
 
 def draw(tuner: Tuner, ranking: Ranking, *paths: Path) -> None:
