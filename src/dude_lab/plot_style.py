@@ -38,6 +38,8 @@ METHOD_STYLES = {
     "dude": MethodStyle("#D55E00", "v"),
     "dude_a": MethodStyle("#CC79A7", "P"),
     "dude_b": MethodStyle("#E0A000", "X"),
+    "dude_random": MethodStyle("#A0522D", (8, 1, 0)),
+    "pissa_random": MethodStyle("#3F7F5F", "H"),
     "olora": MethodStyle("#56B4E9", "<"),
     "lora_xs": MethodStyle("#332288", ">"),
     "svft": MethodStyle("#5B5A00", "p"),

@@ -30,7 +30,7 @@ from .experts import DudeExperts, from_factors
 from .files import public_name, sha256
 from .functional import MagnitudeAxis, factors
 from .layer import Init, init_from_factors
-from .svd import recover_b0
+from .svd import Variant, recover_b0
 from .targets import Target, plan, saved_modules
 
 A, B, M = "lora_A{}.weight", "lora_B{}.weight", "lora_magnitude_vector{}.weight"
@@ -158,10 +158,11 @@ def split(stored: Parts) -> Parts:
     return {A: dA, B: dB, M: stored[M], A0: first.clone(), B0: recover_b0(total, dB)}
 
 
-def check_same_base(init: Any, layer: str, scaling: float, axis: MagnitudeAxis) -> None:
+def check_same_base(init: Any, layer: str, scaling: float, axis: MagnitudeAxis, variant: Variant = "dude") -> None:
     """Check that the initial directions are this weight's: A0 W0^T = s A0 A0^T B0^T for the base they come from.
 
     Catches another base of the same shapes. A quantised or lightly fine-tuned one passes. Of a stack, each expert.
+    Random initial directions (`random`) say nothing about a base; there only the values are checked.
 
     Raises:
         DudeError: the directions have nothing to do with the weight.
@@ -173,7 +174,10 @@ def check_same_base(init: Any, layer: str, scaling: float, axis: MagnitudeAxis) 
         )
     if init[0].ndim == 3:
         for expert, one in enumerate(zip(*(values.unbind() for values in init), strict=True)):
-            check_same_base(Init(*one), f"{layer}' of expert {expert} in '{layer.rpartition('.')[0]}", scaling, axis)
+            name = f"{layer}' of expert {expert} in '{layer.rpartition('.')[0]}"
+            check_same_base(Init(*one), name, scaling, axis, variant)
+        return
+    if variant == "random":
         return
     A0, B0, _, P0 = init
     S0 = scaling * ((A0 @ A0.T) @ B0.T if axis == "out" else (B0.T @ B0) @ A0)
@@ -262,7 +266,7 @@ def from_stored(
             else:
                 weight = full_tensor(dense_weight(module.get_base_layer(), name))
                 init = init_from_factors(weight, A0_new, B0_new, axis)
-        check_same_base(init, name, target.scaling, axis)
+        check_same_base(init, name, target.scaling, axis, config.init_variant)
         result |= parameters({**parts, P0: init.P0}, keys[name], (A0, B0, P0), target.stack)
     return result
 

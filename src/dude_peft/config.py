@@ -62,12 +62,13 @@ class DudeConfig(LoraConfig):
             `["experts.gate_up_proj", "experts.down_proj"]`; gate and up are two weights of rank r. The options that
             select among modules (exclude_modules, layers_to_transform) do not apply to them.
         lora_alpha: scaling s = lora_alpha / r; default r, so s = 1 (also where `rank_pattern` sets another rank).
-        init_variant: how S is shared between A and B: `"dude"` (Eq. 5, 6), `"dude_a"` (Eq. 10), `"dude_b"` (Eq. 11).
+        init_variant: how S is shared between A and B: `"dude"` (Eq. 5, 6), `"dude_a"` (Eq. 10), `"dude_b"` (Eq. 11);
+            `"random"`, for ablations, is `"dude"` with random singular vectors, drawn from `svd_seed`.
         magnitude_axis: `"out"`, one magnitude per output (DoRA's code, PEFT), or `"in"`, one per input (the paper's
             letter; saved in another form and exported merged).
         detach_norm: treat ||V||_c as a constant in the gradient (DoRA's rule) instead of the exact Eq. 9.
         svd: `"krylov"` or `"exact"`, see `svd.top_singular_triplets`.
-        svd_seed: seed of the Krylov block, combined with each module's name.
+        svd_seed: seed of the Krylov block and of random singular vectors, combined with each module's name.
         factors: folder of `convert.decompose_checkpoint`, whose decompositions are used; not saved with the adapter.
 
     Raises:

@@ -27,7 +27,7 @@ from .checkpoint import A0, B0, PEFT_PREFIX, WEIGHTS_NAME, A, B, M, check_same_b
 from .config import DudeConfig, find_adapter_file
 from .errors import DudeError, shorten
 from .files import part_of, sync, weight_files
-from .functional import MagnitudeAxis, factors, gain_of_norm, init_product, merged_weight, updated_weight
+from .functional import factors, gain_of_norm, init_product, merged_weight, updated_weight
 from .svd import find_triplets, module_seed, store_triplets, top_singular_triplets
 from .targets import Target, plan, saved_modules
 
@@ -314,7 +314,7 @@ def merge_checkpoint(
                             _copy(one, file)
                         else:
                             transposed = isinstance(model.get_submodule(module), Conv1D)
-                            layer = _Layer(module, parts[module], targets[module].scaling, config.magnitude_axis)
+                            layer = _Layer(module, parts[module], targets[module].scaling, config)
                             for block in layer.merged(one, transposed, rows or rows_of(one)):
                                 file.write(_bytes(block))
                         if report is not None:
@@ -347,8 +347,9 @@ def _check_output(output: Path, files: list[Path]) -> None:
 class _Layer:
     """The merged weight of one layer, by blocks of rows of its stored weight."""
 
-    def __init__(self, name: str, parts: Mapping[str, Tensor], scaling: float, axis: MagnitudeAxis) -> None:
-        self.name, self.scaling, self.axis = name, scaling, axis
+    def __init__(self, name: str, parts: Mapping[str, Tensor], scaling: float, config: DudeConfig) -> None:
+        self.name, self.scaling, self.axis = name, scaling, config.magnitude_axis
+        self.variant = config.init_variant
         self.Ah, self.Bt = factors(*(parts[key] for key in (A, B, A0, B0)))
         self.A0, self.B0, self.magnitude = parts[A0], parts[B0], parts[M].float()
 
@@ -387,7 +388,7 @@ class _Layer:
             else:
                 total += product
         P0 = torch.cat(products, dim=1) if products else total
-        check_same_base((self.A0, self.B0, self.magnitude, P0), self.name, self.scaling, self.axis)
+        check_same_base((self.A0, self.B0, self.magnitude, P0), self.name, self.scaling, self.axis, self.variant)
 
 
 def rows_of(stored: Stored) -> int:

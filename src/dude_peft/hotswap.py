@@ -110,7 +110,7 @@ def swap(model: nn.Module, state: Mapping[str, Tensor], adapter_name: str, confi
             like = module.lora_dude[adapter_name].lora_A0
             A0, B0 = (parts[name][part].to(like) for part in (checkpoint.A0, checkpoint.B0))
             inits[name] = init_from_factors(dense_weight(module.get_base_layer(), name), A0, B0, axis)
-        checkpoint.check_same_base(inits[name], name, scales[name][2], axis)
+        checkpoint.check_same_base(inits[name], name, scales[name][2], axis, current.init_variant)
     for name, module in layers.items():
         r, alpha, scaling = scales[name]
         _fill(module, adapter_name, parts[name], inits[name], r)

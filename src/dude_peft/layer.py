@@ -38,6 +38,7 @@ from .svd import (
     initial_factors,
     module_seed,
     one_thread,
+    random_vectors,
 )
 
 Trained = tuple[Tensor, Tensor, Tensor]  # dA (r, k), dB (d, r) and the magnitude (d,) or (k,)
@@ -68,6 +69,8 @@ def init_from_svd(
 ) -> Init:
     """Decompose `weight` (d, k) of the module `name` (Eq. 3, 5, 6, 10, 11), or take the triplets that `folder` has.
 
+    With the variant `random` only the singular values are those of the weight.
+
     Raises:
         DudeError: weights that are not finite or on the meta device, or not decomposed in `folder`.
     """
@@ -82,6 +85,8 @@ def init_from_svd(
             f"factors: {folder} has no decomposition of '{name}' of rank {r} or more, with svd={svd!r} and "
             f"svd_seed={seed}, of this weight. Decompose this checkpoint (decompose_checkpoint), or leave factors out"
         )
+    if variant == "random":
+        triplets = random_vectors(triplets, module_seed(name, seed))
     return init_from_factors(weight, *initial_factors(triplets, scaling, variant), axis)
 
 

@@ -214,7 +214,9 @@ class DudeModel(LoraModel):
             if loaded is not None:
                 A0, B0 = (loaded[target.name][part].to(weight.device) for part in (checkpoint.A0, checkpoint.B0))
                 init = init_from_factors(weight, A0, B0, config.magnitude_axis)
-                checkpoint.check_same_base(init, target.name, target.scaling, config.magnitude_axis)
+                checkpoint.check_same_base(
+                    init, target.name, target.scaling, config.magnitude_axis, config.init_variant
+                )
                 return init
             options = config.init_variant, config.magnitude_axis, config.svd, config.svd_seed, config.factors
             return init_from_svd(weight, target.name, target.r, target.scaling, *options)
@@ -229,7 +231,7 @@ class DudeModel(LoraModel):
             return decomposed(weight, target.layer, target.stack, target.r, target.scaling, config)
         A0, B0 = (loaded[target.name][part].to(weight.device) for part in (checkpoint.A0, checkpoint.B0))
         init = from_factors(weight, A0, B0, config.magnitude_axis)
-        checkpoint.check_same_base(init, target.name, target.scaling, config.magnitude_axis)
+        checkpoint.check_same_base(init, target.name, target.scaling, config.magnitude_axis, config.init_variant)
         return init
 
     def _create_and_replace(  # type: ignore[override]

@@ -24,11 +24,11 @@ from torch import Tensor
 
 from .files import write_bytes
 
-Variant = Literal["dude", "dude_a", "dude_b"]
+Variant = Literal["dude", "dude_a", "dude_b", "random"]
 SvdMethod = Literal["krylov", "exact"]
 
 # The share of the singular values that A0 takes: sqrt(S) in Eq. 5, all of S in Eq. 10, none in Eq. 11.
-A_EXPONENT: dict[str, float] = {"dude": 0.5, "dude_a": 1.0, "dude_b": 0.0}
+A_EXPONENT: dict[str, float] = {"dude": 0.5, "dude_a": 1.0, "dude_b": 0.0, "random": 0.5}
 
 # A step multiplies with W twice. The last one is that which adds less than SETTLED to the captured energy.
 KRYLOV_STEPS = 16
@@ -148,6 +148,21 @@ def _block_krylov(M: Tensor, r: int, block: int, seed: int) -> tuple[Tensor, Ten
 def module_seed(name: str, seed: int = 0) -> int:
     """Return a seed for the module `name`: the same in every process and on every platform."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8], "big") >> 1
+
+
+def random_vectors(triplets: SingularTriplets, seed: int) -> SingularTriplets:
+    """Return triplets of the same shapes and singular values, whose vectors are random and orthonormal (QR of normals).
+
+    For ablations: what the directions of the weight contribute, apart from the size of the initial factors.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def drawn(rows: int, r: int) -> Tensor:
+        return torch.linalg.qr(torch.randn(rows, r, generator=generator, dtype=torch.float64))[0]
+
+    U, S, Vh = triplets
+    left, right = drawn(U.shape[0], S.numel()), drawn(Vh.shape[1], S.numel()).T
+    return SingularTriplets(left.to(U), S, right.contiguous().to(Vh))
 
 
 def initial_factors(triplets: SingularTriplets, scaling: float, variant: Variant = "dude") -> tuple[Tensor, Tensor]:

@@ -29,6 +29,7 @@ KEYS: dict[str, dict[str, Any]] = {
     "krona": {"r": 2, "decompose_factor": 4},
     "delora": {"r": 3, "module_dropout": 0.1},
     "lora_xs": {"r": 3, "lora_dropout": 0.1},
+    "pissa_random": {"r": 3, "lora_dropout": 0.1},
     "svft": {"off_diag": 2},
     "bitfit": {},
     "adapter": {"r": 5},

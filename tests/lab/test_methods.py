@@ -23,6 +23,8 @@ Q, V, DOWN = (32, 32), (16, 32), (32, 48)  # (d, k) of q_proj, v_proj and down_p
 # Keys, and by hand: trained values of one module of each shape, and what is kept frozen beside the three together.
 COUNTS: dict[str, tuple[dict[str, Any], tuple[int, int, int], int]] = {
     "dude": ({"r": 3}, (3 * 64 + 32, 3 * 48 + 16, 3 * 80 + 32), 3 * (96 + 64 + 112) + 80),
+    "dude_random": ({"r": 3}, (3 * 64 + 32, 3 * 48 + 16, 3 * 80 + 32), 3 * (96 + 64 + 112) + 80),
+    "pissa_random": ({"r": 3, "rank_pattern": {"v_proj": 5}}, (3 * 64, 5 * 48, 3 * 80), 3 * 64 + 5 * 48 + 3 * 80),
     "lora": ({"r": 3}, (3 * 64, 3 * 48, 3 * 80), 0),
     "dora": ({"r": 3}, (3 * 64 + 32, 3 * 48 + 16, 3 * 80 + 32), 0),
     "pissa": ({"r": 3}, (3 * 64, 3 * 48, 3 * 80), 0),
@@ -40,7 +42,20 @@ COUNTS: dict[str, tuple[dict[str, Any], tuple[int, int, int], int]] = {
     "adapter": ({"r": 5}, (2 * 32 * 5 + 37, 2 * 16 * 5 + 21, 2 * 32 * 5 + 37), 0),
 }
 LAYERS = 2  # of the tiny base
-EXACT_STARTS = ["dude", "lora", "dora", "vera", "oft", "krona", "delora", "svft", "bitfit", "adapter"]
+EXACT_STARTS = [
+    "dude",
+    "dude_random",
+    "pissa_random",
+    "lora",
+    "dora",
+    "vera",
+    "oft",
+    "krona",
+    "delora",
+    "svft",
+    "bitfit",
+    "adapter",
+]
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +140,7 @@ def frozen_beside(model: Any) -> int:
     """Values of the adapter that are not trained, each tensor once."""
     found = {}
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        own = re.search(r"(lora_dude|vera_[AB]|delora_w_norm|lora_xs_[AB]|svft_[UV])\.", name)
+        own = re.search(r"(lora_dude|vera_[AB]|delora_w_norm|lora_xs_[AB]|shifted_lora_[AB]0|svft_[UV])\.", name)
         if own and not tensor.requires_grad:
             found[tensor.data_ptr()] = tensor.numel()
     return sum(found.values())

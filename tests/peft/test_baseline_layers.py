@@ -8,22 +8,34 @@ from typing import Any
 import pytest
 import tiny_models as models
 import torch
-from conftest import assert_close
-from peft import PeftModel, get_peft_model
+from conftest import assert_close, relative_error
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 
-from dude_peft.baselines import BitfitConfig, BottleneckConfig, LoraXsConfig, SvftConfig, bitfit, lora_xs, svft
+from dude_peft.baselines import (
+    BitfitConfig,
+    BottleneckConfig,
+    LoraXsConfig,
+    ShiftedLoraConfig,
+    SvftConfig,
+    bitfit,
+    lora_xs,
+    shifted_lora,
+    svft,
+)
 from dude_peft.baselines.tuner import BaselineLayer
 from dude_peft.errors import DudeError
 
 CONFIGS: dict[str, Any] = {
     "lora_xs": lambda **keys: LoraXsConfig(r=4, lora_alpha=6, **keys),
+    "shifted_lora": lambda **keys: ShiftedLoraConfig(r=4, lora_alpha=6, **keys),
+    "shifted_random": lambda **keys: ShiftedLoraConfig(r=4, lora_alpha=6, vectors="random", **keys),
     "svft": lambda **keys: SvftConfig(off_diag=0, **keys),
     "svft_banded": lambda **keys: SvftConfig(off_diag=2, **keys),
     "bitfit": BitfitConfig,
     "adapter": lambda **keys: BottleneckConfig(r=5, **keys),
 }
-LINEAR = ["lora_xs", "svft", "svft_banded", "bitfit"]
+LINEAR = ["lora_xs", "shifted_lora", "shifted_random", "svft", "svft_banded", "bitfit"]
 FAMILIES = ["llama", "qwen2", "gpt2"]
 TARGETS = {**models.TARGETS, "llama": ["q_proj", "v_proj", "down_proj"]}
 
@@ -61,6 +73,10 @@ def dense(layer: Any, name: str, x: Tensor) -> Tensor:
         y = x @ W.T + b
         down, down_bias, up, up_bias = parts
         return y + torch.nn.functional.gelu(y @ down.T + down_bias) @ up.T + up_bias
+    if name.startswith("shifted"):
+        A, B, A0, B0 = parts
+        assert torch.allclose(torch.linalg.svdvals(6 / 4 * B0 @ A0)[:4], torch.linalg.svdvals(W)[:4], rtol=1e-5)
+        return x @ (W + 6 / 4 * (B @ A - B0 @ A0)).T + b
     U, S, Vh = torch.linalg.svd(W, full_matrices=False)
     sign = torch.sign(Vh.gather(1, Vh.abs().argmax(1, keepdim=True)))  # the largest entry of each row is positive
     U, Vh = U * sign.T, Vh * sign
@@ -120,7 +136,9 @@ def test_only_the_trained_tensors_change(name: str) -> None:
         losses.append(float(loss.detach()))
     assert losses[-1] < losses[0]
     changed = {key for key, p in model.named_parameters() if not torch.equal(p, before[key])}
-    trained = {key for key in before for layer in layers(model)[:1] if any(n in key for n in layer.adapter_layer_names)}
+    trained = {
+        key for key in before for layer in layers(model)[:1] if any(f"{n}." in key for n in layer.adapter_layer_names)
+    }
     assert changed == trained
 
 
@@ -139,6 +157,7 @@ def test_loading_decomposes_nothing(name: str, tmp_path: Any, monkeypatch: pytes
     model = made("llama", name)
     model.save_pretrained(tmp_path)
     monkeypatch.setattr(lora_xs, "cached_triplets", None)
+    monkeypatch.setattr(shifted_lora, "cached_triplets", None)
     monkeypatch.setattr(svft, "top_singular_triplets", None)
     loaded = PeftModel.from_pretrained(models.llama(), tmp_path, is_trainable=True).eval()
     assert torch.equal(models.logits(loaded), models.logits(model))
@@ -210,7 +229,7 @@ def test_the_bottleneck_refuses_to_merge(method: str) -> None:
     assert torch.equal(models.logits(model), want)
 
 
-@pytest.mark.parametrize("name", ["lora_xs", "svft"])
+@pytest.mark.parametrize("name", ["lora_xs", "shifted_random", "svft"])
 def test_weights_that_are_not_finite_name_the_module(name: str) -> None:
     model = models.llama()
     model.model.layers[1].self_attn.v_proj.weight.data[0, 0] = torch.nan
@@ -221,3 +240,42 @@ def test_weights_that_are_not_finite_name_the_module(name: str) -> None:
 def test_layers_that_are_not_linear_name_the_module() -> None:
     with pytest.raises(DudeError, match="embed_tokens"):
         get_peft_model(models.llama(), BitfitConfig(target_modules=["embed_tokens"]))
+
+
+def test_shifted_lora_is_pissa_without_writing_to_the_base() -> None:
+    """Its initial direction is PEFT's PiSSA, and the same moves of A and B give the same model."""
+    ours = get_peft_model(models.llama(), ShiftedLoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    pissa = LoraConfig(r=4, lora_alpha=4, target_modules=["q_proj"], init_lora_weights="pissa", task_type="CAUSAL_LM")
+    theirs = get_peft_model(models.llama(), pissa)
+    reference = dict(theirs.named_modules())
+    for name, layer in ours.named_modules():
+        if isinstance(layer, BaselineLayer):
+            A, B = (p.detach() for p in layer.parts("default")[:2])
+            own = reference[name]
+            assert relative_error(B @ A, own.lora_B["default"].weight @ own.lora_A["default"].weight) < 2e-5
+            own.lora_A["default"].weight.data = 1.5 * A
+            own.lora_B["default"].weight.data = B - 0.01
+            layer.shifted_lora_A["default"].data = 1.5 * A
+            layer.shifted_lora_B["default"].data = B - 0.01
+    # the product of PEFT's factors differs by 5e-6, as its singular vectors are those of another algorithm
+    assert relative_error(models.logits(ours.eval()), models.logits(theirs.eval())) < 2e-5
+
+
+def test_random_vectors_have_the_spectrum_and_other_directions() -> None:
+    def product(seed: int, vectors: str) -> Tensor:
+        config = ShiftedLoraConfig(r=4, target_modules=["q_proj"], vectors=vectors, svd_seed=seed)
+        _, _, A0, B0 = layers(get_peft_model(models.llama(), config))[0].parts("default")
+        return (B0 @ A0).detach()
+
+    principal, one, again, other = (
+        product(1, "principal"),
+        product(1, "random"),
+        product(1, "random"),
+        product(2, "random"),
+    )
+    assert torch.equal(one, again)
+    for found in (one, other):
+        assert_close(torch.linalg.svdvals(found)[:4], torch.linalg.svdvals(principal)[:4])
+    cosine = torch.nn.functional.cosine_similarity
+    assert abs(float(cosine(one.flatten(), principal.flatten(), dim=0))) < 0.3
+    assert abs(float(cosine(one.flatten(), other.flatten(), dim=0))) < 0.3

@@ -60,7 +60,7 @@ def dense_direction(layer):
 
 @pytest.mark.supports(base="float64", engine="one process", method=["DuDe", "DuDe, axis in", "DuDe-A", "DuDe-B"])
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [*VARIANTS, "random"])
 @pytest.mark.parametrize("axis", AXES)
 def test_equal_to_autograd_through_the_dense_formula(axis, variant, bias):
     layer = make_layer(axis, variant, bias)

@@ -57,7 +57,7 @@ def test_float16_is_as_close_to_float64_as_bfloat16(axis, size):
 
 
 @pytest.mark.parametrize("size", [1e-4, 1e-6])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [*VARIANTS, "random"])
 @pytest.mark.parametrize("axis", AXES)
 def test_float16_gradients_of_small_weights_are_finite(axis, variant, size):
     """In the first step, where dB is zero and dL/d(dB^T W0), with its 1 / ||V||^2, leaves float16's range."""

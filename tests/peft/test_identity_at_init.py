@@ -32,7 +32,7 @@ def test_logits_in_eval_mode_are_the_base_models_bit_for_bit(family, dtype):
 @pytest.mark.supports(
     base=["float32", "bfloat16", "float16"], engine="one process", method=["DuDe", "DuDe, axis in", "DuDe-A", "DuDe-B"]
 )
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [*VARIANTS, "random"])
 @pytest.mark.parametrize("axis", AXES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_every_axis_and_variant(dtype, axis, variant):

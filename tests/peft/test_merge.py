@@ -40,7 +40,7 @@ def test_forward_equals_the_merged_model(family, axis):
 @pytest.mark.supports(
     base=["float32", "bfloat16", "float16"], engine="one process", method=["DuDe", "DuDe, axis in", "DuDe-A", "DuDe-B"]
 )
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [*VARIANTS, "random"])
 @pytest.mark.parametrize("safe", [True, False])
 @pytest.mark.parametrize("axis", AXES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

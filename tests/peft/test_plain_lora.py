@@ -96,6 +96,7 @@ KNOW_PEFT = {
     "dude_peft/lora_conversion.py",
     "dude_peft/baselines/tuner.py",
     "dude_peft/baselines/lora_xs.py",
+    "dude_peft/baselines/shifted_lora.py",
     "dude_lab/methods/registry.py",
     "dude_lab/training/sharding.py",
 }

@@ -40,7 +40,7 @@ def assert_same_state(got, want):
         assert got[name].dtype == want[name].dtype and torch.equal(got[name], want[name]), name
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [*VARIANTS, "random"])
 @pytest.mark.parametrize("axis", AXES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_every_parameter_and_frozen_start_comes_back(tmp_path, request, dtype, axis, variant):

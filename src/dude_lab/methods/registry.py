@@ -180,6 +180,33 @@ DUDE_METHODS = tuple(
 )
 
 
+def _random_vectors(settings: Any, seed: int) -> dict[str, Any]:
+    """Draw the vectors from the run's seed."""
+    return {"svd_seed": seed}
+
+
+_CONTROL = "control of an ablation: random singular vectors, the singular values of the weight"
+
+
+def _random_dude(settings: Any, seed: int) -> dict[str, Any]:
+    return _lora_scale(settings, seed) | _random_vectors(settings, seed)
+
+
+DUDE_RANDOM = Method(
+    "dude_random",
+    "DuDe, random vectors",
+    f"{_DUDE}; {_CONTROL}",
+    "dude_peft.DudeConfig",
+    "random, svd values",
+    dude_count,
+    {key: value for key, value in DUDE.items() if key != "svd_seed"},
+    {"init_variant": "random"},
+    _random_dude,
+    frozen=dude_frozen,
+    quantizations=BITSANDBYTES,
+)
+
+
 # --- full fine-tuning -----------------------------------------------------------------------------------------------
 
 
@@ -402,6 +429,25 @@ LORA_XS = Method(
 )
 
 
+def shifted_lora_frozen(settings: Any, targets: Sequence[Target]) -> int:
+    """A0 (r, k) and B0 (d, r): r (d + k) for each module."""
+    return sum(target.r * sum(target.shape) for target in targets)
+
+
+PISSA_RANDOM = Method(
+    "pissa_random",
+    "PiSSA, random vectors",
+    f"PiSSA, arXiv 2404.02948; {_CONTROL}",
+    "dude_peft.baselines.shifted_lora.ShiftedLoraConfig",
+    "random, svd values",
+    lora_count,
+    keys={**RANK, "lora_alpha": ALPHA, "lora_dropout": DROPOUT, "svd": AS_PEFT},
+    fixed={"vectors": "random"},
+    derived=_random_vectors,
+    frozen=shifted_lora_frozen,
+)
+
+
 def svft_count(settings: Any, target: Target) -> int:
     """2 o + 1 diagonals of M (p, p), p = min(d, k), o = off_diag: p (2 o + 1) - o (o + 1)."""
     p, o = min(target.shape), settings.off_diag
@@ -481,7 +527,9 @@ METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         *DUDE_METHODS,
+        DUDE_RANDOM,
         *LORA_METHODS,
+        PISSA_RANDOM,
         FULL,
         VERA,
         OFT,

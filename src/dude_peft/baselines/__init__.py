@@ -8,6 +8,7 @@ initial values (singular vectors) are saved with them, so loading computes nothi
 from .bitfit import BitfitConfig
 from .bottleneck import BottleneckConfig
 from .lora_xs import LoraXsConfig
+from .shifted_lora import ShiftedLoraConfig
 from .svft import SvftConfig
 
-__all__ = ["BitfitConfig", "BottleneckConfig", "LoraXsConfig", "SvftConfig"]
+__all__ = ["BitfitConfig", "BottleneckConfig", "LoraXsConfig", "ShiftedLoraConfig", "SvftConfig"]

@@ -27,6 +27,7 @@ class BaselineType(str, enum.Enum):
     """The `peft_type` of the baselines, as `adapter_config.json` has it."""
 
     LORA_XS = "LORA_XS"
+    SHIFTED_LORA = "SHIFTED_LORA"
     SVFT = "SVFT"
     BITFIT = "BITFIT"
     BOTTLENECK = "BOTTLENECK"
