@@ -109,7 +109,8 @@ def test_long_questions_keep_their_end_and_curves_are_thinned(tmp_path: Path) ->
     assert [one["key"] for one in found["curves"]] == ["loss", "grad_norm"]
     line = found["curves"][0]["lines"][0]
     assert len(line["steps"]) == 400 and (line["steps"][0], line["steps"][-1]) == (1, 3000)
-    assert line["smooth"][0] is None and line["smooth"][200] == pytest.approx(1 / line["steps"][200], rel=0.05)
+    assert line["smooth"][0] == 1.0 and line["smooth"][-1] is None  # from the first step, to the last full window
+    assert line["smooth"][200] == pytest.approx(1 / line["steps"][200], rel=0.05)
 
 
 def test_accuracy_on_the_way_begins_with_the_base(tmp_path: Path) -> None:
@@ -163,3 +164,63 @@ def test_without_a_run_nothing_is_written(tmp_path: Path, held: str) -> None:
     assert reason[held] in result.stderr
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
     assert output.exists() == (held == "foreign")
+
+
+SCORES = {"lora": 20, "dora": 30, "dude": 25, "dude_a": 35}
+
+
+@pytest.mark.parametrize(("methods", "opens"), [
+    (["lora", "dora", "dude", "dude_a"], ["DuDe r=16", "DoRA r=16"]),  # not the better one of DuDe's own
+    (["dude", "lora"], ["DuDe r=16", "LoRA r=16"]),
+    (["dude", "dude_a"], ["DuDe r=16", "DuDe-A r=16"]),
+    (["lora", "dora"], ["LoRA r=16", "DoRA r=16"]),
+])  # fmt: skip
+def test_it_opens_on_dude_against_the_best_other_method(tmp_path: Path, methods: list[str], opens: list[str]) -> None:
+    folder, grid = begin(tmp_path, methods=methods, seeds=[1, 2])
+    for method, cells in zip(methods, runs(grid).values(), strict=True):
+        for cell in cells:
+            right = SCORES[method]
+            finish(folder, cell, {"mini_csqa": [1] * right + [0] * (40 - right)})
+    text = page(folder.path, tmp_path / "page")
+    assert payload(text)["answers"]["opens"] == opens
+    first = re.search(r'<p class="outcome[^"]*">(.*?)</p>', text)
+    assert first is not None
+    shown = unescape(first[1])
+    if methods == ["lora", "dora", "dude", "dude_a"]:
+        assert shown.startswith("DuDe r=16 against DoRA r=16, the best other method: -12.5 points, 95% interval -")
+    if methods == ["dude", "lora"]:
+        assert shown.startswith("DuDe r=16 against LoRA r=16, the best other method: +12.5 points, 95% interval +")
+    if "dude" not in methods or "dude_a" in methods[:2]:
+        assert ", the best other method: " not in text
+
+
+def test_every_table_scrolls_sideways_and_charts_are_high_enough() -> None:
+    source = Path(write_page.__code__.co_filename).parent
+    html, css = (source / "page.html").read_text("utf-8"), (source / "style.css").read_text("utf-8")
+    assert (
+        html.count("<table")
+        == len(re.findall(r'<div class="wide" tabindex="0" role="region"[^>]*>\n<table', html))
+        == 3
+    )
+    rules = dict(re.findall(r"^(\S[^{}\n]*) \{([^}]*)\}", css, re.MULTILINE))
+    assert "overflow-x: auto" in rules[".wide"] and "max-width: 100%" in rules[".wide"]
+    assert "min-width: max-content" in rules[".results"]  # wider than a narrow window, not squeezed into it
+    assert "min-height: 240px" in rules[".plot svg"]
+    scripts = {name: (source / name).read_text("utf-8") for name in ("charts.js", "plots.js")}
+    height = re.search(r"const HEIGHT = (\d+);", scripts["charts.js"])
+    assert height is not None and int(height[1]) >= 240
+    heights = re.findall(r"const height = (.*);", "".join(scripts.values()))
+    assert len(heights) == 3 and all(one == "HEIGHT" or one.startswith("Math.max(HEIGHT, ") for one in heights)
+
+
+def test_the_losses_are_logarithmic_and_the_validation_loss_has_a_chart(tmp_path: Path) -> None:
+    folder, grid = begin(tmp_path, methods=["lora"], seeds=[1])
+    place = finish(folder, next(iter(runs(grid).values()))[0], {"mini_csqa": [1, 0]})
+    records = [{"step": k, "loss": 2 / k} for k in range(1, 21)] + [
+        {"step": k, "eval_loss": 1 / k} for k in (5, 10, 20)
+    ]
+    (place / "curves.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
+    text = page(folder.path, tmp_path / "page")
+    assert {one["key"]: one["log"] for one in payload(text)["curves"]} == {"loss": True, "eval_loss": True}
+    drawn = set(re.findall(r"addChart\(\"(\w+)\"", text))
+    assert {one["key"] for one in payload(text)["curves"]} <= drawn

@@ -58,8 +58,8 @@ function card(entry, pair, turned, side, several) {
 function startAnswers() {
   if (!document.getElementById("answers")) return;
   const names = [...new Set(DATA.answers.pairs.flatMap((pair) => [pair.one, pair.other]))];
-  const pair = DATA.answers.pairs[0];
-  for (const [id, chosen] of [["first", pair.one], ["second", pair.other]]) {
+  const [one, other] = DATA.answers.opens;  // DuDe and the best other method
+  for (const [id, chosen] of [["first", one], ["second", other]]) {
     const select = document.getElementById(id);
     select.append(...names.map((name) => make("option", {}, name)));
     select.value = chosen;

@@ -3,6 +3,7 @@
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const SVG = "http://www.w3.org/2000/svg";
+const HEIGHT = 260;  // of a chart, in pixels; more where it has many rows
 
 function make(name, attributes = {}, ...children) {
   return fill(document.createElement(name), attributes, children);
@@ -99,14 +100,12 @@ function valueText(curve, line) {
 function drawChart(chart) {
   const curve = chart.curve();
   const width = Math.max(chart.plot.clientWidth, 240);
-  const height = 250;
+  const height = HEIGHT;
   const box = { left: 46, right: width - 10, top: 10, bottom: height - 34 };
   const lines = shownRows().map(({ row, index }) => ({ row, line: curve.lines[index] }))
     .filter(({ row, line }) => line && !curves.hidden.has(row.name));
   const last = Math.max(1, ...lines.map(({ line }) => line.steps[line.steps.length - 1]));
-  const whole = document.getElementById("whole").checked || curve.share;
-  const inside = lines.flatMap(({ line }) => values(curve, line).filter((one, k) =>
-    one !== null && (whole || line.steps.length < 10 || line.steps[k] >= last / 5)));
+  const inside = lines.flatMap(({ line }) => values(curve, line).filter((one) => one !== null));
   let [low, high] = inside.length ? [Math.min(...inside), Math.max(...inside)] : [1, 10];
   const padding = 0.06 * (high - low || Math.abs(high) || 1);
   [low, high] = curve.log ? [low / 1.1, high * 1.1] : [low - padding, high + padding];

@@ -70,6 +70,7 @@ function startCurves() {
   const by = Object.fromEntries(DATA.curves.map((one) => [one.key, one]));
   const norms = DATA.curves.filter((one) => one.key.startsWith("grad_norm"));
   if (by.loss) addChart("loss", () => by.loss);
+  if (by.eval_loss) addChart("eval_loss", () => by.eval_loss);
   if (norms.length) {
     curves.norm = norms[0].key;
     addChart("norm", () => by[curves.norm], norms.length > 1 ? norms : null);
@@ -88,7 +89,7 @@ function startCurves() {
     curves.rank = rank.value;
     rank.addEventListener("change", () => { curves.rank = rank.value; redraw(); });
   }
-  for (const id of ["smooth", "whole"]) document.getElementById(id).addEventListener("change", redraw);
+  document.getElementById("smooth").addEventListener("change", redraw);
   const first = DATA.curves[0];  // begin at the last step that is drawn
   curves.step = Math.max(...first.lines.filter(Boolean).map((line) => line.steps[values(first, line).findLastIndex((one) => one !== null)]));
   redraw();

@@ -20,7 +20,7 @@ from ..folders import check_folder
 from ..plot_style import method_rules
 from .answer_table import make_answers
 from .configs import failures, run_cards, searches
-from .payload import make_payload
+from .payload import DUDE, make_payload, opening_pair, opening_sentence
 
 MARK = '<meta name="generator" content="dude report">'
 SCRIPTS = ("charts.js", "curves.js", "plots.js", "answers.js")
@@ -61,7 +61,15 @@ def render(results: Results, folder: ComparisonFolder | None = None) -> str:
     table = make_table(results)
     heads, cells = columns(table)
     style, script = _part("style.css") + method_rules(), "".join(_part(name) for name in SCRIPTS)
-    payload = {**make_payload(results, table), "answers": make_answers(results), "differences": table["differences"]}
+    answers = make_answers(results)
+    opens = opening_pair(results, answers["pairs"])
+    methods = {row.name: row.method for row in results.rows}
+    dude = opens is not None and methods[opens[0]] == "dude" and methods.get(opens[1], "base") not in (*DUDE, "base")
+    payload = {
+        **make_payload(results, table),
+        "answers": {**answers, "opens": opens},
+        "differences": table["differences"],
+    }
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(_part("page.html")).render(
         title=_title(results),
@@ -73,6 +81,7 @@ def render(results: Results, folder: ComparisonFolder | None = None) -> str:
         script=Markup(script),
         data=Markup(_inert(payload)),
         table=table,
+        opening=opening_sentence(opens, table["differences"]) if opens and dude else "",
         heads=heads,
         rows=[[(label, "", ""), *(_emphasis(cell) for cell in line)] for label, *line in cells],
         failures=failures(folder),

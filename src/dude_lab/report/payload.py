@@ -7,17 +7,20 @@ from typing import Any
 import numpy as np
 
 from ..compare.comparison_plot import looks
+from ..compare.outcome import accuracy
 from ..compare.results import Results, RowResult, seed_series
 from ..plot_style import METHOD_STYLES, marker_path
+from ..stats.significance import HIGHER, LOWER
 from ..stats.smoothing import Series
 
+DUDE = ("dude", "dude_a", "dude_b")
 POINTS = 400  # of a curve; a longer one is thinned evenly
 CURVES = (
-    ("loss", "Training loss (nats per token)", False),
-    ("grad_norm", "Gradient norm before clipping", True),
-    ("grad_norm_A", "Gradient norm of A", True),
-    ("grad_norm_B", "Gradient norm of B", True),
-    ("grad_norm_m", "Gradient norm of m", True),
+    ("loss", "Training loss (nats per token)"),
+    ("grad_norm", "Gradient norm before clipping"),
+    ("grad_norm_A", "Gradient norm of A"),
+    ("grad_norm_B", "Gradient norm of B"),
+    ("grad_norm_m", "Gradient norm of m"),
 )
 
 
@@ -64,12 +67,48 @@ def make_payload(results: Results, table: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def opening_pair(results: Results, pairs: list[dict[str, Any]]) -> tuple[str, str] | None:
+    """Return the names of DuDe's best row and of the best row of another method that it is compared with.
+
+    Args:
+        results: the runs.
+        pairs: those of `answer_table.make_answers`.
+
+    Returns:
+        The pair that the page opens on; the first one without DuDe, None without any.
+    """
+    found = {row.name: (row.method, mean.estimate) for row in results.rows if (mean := accuracy(row.runs)) is not None}
+    known = [(pair["one"], pair["other"]) for pair in pairs]
+    mine = [name for name, (method, _) in found.items() if method == "dude"]
+    for one in sorted(mine, key=lambda name: -found[name][1]):
+        others = [b if a == one else a for a, b in known if one in (a, b)]
+        others = [name for name in others if name in found and found[name][0] not in DUDE]
+        if others:
+            return one, max(others, key=lambda name: found[name][1])
+    return known[0] if known else None
+
+
+def opening_sentence(pair: tuple[str, str], differences: list[dict[str, Any]]) -> str:
+    """Return the difference of the pair in one sentence; empty if the table does not compare it."""
+    for one in differences:
+        if pair in ((one["row"], one["minus"]), (one["minus"], one["row"])):
+            turned = pair != (one["row"], one["minus"])
+            value, low, high = (100 * one[key] for key in ("value", "low", "high"))
+            value, low, high = (-value, -high, -low) if turned else (value, low, high)
+            word = {HIGHER: LOWER, LOWER: HIGHER}.get(one["word"], one["word"]) if turned else one["word"]
+            return (
+                f"{pair[0]} against {pair[1]}, the best other method: {value:+.1f} points, 95% interval {low:+.1f} to "
+                f"{high:+.1f}: {word}."
+            )
+    return ""
+
+
 def _losses(rows: list[RowResult]) -> list[dict[str, Any]]:
     found = []
-    for key, title, log in CURVES:
-        lines = [_line(seed_series(row, key)) for row in rows]
+    for key, title in CURVES:
+        lines = [_line(seed_series(row, key), from_start=key == "loss") for row in rows]
         if any(lines):
-            found.append({"key": key, "title": title, "log": log, "share": False, "lines": lines})
+            found.append({"key": key, "title": title, "log": True, "share": False, "lines": lines})
     return found
 
 
@@ -80,7 +119,7 @@ def _validation(rows: list[RowResult]) -> list[dict[str, Any]]:
         return []
     drawn = [_line(one, smooth=False) for one in series]
     title = "Validation loss (nats per token)"
-    return [{"key": "eval_loss", "title": title, "log": False, "share": False, "lines": drawn}]
+    return [{"key": "eval_loss", "title": title, "log": True, "share": False, "lines": drawn}]
 
 
 def _accuracies(rows: list[RowResult], headline: str | None, start: float | None) -> list[dict[str, Any]]:
@@ -98,14 +137,17 @@ def _accuracies(rows: list[RowResult], headline: str | None, start: float | None
     return [{"key": "accuracy", "title": f"Accuracy on {headline} (%)", "log": False, "share": True, "lines": drawn}]
 
 
-def _line(series: Series | None, *, smooth: bool = True) -> dict[str, Any] | None:
-    """Return the mean over the seeds, raw and smoothed (None where the window does not fit), and their range."""
+def _line(series: Series | None, *, smooth: bool = True, from_start: bool = False) -> dict[str, Any] | None:
+    """Return the mean over the seeds, raw and smoothed (None where the window does not fit), and their range.
+
+    With `from_start` the smoothed one begins at the first step, with a smaller window.
+    """
     if series is None:
         return None
     steps = np.array(series.steps)
     shown = np.unique(np.linspace(0, len(steps) - 1, min(POINTS, len(steps))).round().astype(int))
     line: dict[str, Any] = {"steps": steps[shown].tolist(), "raw": _brief(series.mean[shown])}
-    even = series.smoothed() if smooth else series
+    even = series.smoothed(from_start=from_start) if smooth else series
     if len(even.steps) < len(steps):
         first = series.steps.index(even.steps[0])
         inside = [k - first if first <= k < first + len(even.steps) else None for k in shown.tolist()]

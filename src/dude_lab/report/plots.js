@@ -7,7 +7,8 @@ function drawAccuracy() {
   const plot = figure.querySelector(".plot");
   const width = Math.max(plot.clientWidth, 240);
   const names = Math.min(0.42 * width, 14 + 7.2 * Math.max(4, ...rows.map((row) => row.name.length)));
-  const height = 34 + 30 * rows.length + 30;
+  const height = Math.max(HEIGHT, 34 + 30 * rows.length + 30);
+  const apart = (height - 64) / rows.length;
   const all = rows.flatMap((row) => [row.accuracy.low, row.accuracy.high, ...row.accuracies.filter((one) => one !== null)]);
   if (DATA.base) all.push(DATA.base.value);
   const ends = [Math.max(0, Math.min(...all)), Math.min(1, Math.max(...all))];
@@ -27,7 +28,7 @@ function drawAccuracy() {
       draw("text", { x: at, y: 11, "text-anchor": at > width / 2 ? "end" : "start" }, `base ${(100 * DATA.base.value).toFixed(1)}`));
   }
   rows.forEach((row, k) => {
-    const y = 40 + 30 * k;
+    const y = 25 + apart * (k + 0.5);
     const line = draw("g", {}, draw("title", {}, `${row.name}: ${interval(row.accuracy)}`),
       draw("text", { class: "named", x: 0, y: y + 4 }, row.name),
       draw("line", { class: `m-${row.method} stroke`, x1: per(row.accuracy.low), x2: per(row.accuracy.high), y1: y, y2: y }),
@@ -61,7 +62,7 @@ function drawCost() {
     .map((row) => ({ row, x: row.cost[key] / (cost.unit || 1), y: 100 * row.accuracy.value }));
   const plot = figure.querySelector(".plot");
   const width = Math.max(plot.clientWidth, 240);
-  const height = Math.max(250, 60 + 22 * points.length);
+  const height = Math.max(HEIGHT, 60 + 22 * points.length);
   if (!points.length) {
     plot.replaceChildren(make("p", { class: "note" }, "No run has both an accuracy and this cost."));
     return;
