@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 
 import pytest
 from conftest import ROOT
+from tiny_run import tiny_instruct  # noqa: F401
 
 from docs import hooks
 
@@ -54,19 +56,33 @@ def with_blocks(language):
     return [pytest.param(path, id=path.name) for path in PAGES if blocks(path, language)]
 
 
+HUB_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
 @pytest.mark.parametrize("page", with_blocks("python"))
-def test_python_of_a_page_runs(page, tmp_path, monkeypatch):
-    """The blocks of a page in order, as they stand, on the embedded model."""
+def test_python_of_a_page_runs(page, tmp_path, monkeypatch, tiny_instruct):  # noqa: F811
+    """The blocks of a page in order, as they stand, on the embedded model or on a tiny one in place of the hub's."""
     monkeypatch.chdir(tmp_path)
+    chat = [{"role": "user", "content": "What is 2 + 2?"}, {"role": "assistant", "content": "4"}]
+    (tmp_path / "chats.jsonl").write_text(f"{json.dumps({'messages': chat})}\n" * 8)
     if "BitsAndBytesConfig" in page.read_text():
         pytest.importorskip("bitsandbytes", reason="make test-quantized runs this page")
-    exec("\n".join(blocks(page, "python")), {})
+    exec("\n".join(blocks(page, "python")).replace(HUB_MODEL, str(tiny_instruct)), {})
     assert (tmp_path / "adapter" / "dude_config.json").is_file()
 
 
 def test_the_python_of_the_readme_is_short():
     [code] = blocks(ROOT / "README.md", "python")
     assert len([line for line in code.splitlines() if line.strip()]) <= 15
+    assert "SFTTrainer(" in code and len(re.findall(r"DudeConfig\(.*# was: LoraConfig", code)) == 1
+
+
+def test_the_readme_begins_with_pip_python_and_three_commands():
+    first = (ROOT / "README.md").read_text().partition("\n## ")[0]
+    assert len(first.splitlines()) < 45
+    install, python, commands = re.findall(r"```(?:python)?\n(.*?)```", first, re.DOTALL)
+    assert install.startswith("pip install") and "SFTTrainer" in python
+    assert [line.split()[1] for line in commands.splitlines()] == ["init", "train", "chat"]
 
 
 @pytest.mark.parametrize("page", with_blocks("yaml"))
