@@ -59,23 +59,38 @@ def both(
         {"raw": changed(made, "sharded-whole", *WHOLE), "env": FSDP2},
         {"raw": changed(made, "sharded-parts", *WHOLE), "env": FSDP2, "sigterm_at": 6},
         {"raw": changed(made, "sharded-parts", *WHOLE), "env": FSDP2, "resume": "auto"},
+        {"raw": changed(made, "one-killed", *GROUPED), "env": FSDP2, "resume": "auto"},
+        {"raw": changed(made, "all-killed", *GROUPED), "env": FSDP2, "resume": "auto"},
         {"raw": changed(made, "two-one", *GROUPED), "env": FSDP2, "sigterm_at": 6},
         {"raw": changed(made, "one-two", *GROUPED), "env": FSDP2, "resume": "auto"},
         {"raw": changed(made, "sharded-nan"), "env": FSDP2, "nan_at": 6},
         {"raw": changed(made, "fsdp1"), "env": FSDP1},
     ]
     names = [Path(run["raw"]["output"]).name for run in runs]
-    stop_after(made, "one-two", *GROUPED)
-    (made.folder / "runs.json").write_text(json.dumps(runs))
-    script = [
-        str(ROOT / "tests" / "support" / "distributed_script.py"),
-        str(made.folder / "out.json"),
-        str(made.folder / "runs.json"),
+    killed = [
+        launch(
+            made.folder / name,
+            [{"raw": changed(made, name, *GROUPED), "env": FSDP2, "sigkill_at": 6, "sigkill": ranks}],
+        )
+        for name, ranks in KILLED.items()
     ]
-    done = subprocess.run([*TORCHRUN, *script], capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    stop_after(made, "one-two", *GROUPED)
+    for one in killed:
+        _, errors = one.communicate(timeout=300)
+        assert one.returncode != 0 and "SIGKILL" in errors, errors[-3000:]
+    done = launch(made.folder / "out", runs)
+    _, errors = done.communicate(timeout=500)
+    assert done.returncode == 0, errors[-3000:]
     results = json.loads((made.folder / "out.json").read_text())
     return made, {name: [r for n, r in zip(names, results, strict=True) if n == name] for name in names}
+
+
+def launch(place: Path, runs: list[dict[str, Any]], **environment: str) -> subprocess.Popen[str]:
+    """Start two processes that carry out the runs and write `place`.json."""
+    listed = place.with_suffix(".runs.json")
+    listed.write_text(json.dumps(runs))
+    script = [str(ROOT / "tests" / "support" / "distributed_script.py"), str(place.with_suffix(".json")), str(listed)]
+    return subprocess.Popen([*TORCHRUN, *script], stderr=subprocess.PIPE, text=True, env={**ENVIRONMENT, **environment})
 
 
 def stop_after(run: Tiny, name: str, *overrides: str) -> None:
@@ -89,6 +104,7 @@ def stop_after(run: Tiny, name: str, *overrides: str) -> None:
     shutil.rmtree(folder / "checkpoints" / "checkpoint-9")
 
 
+KILLED = {"one-killed": [1], "all-killed": [0, 1]}  # by SIGKILL in step 6
 # Evaluated before it is trained; an epoch of 32 examples ends with a batch of two, both in the first process.
 PLAIN = ("data.validation=0.2",)
 # An epoch of 40 examples and steps of 12: the last step of an epoch has a batch of four alone.
@@ -153,6 +169,17 @@ def test_stopped_in_one_process_and_resumed_is_the_same_run(both: Any, prefix: s
     kept = {p.name for p in (parts / "checkpoints" / "checkpoint-9").iterdir()}
     assert {"rng_state_0.pth", "rng_state_1.pth", "manifest.json"} <= kept
     assert not list(parts.rglob(".*"))
+
+
+@pytest.mark.parametrize("name", KILLED)
+def test_killed_with_fsdp2_and_resumed_is_the_same_run(both: Any, name: str) -> None:
+    """From the checkpoint of step 4, bit for bit."""
+    made, results = both
+    assert [r["record"]["training"]["steps"] for r in results[name][0]] == [9, 9]
+    want, got = made.folder / "sharded", made.folder / name
+    assert steps(got) == steps(want)
+    assert all(torch.equal(value, adapter(got)[key]) for key, value in adapter(want).items())
+    assert not list(got.rglob(".*"))
 
 
 def test_the_processes_divide_the_decompositions(both: Any) -> None:

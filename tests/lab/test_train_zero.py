@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,15 +14,13 @@ from typing import Any
 import pytest
 import torch
 from test_train_distributed import (
-    ENVIRONMENT,
     FULL,
     GROUPED,
-    ROOT,
-    TORCHRUN,
     WHOLE,
     adapter,
     changed,
     close,
+    launch,
     stop_after,
 )
 from test_train_resume import evaluations
@@ -71,15 +68,9 @@ def both(
             run("nan", nan_at=6),
         ]
     names = [Path(run["raw"]["output"]).name for run in runs]
-    (made.folder / "runs.json").write_text(json.dumps(runs))
-    script = [
-        str(ROOT / "tests" / "support" / "distributed_script.py"),
-        str(made.folder / "out.json"),
-        str(made.folder / "runs.json"),
-    ]
-    environment = {**ENVIRONMENT, "DS_ACCELERATOR": "cpu"}
-    done = subprocess.run([*TORCHRUN, *script], capture_output=True, text=True, env=environment, timeout=500)
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = launch(made.folder / "out", runs, DS_ACCELERATOR="cpu")
+    _, errors = done.communicate(timeout=500)
+    assert done.returncode == 0, errors[-3000:]
     results = json.loads((made.folder / "out.json").read_text())
     return made, {name: [r for n, r in zip(names, results, strict=True) if n == name] for name in names}
 

@@ -1,7 +1,8 @@
 """Runs of `torchrun`, carried out one after the other by all processes.
 
 Arguments: the file for the results, and a JSON list of runs, each {"raw": config, "resume": ..., "env": variables,
-"sigterm_at": step, "nan_at": step}; the last two happen in the last process alone.
+"sigterm_at": step, "nan_at": step, "sigkill_at": step, "sigkill": ranks}; SIGTERM and NaN happen in the last process
+alone, SIGKILL in those of `ranks`.
 """
 
 from __future__ import annotations
@@ -35,15 +36,18 @@ class Notes(Reporter):
         self.initialised = total
 
 
-def one(run: dict[str, Any], last: bool) -> dict[str, Any]:
+def one(run: dict[str, Any], rank: int, count: int) -> dict[str, Any]:
     compute, reporter = RunTrainer.compute_loss, Notes()
     sent: list[bool] = []
+    last = rank == count - 1
 
     def compute_loss(self: RunTrainer, *args: Any, **kwargs: Any) -> Any:
         loss = compute(self, *args, **kwargs)
         if last and self.state.global_step + 1 == run.get("sigterm_at") and self.is_in_train and not sent:
             sent.append(True)  # a second one would stop the run at once
             os.kill(os.getpid(), signal.SIGTERM)
+        if rank in run.get("sigkill", ()) and self.state.global_step + 1 == run["sigkill_at"] and self.is_in_train:
+            os.kill(os.getpid(), signal.SIGKILL)
         return loss * float("nan") if last and self.state.global_step + 1 == run.get("nan_at") else loss
 
     RunTrainer.compute_loss = compute_loss  # type: ignore[method-assign]
@@ -65,6 +69,6 @@ if __name__ == "__main__":
     with connect("cpu") as processes:
         results = []
         for run in json.loads(Path(sys.argv[2]).read_text()):
-            results.append(processes.gather(one(run, processes.rank == processes.count - 1)))
+            results.append(processes.gather(one(run, processes.rank, processes.count)))
         if processes.first:
             Path(sys.argv[1]).write_text(json.dumps(results))
