@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("src/dude_peft", "src/dude_lab", "mini")
 COPIED = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md", "SECURITY.md": "security.md"}
-STUDY = "studies/mini"
+STUDIES = ("studies/mini", "studies/tune")
 STUDY_FILES = (".md", ".png", ".svg", ".json")
 BENCH = "benchmarks/results/bench-epyc-avx2.png"
 # What the markers `supports` and `rejects` of the tests may name, in the order of the page.
@@ -34,7 +34,7 @@ LOADS = re.compile(
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the generated pages, the files from the top of the repository, and the study."""
+    """Add the generated pages, the files from the top of the repository, and the studies."""
     from mkdocs.structure.files import File
 
     pages = {
@@ -51,9 +51,10 @@ def on_files(files: Any, config: Any) -> Any:
     for name, text in pages.items():
         files.append(File.generated(config, name, content=text))
     files.append(File.generated(config, "images/bench.png", abs_src_path=str(ROOT / BENCH)))
-    for path in sorted((ROOT / STUDY).iterdir()):
-        if path.suffix in STUDY_FILES:
-            files.append(File.generated(config, f"{STUDY}/{path.name}", abs_src_path=str(path)))
+    for study in STUDIES:
+        for path in sorted((ROOT / study).iterdir()):
+            if path.suffix in STUDY_FILES:
+                files.append(File.generated(config, f"{study}/{path.name}", abs_src_path=str(path)))
     return files
 
 

@@ -38,7 +38,7 @@ from dude_lab.tune.halving import (
     shortened,
     shortest_rung,
 )
-from dude_lab.tune.ranking import rank
+from dude_lab.tune.ranking import rank, sentences
 from dude_lab.tune.regret import measure, read_sweep, replay
 from dude_lab.tune.tuning import Tuner
 from dude_peft.errors import DudeError
@@ -218,6 +218,19 @@ def test_if_no_candidate_was_trained_to_the_end_the_choice_is_by_training_loss(t
     assert all(row.loss_difference is not None for row in others)
 
 
+def test_a_first_rung_that_was_not_finished_ranks_the_candidates_that_reached_it(tuned: tuple[Path, str]) -> None:
+    config, _ = tuned
+    made = load_candidates(config, methods=["lora", "dude"], rates=[1e-3, 1e-2], threads=1)
+    tuner = Tuner(made, 1200.0, "run.yaml")
+    (_, names), (_, finished) = tuner.state.done
+    tuner.state.done, tuner.state.running = [], (4, names)
+    ranking = rank(tuner)
+    assert ranking is not None and {row.candidate.name for row in ranking.rows} == set(finished)
+    assert any("2 of 4 candidates did not get their turn" in text for text in sentences(tuner, ranking))
+    tuner.state.running = (9, [name for name in names if name not in finished])
+    assert rank(tuner) is None
+
+
 def test_a_budget_that_is_too_small_names_what_is_needed(
     tiny_base: Path,  # noqa: F811
     tmp_path: Path,
@@ -283,3 +296,12 @@ def test_with_the_time_of_the_sweep_nothing_is_lost() -> None:
     rows = measure(sweep, [0.25])
     assert [row["task"] for row in rows][:2] == ["rate and method, r=16", "rate, lora-r16"]
     assert all(row["regret"] >= 0 for row in rows)
+
+
+def test_the_study_is_what_the_code_finds() -> None:
+    folder, study = find_comparison(ROOT / "studies" / "mini" / "parts" / "gpqa"), ROOT / "studies" / "tune"
+    assert folder is not None
+    stored = [row for row in json.loads((study / "regret.json").read_text())["rows"] if row["data"] == "mini_gpqa"]
+    assert json.loads(json.dumps(measure(read_sweep(folder)))) == stored
+    summary = (study / "regret.md").read_text().partition("\n\n")[0]
+    assert summary in (study / "README.md").read_text()

@@ -82,7 +82,8 @@ def plan_rungs(
     candidates stay. First choice: the last rung has three candidates, or two, which train all `steps` and are
     evaluated, and the first rung is as long as the rest of the budget allows; if loading takes too long for that, the
     steps grow fourfold, and a quarter stays. If the budget is too small for that too: the shortest first rung, and as
-    many steps for the last two candidates as fit.
+    many steps for the last two candidates as fit; if loading takes too long for that, again with steps that grow
+    faster.
 
     Args:
         count: number of candidates.
@@ -100,13 +101,18 @@ def plan_rungs(
                 rungs = _growing(count, shortest, steps, finalists, growth)
                 if seconds(rungs, steps, cost, jobs, evaluation) <= budget:
                     return rungs
-    for longest in range(steps - 1, first - 1, -1):
-        rungs = _growing(count, first, longest, min(FINALISTS, count), GROWTHS[0])
-        while len(rungs) > 1 and rungs[-2].candidates == rungs[-1].candidates:  # one rung instead of two of the same
-            rungs.pop(-2)
-        if seconds(rungs, steps, cost, jobs, evaluation) <= budget:
-            return rungs
-    return []
+    best: list[Rung] = []
+    for growth in (*GROWTHS, steps):  # the last is no rung between the first and the last one
+        for longest in range(steps - 1, first - 1, -1):
+            rungs = _growing(count, first, longest, min(FINALISTS, count), growth)
+            while len(rungs) > 1 and rungs[-2].candidates == rungs[-1].candidates:  # one instead of two of the same
+                rungs.pop(-2)
+            if seconds(rungs, steps, cost, jobs, evaluation) <= budget:
+                best = best or rungs
+                if len(rungs) > 1:
+                    return rungs
+                break
+    return best
 
 
 def shortened(rungs: Sequence[Rung], reached: int, steps: int, cost: Cost, left: float, jobs: int = 1,

@@ -88,13 +88,13 @@ class Ranking:
 
 
 def rank(tuner: Tuner) -> Ranking | None:
-    """Return the ranking by what is finished; None if no rung is.
+    """Return the ranking by what is finished; None if no candidate has reached the first rung.
 
     Complete runs are ordered as in the search of `dude compare`: by accuracy, then validation loss, then training loss.
     If none is complete, the choice is `halving.careful_choice` at the last finished rung, and the others are ordered by
     the training loss there.
     """
-    done = tuner.state.done
+    done = tuner.rungs
     if not done:
         return None
     steps, names = done[-1]
@@ -178,6 +178,9 @@ def sentences(tuner: Tuner, ranking: Ranking) -> list[str]:
     if len(rates) > 1 and one.learning_rate in (min(rates), max(rates)):
         end = "smallest" if one.learning_rate == min(rates) else "largest"
         made.append(f"It is the {end} rate tried, so a better one may lie beyond: give more with --rates.")
+    if len(ranking.rows) < len(tuner.candidates):
+        made.append(f"{len(tuner.candidates) - len(ranking.rows)} of {len(tuner.candidates)} candidates did not get "
+                    "their turn within the budget.")  # fmt: skip
     made.append("One seed: the intervals say nothing about other seeds.")
     return made
 
@@ -240,7 +243,7 @@ def markdown(tuner: Tuner, ranking: Ranking) -> str:
     lines = ["# Tuning", "", *(f"- {escape_markdown(text)}" for text in sentences(tuner, ranking)), ""]
     lines += ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     lines += ["| " + " | ".join(escape_markdown(cell) for cell in row) + " |" for row in cells(ranking)]
-    lines += ["", f"Rungs: {rungs_text(tuner.state.done)}. Seconds: {tuner.spent:.0f} of {tuner.budget:.0f}.", ""]
+    lines += ["", f"Rungs: {rungs_text(tuner.rungs)}. Seconds: {tuner.spent:.0f} of {tuner.budget:.0f}.", ""]
     lines += ["Training loss: the mean over the last third of the steps so far, on the same batches for all.", ""]
     return "\n".join(lines) + "![Learning rates](tune.png)\n"
 

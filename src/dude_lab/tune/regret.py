@@ -168,6 +168,7 @@ def measure(sweep: Sweep, shares: Sequence[float] = SHARES) -> list[dict[str, An
             row: dict[str, Any] = {"data": sweep.data, "metric": sweep.metric, "kind": task.kind, "task": task.what}
             row |= {"candidates": len(task.among), "steps": sweep.steps, "share": share}
             row |= {"best": best.title, "best_value": abs(best.value)}
+            row |= {"at_random": fmean(best.value - one.value for one in task.among)}
             if found is not None:
                 choice, rungs = found
                 row |= {"choice": choice.title, "value": abs(choice.value), "regret": best.value - choice.value}
@@ -187,16 +188,25 @@ def _p(best: Swept, choice: Swept) -> float | None:
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
     """Return the tables of regret."""
     shares = sorted({row["share"] for row in rows})
-    lines = ["| to choose | metric | n | " + " | ".join(f"{100 * share:g}% of the sweep" for share in shares) + " |"]
-    lines.append("|---|---|---:|" + "---:|" * len(shares))
+    columns = " | ".join(f"{100 * share:g}% of the sweep" for share in shares)
+    lines = [
+        f"| to choose | metric | n | a candidate at random | {columns} |",
+        "|---|---|---:|---:|" + "---:|" * len(shares),
+    ]
     for kind in KINDS:
         for metric in dict.fromkeys(row["metric"] for row in rows):
             some = [row for row in rows if row["kind"] == kind and row["metric"] == metric]
             if some:
                 count = len(some) // len(shares)
                 shown = [_summary([row for row in some if row["share"] == share]) for share in shares]
-                lines.append(f"| {kind} | {metric} | {count} | " + " | ".join(shown) + " |")
-    lines += ["", "Mean regret, and in brackets the largest. Accuracy in points. -: the budget is too small.", ""]
+                chance = _regret(some[0], fmean(row["at_random"] for row in some))
+                lines.append(f"| {kind} | {metric} | {count} | {chance} | " + " | ".join(shown) + " |")
+    lines += [
+        "",
+        "Mean regret, in brackets the largest; accuracy in points. -: the budget is too small. *: p < 0.05 (paired "
+        "bootstrap over the questions, where their answers are stored).",
+        "",
+    ]
     lines += ["| data | to choose | candidates | best of the sweep | " +
               " | ".join(f"{100 * share:g}%: choice, regret" for share in shares) + " |"]  # fmt: skip
     lines.append("|---|---|---:|---|" + "---|" * len(shares))

@@ -34,7 +34,7 @@ def draw(tuner: Tuner, ranking: Ranking, *paths: Path) -> None:
 
 
 def _losses(axes: Axes, tuner: Tuner, ranking: Ranking) -> None:
-    done = tuner.state.done
+    done = tuner.rungs
     drawn: list[float] = []
     for number, (steps, names) in enumerate(done, 1):
         for row in tuner.grid.rows:

@@ -110,8 +110,9 @@ class Tuner:
     # --- what is known before anything runs --------------------------------------------------------------------------
 
     def _check(self) -> None:
-        """Check a candidate of each row as a run; count steps, validation questions and validation examples."""
-        from ..training.run_plan import make_plan
+        """Check the first candidate as a run, and the methods; count steps, validation questions and examples."""
+        from ..training.base_model import meta_model
+        from ..training.run_plan import make_plan, trainable_part
 
         problems: dict[str, None] = {}
 
@@ -119,15 +120,18 @@ class Tuner:
             if error is not None:
                 problems[f"{self.source}: {error}"] = None
 
-        for row in self.grid.rows:
-            settings = next(one for one in self.candidates if one.row is row).run.settings
-            plan = make_plan(settings, report, keep_going=True)
-            self.steps = self.steps or plan.steps
-            if problems:
-                continue
+        settings = self.candidates[0].run.settings
+        plan = make_plan(settings, report, keep_going=True)
+        for row in self.grid.rows[1:] if plan.base is not None else ():  # they differ from the first in the method only
+            try:
+                trainable_part(meta_model(plan.base), row.method)
+            except DudeError as error:
+                report("targets", "", error)
+        if not problems:
+            self.steps = plan.steps
             self.batch = settings.train.batch_size * settings.train.gradient_accumulation
             self.held_out = 0 if plan.validation is None else plan.validation.count
-            if not self.questions and settings.eval is not None and settings.eval.has_tasks:
+            if settings.eval is not None and settings.eval.has_tasks:
                 self.questions = _questions(settings.eval, plan.base.tokenizer)
         if problems:
             raise DudeError("\n".join(problems))
@@ -371,6 +375,19 @@ class Tuner:
             if one.name not in names:  # those of many candidates would fill the disk
                 shutil.rmtree(RunFolder(self.folder.runs / one.name).checkpoints, ignore_errors=True)
         return fitting[0].steps, names
+
+    @property
+    def rungs(self) -> list[tuple[int, list[str]]]:
+        """The finished rungs; if the first was not finished, that one with the candidates that have reached it."""
+        state = self.state
+        if state.done or state.running is None:
+            return state.done
+        steps, names = state.running
+        return [(steps, some)] if (some := [name for name in names if self._reached(name, steps)]) else []
+
+    def _reached(self, name: str, steps: int) -> bool:
+        run = self.by_name[name].run
+        return self.folder.is_done(run) or self.folder.last_step(run) >= steps
 
     def _complete(self) -> bool:
         return bool(self.state.done) and self.state.done[-1][0] >= self.steps
