@@ -17,7 +17,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OLDEST_PEFT := 0.21.0
 # Tests of the library that do not depend on PEFT's version.
-NOT_PEFT := $(addprefix --ignore tests/peft/test_,convert.py svd.py svd_cache.py reference.py kernels.py triton.py quantized.py)
+NOT_PEFT := $(addprefix --ignore tests/peft/test_,streaming.py svd.py svd_cache.py reference.py kernels.py triton.py quantized.py)
 PYTEST := $(BIN)/python -m pytest
 DEMO := runs/demo
 DEMO_REAL := runs/demo-real

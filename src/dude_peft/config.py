@@ -69,7 +69,7 @@ class DudeConfig(LoraConfig):
         detach_norm: treat ||V||_c as a constant in the gradient (DoRA's rule) instead of the exact Eq. 9.
         svd: `"krylov"` or `"exact"`, see `svd.top_singular_triplets`.
         svd_seed: seed of the Krylov block and of random singular vectors, combined with each module's name.
-        factors: folder of `convert.decompose_checkpoint`, whose decompositions are used; not saved with the adapter.
+        factors: folder of `streaming.decompose_checkpoint`, whose decompositions are used; not saved with the adapter.
 
     Raises:
         DudeError: an option of LoRA that DuDe cannot honour, or a value out of range; the reason is in the message.

@@ -1,438 +1,314 @@
-"""Checkpoints larger than memory: decompose every target, or merge an adapter, reading one tensor at a time.
+"""Convert a DuDe or DoRA adapter to a plain LoRA adapter of a chosen rank, with a stated error.
 
-Files are read by offset, not mapped, so that the address space is bounded too. A tensor of the output, or a file of a
-merged model, gets its name once it is whole: after an interruption the same call does what is missing.
+    W' - W0 = diag(h) V + s Bh Ah,   V = W0 + s Bh Ah,   h = m / ||V||_c - 1        (axis "in": V diag(h) + s Bh Ah)
+
+has full rank because of the magnitude, but most of it lies in few directions. Its best approximation of rank R is its
+truncated singular value decomposition (Eckart-Young), which servers load as an ordinary LoRA.
+
+With the inputs' second moments q (k,) it is that of (W' - W0) diag(sqrt(q)), divided by sqrt(q) again: what is smallest
+is then the error of the output for inputs with uncorrelated features, not that of the weight.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, NamedTuple
 
 import torch
+from peft import LoraConfig, PeftModel
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
-from .base_weight import check_finite
-from .checkpoint import A0, B0, PEFT_PREFIX, WEIGHTS_NAME, A, B, M, check_same_base, checked_parts, read_weights
-from .config import DudeConfig, find_adapter_file
-from .errors import DudeError, shorten
-from .files import part_of, sync, weight_files
-from .functional import factors, gain_of_norm, init_product, merged_weight, updated_weight
-from .svd import find_triplets, module_seed, store_triplets, top_singular_triplets
-from .targets import Target, plan, saved_modules
+from .base_weight import dense_weight, onloaded
+from .errors import DudeError
+from .experts import DudeExperts
+from .functional import gain_of_norm, weight_change
+from .layer import trained_parameters
+from .model import saved_parameters
+from .svd import module_seed, top_singular_triplets
 
-DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-LONGEST_HEADER = 100_000_000  # bytes, the limit of safetensors
-COPY = 1 << 24  # bytes copied at a time
-ROWS, ENTRIES = 256, 256 * 8192  # of a weight read at a time, at most
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM accepts as --max-lora-rank
+TOLERANCE = 0.05
 Progress = Callable[[int, int, str], None]
-"""Called with the bytes done, all bytes, and the name of the tensor."""
+"""Called with the number of layers done, of all layers, and the name of the next one."""
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A tensor in a safetensors file.
+class LayerError:
+    """How well a layer is approximated, in Frobenius norms, each column weighted by the root of its second moment.
 
     Attributes:
-        path: of the file.
-        dtype: as safetensors names it.
-        shape: of the tensor.
-        begin, end: of its bytes in the file.
+        change: ||W' - W0||.
+        error: ||W' - W0 - B A||.
     """
 
-    path: Path
-    dtype: str
-    shape: tuple[int, ...]
-    begin: int
-    end: int
+    change: float
+    error: float
 
-    def read(self, rows: slice | None = None) -> Tensor:
-        """Return the tensor, or the given rows of it, from the file.
-
-        Raises:
-            DudeError: it is not of a floating type, or the file is shorter than its header says.
-        """
-        if self.dtype not in DTYPES:
-            raise DudeError(f"{self.path}: a target is of type {self.dtype}, not {', '.join(DTYPES)}")
-        first, stop, _ = (rows or slice(None)).indices(self.shape[0])
-        line = (self.end - self.begin) // max(1, self.shape[0])
-        data = bytearray(line * (stop - first))
-        with self.path.open("rb", buffering=0) as file:
-            file.seek(self.begin + first * line)
-            view, done = memoryview(data), 0
-            while done < len(data):
-                got = file.readinto(view[done:])
-                if not got:
-                    raise DudeError(f"{self.path}: the file ends too early: fetch the model again")
-                done += got
-        return torch.frombuffer(data, dtype=DTYPES[self.dtype]).view(stop - first, *self.shape[1:])
+    @property
+    def relative(self) -> float:
+        """The error as a share of the change; 0 where nothing changed."""
+        return self.error / self.change if self.change else 0.0
 
 
-def read_header(path: Path) -> dict[str, Stored]:
-    """Return the tensors of a safetensors file by name, in the order of their bytes.
+class Approximation(NamedTuple):
+    """The best U diag(S) Vh for a layer's change: U (d, r), S (r,), Vh (r, k), and its error."""
 
-    Raises:
-        DudeError: the header is damaged, or does not fit the file.
+    U: Tensor
+    S: Tensor
+    Vh: Tensor
+    left: LayerError
+
+    def truncated(self, rank: int) -> LayerError:
+        """Return the error at a smaller rank: the squares of the singular values left out add to that of the error."""
+        added = float(self.S[rank:].double().square().sum())
+        return LayerError(self.left.change, math.sqrt(self.left.error**2 + added))
+
+
+@dataclass(frozen=True)
+class LoraConversion:
+    """A plain LoRA adapter and its errors.
+
+    Attributes:
+        config: of the LoRA adapter; its scaling is 1.
+        state: its entries as in `adapter_model.safetensors`, in float32.
+        layers: the error of each layer by module name.
     """
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= min(LONGEST_HEADER, size - 8):
-                raise ValueError(f"a header of {length} bytes in a file of {size}")
-            raw = json.loads(file.read(length))
-        start = 8 + length
-        found = {}
-        for name, about in raw.items():
-            if name == "__metadata__":
-                continue
-            shape, (begin, end) = tuple(about["shape"]), about["data_offsets"]
-            if not (0 <= begin <= end <= size - start) or any(type(n) is not int or n < 0 for n in shape):
-                raise ValueError(f"tensor '{shorten(name)}' lies outside of the file")
-            if about["dtype"] in DTYPES and end - begin != math.prod(shape) * DTYPES[about["dtype"]].itemsize:
-                raise ValueError(f"tensor '{shorten(name)}' has {end - begin} bytes, its shape {shape} wants others")
-            found[name] = Stored(path, about["dtype"], shape, start + begin, start + end)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DudeError(f"{path}: not a readable safetensors file ({shorten(error)}): fetch the model again") from None
-    return dict(sorted(found.items(), key=lambda item: item[1].begin))
+
+    config: LoraConfig
+    state: dict[str, Tensor]
+    layers: dict[str, LayerError]
+
+    @property
+    def rank(self) -> int:
+        """The rank of every layer."""
+        return int(self.config.r)
+
+    @property
+    def relative_error(self) -> float:
+        """The error of all layers together as a share of the change, both as root of the sum of squares."""
+        return _relative(self.layers.values())
+
+    def save(self, folder: str | Path) -> None:
+        """Write `adapter_config.json` and `adapter_model.safetensors`, which stock PEFT loads."""
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(self.state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        self.config.save_pretrained(str(folder))
 
 
-def checkpoint_files(folder: Path) -> list[Path]:
-    """Return the safetensors files of a transformers checkpoint, as `files.weight_files`.
-
-    Raises:
-        DudeError: there is none, or its index is damaged.
-    """
-    if found := weight_files(folder):
-        return found
-    raise DudeError(f"{folder}: no safetensors of a model here. Give the folder of a transformers model")
-
-
-def meta_model(folder: Path) -> nn.Module:
-    """Return the causal language model of a checkpoint's config.json without values.
-
-    Raises:
-        DudeError: the config cannot be read.
-    """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        with torch.device("meta"):
-            return cast(nn.Module, AutoModelForCausalLM.from_config(config))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DudeError(f"{folder}: no model can be made of its config.json ({shorten(error, 300)})") from None
-
-
-def weights_of(model: nn.Module, targets: list[Target], tensors: Mapping[str, Stored]) -> dict[str, Stored]:
-    """Return the stored weight of every target by module name.
-
-    Raises:
-        DudeError: one that the checkpoint does not have under the module's name, or of another shape.
-    """
-    prefix = f"{getattr(model, 'base_model_prefix', '')}."
-    found = {}
-    for target in targets:
-        if target.experts:
-            raise DudeError(
-                f"'{target.layer}': experts are not decomposed or merged by tensor, for checkpoints store them under "
-                "other names than transformers. Load the model instead (dude merge without --stream)"
-            )
-        key = f"{target.name}.weight"
-        stored = tensors.get(key) or tensors.get(key.removeprefix(prefix))
-        if stored is None:
-            raise DudeError(
-                f"the checkpoint has no tensor '{key}': transformers builds that module from tensors of other names. "
-                "Load the model in Python instead, or leave the module out of target_modules"
-            )
-        d, k = target.shape
-        wanted = (k, d) if isinstance(model.get_submodule(target.name), Conv1D) else (d, k)
-        if stored.shape != wanted:
-            raise DudeError(f"the checkpoint's '{key}' has shape {stored.shape}, its config.json says {wanted}")
-        found[target.name] = stored
-    return found
-
-
-def all_tensors(folder: Path) -> dict[str, Stored]:
-    """Return every tensor of a checkpoint by name."""
-    return {name: stored for path in checkpoint_files(folder) for name, stored in read_header(path).items()}
-
-
-# --- decompose ------------------------------------------------------------------------------------------------------
-
-
-def decompose_checkpoint(
-    folder: str | Path,
-    output: str | Path,
-    config: DudeConfig,
+@torch.no_grad()
+def to_lora(
+    model: PeftModel,
+    adapter_name: str = "default",
     *,
-    jobs: int | None = None,
-    report: Progress | None = None,
-) -> int:
-    """Decompose every target of a checkpoint into `output`, for `DudeConfig(factors=output)`, one process a core.
+    rank: int | Literal["auto"] = "auto",
+    tolerance: float = TOLERANCE,
+    ranks: Sequence[int] = RANKS,
+    moments: Mapping[str, Tensor] | None = None,
+    progress: Progress | None = None,
+) -> LoraConversion:
+    """Return the plain LoRA adapter that is closest to a DuDe or DoRA adapter; the model is not changed.
 
-    A process holds one weight, in its own type and in float32. Weights that are in `output` already are skipped.
+    One layer's change is in memory at a time, in float32, as its dense weight is.
 
     Args:
-        folder: of a transformers model in safetensors.
-        output: written as the cache of decompositions is.
-        config: its targets, ranks, `svd` and `svd_seed` are used.
-        jobs: processes; None for one a core, 1 for this one.
-        report: called after each tensor.
-
-    Returns:
-        The number of weights.
+        model: with the adapter, not merged.
+        adapter_name: of the adapter.
+        rank: of every layer, or `"auto"` for the smallest one of `ranks` with which `LoraConversion.relative_error`
+            is at most `tolerance`.
+        tolerance: of `"auto"`, above 0 and below 1.
+        ranks: that `"auto"` chooses from.
+        moments: of `input_moments`; None weighs all inputs alike.
+        progress: called before each layer.
 
     Raises:
-        DudeError: a checkpoint or config that cannot be read, targets that are not there, a weight that is not finite.
+        DudeError: no such adapter, one that is merged, not of a linear layer, or that has no magnitude; a rank that is
+            too large for every weight; a tolerance that the largest rank does not reach.
     """
-    folder, output = Path(folder), Path(output)
-    checkpoint_files(folder)
-    model = meta_model(folder)
-    targets = plan(model, config)
-    stored = weights_of(model, targets, all_tensors(folder))
-    output.mkdir(parents=True, exist_ok=True)
-    order = sorted(targets, key=lambda one: -math.prod(one.shape))  # the largest first, so that no core waits for one
-    tasks = []
-    for one in order:
-        transposed = isinstance(model.get_submodule(one.name), Conv1D)
-        seed = module_seed(one.name, config.svd_seed)
-        tasks.append((stored[one.name], one.name, one.r, transposed, config.svd, seed, output))
-    done, total = 0, sum(one.end - one.begin for one in stored.values())
-    for name in _run(tasks, min(jobs or os.cpu_count() or 1, len(order))):
-        done += stored[name].end - stored[name].begin
-        if report is not None:
-            report(done, total, name)
-    return len(order)
+    layers = _adapted_layers(model, adapter_name)
+    limit = max(min(_shape(module)) for module in layers.values())
+    if rank != "auto" and not 1 <= rank <= limit:
+        raise DudeError(f"rank={rank}: give 1 to {limit}, the smaller side of the largest adapted weight, or 'auto'")
+    if rank == "auto" and not 0 < tolerance < 1:
+        raise DudeError(f"tolerance={tolerance}: give a share of the change, above 0 and below 1, such as {TOLERANCE}")
+    choices = sorted(ranks) if rank == "auto" else [rank]
+    done: dict[str, Approximation] = {}
+    for attempt in (*choices[2:-1:2], choices[-1]):  # 32, 128, 320, 512: no decomposition is much larger than needed
+        done = dict(_approximations(layers, adapter_name, attempt, moments or {}, progress))
+        for chosen in (one for one in choices if one <= attempt):
+            errors = {name: found.truncated(chosen) for name, found in done.items()}
+            if rank != "auto" or _relative(errors.values()) <= tolerance:
+                return _conversion(model, adapter_name, done, errors, chosen)
+    left = _relative(found.truncated(choices[-1]) for found in done.values())
+    raise DudeError(
+        f"tolerance={tolerance}: a LoRA of rank {choices[-1]} leaves {left:.1%} "
+        "of the change. Give a larger tolerance or a rank, or merge the adapter"
+    )
 
 
-def _run(tasks: list[Any], jobs: int) -> Iterator[str]:
-    """Do the tasks of `_decompose`, and yield the name of each once it is done."""
-    if jobs == 1:
-        for task in tasks:
-            yield _decompose(*task)
-        return
-    context = get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        try:
-            for future in as_completed([pool.submit(_decompose, *task) for task in tasks]):
-                yield future.result()
-        except BrokenProcessPool:
-            raise DudeError(
-                "a process that decomposed weights was killed, perhaps for want of memory: use fewer (jobs). What is "
-                "done is in the output, and the next call does the rest"
-            ) from None
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _decompose(stored: Stored, name: str, r: int, transposed: bool, svd: Any, seed: int, output: Path) -> str:
-    if stored.dtype not in DTYPES:
-        raise DudeError(f"module '{name}' holds {stored.dtype} weights: DuDe decomposes {', '.join(DTYPES)}")
-    weight = torch.empty(stored.shape, dtype=torch.float64 if stored.dtype == "F64" else torch.float32)
-    for lines, block in _blocks(stored, rows_of(stored)):
-        weight[lines] = block
-    weight = weight.T if transposed else weight
-    check_finite(name, weight)
-    if find_triplets(output, weight, r, method=svd, seed=seed) is None:
-        triplets = top_singular_triplets(weight, r, method=svd, seed=seed)
-        store_triplets(output, weight, triplets, method=svd, seed=seed)
-    return name
-
-
-# --- merge ----------------------------------------------------------------------------------------------------------
-
-
-def merge_checkpoint(
-    folder: str | Path,
-    adapter: str | Path,
-    output: str | Path,
-    *,
-    rows: int | None = None,
-    report: Progress | None = None,
-) -> None:
-    """Merge a DuDe adapter into a checkpoint, some rows of a weight at a time, in the dtype of the checkpoint.
-
-    Files of the output that are whole are skipped; config.json is written last, so that a folder with one is complete.
+@torch.no_grad()
+def input_moments(
+    model: PeftModel, batches: Iterable[Mapping[str, Tensor]], adapter_name: str = "default"
+) -> dict[str, Tensor]:
+    """Return the mean square (k,) of each input of every adapted layer, for `to_lora`.
 
     Args:
-        folder: of the base model, in safetensors.
-        adapter: a folder written by `save_pretrained`.
-        output: a new folder, or that of an interrupted call with the same adapter.
-        rows: of a weight in memory at a time; None for 256, and fewer of more than 8192 entries each.
-        report: called after each tensor.
-
-    Raises:
-        DudeError: files that cannot be read, an adapter of another base, an output of something else.
+        model: with the adapter; a few dozen texts like those it is used on suffice.
+        batches: arguments of its forward. With an `attention_mask` (batch, length), padding does not count.
+        adapter_name: of the adapter.
     """
-    folder, output = Path(folder), Path(output)
-    files = checkpoint_files(folder)
-    config = DudeConfig.from_pretrained(str(adapter))
-    state = read_weights(find_adapter_file(str(adapter), WEIGHTS_NAME), config.weights_sha256)
-    model = meta_model(folder)
-    parts, _ = checked_parts(model, state, config)
-    targets = {target.name: target for target in plan(model, config)}
-    stored = weights_of(model, list(targets.values()), all_tensors(folder))
-    keys = {(one.path, one.begin): name for name, one in stored.items()}
-    replaced = {
-        f"{name}.{entry}": state[f"{PEFT_PREFIX}{name}.{entry}"]
-        for name, module in saved_modules(model, config).items()
-        for entry in module.state_dict()
+    layers = _adapted_layers(model, adapter_name)
+    sums = {name: torch.zeros(_shape(module)[1], dtype=torch.float64) for name, module in layers.items()}
+    counts = dict.fromkeys(layers, 0)
+    mask: Tensor | None = None
+
+    def hook(name: str) -> Callable[[Any, tuple[Tensor, ...]], None]:
+        def record(_: Any, arguments: tuple[Tensor, ...]) -> None:
+            x = arguments[0]
+            rows = x[mask.bool()] if mask is not None and mask.shape == x.shape[:-1] else x.flatten(0, -2)
+            sums[name] += rows.double().square().sum(dim=0).cpu()
+            counts[name] += len(rows)
+
+        return record
+
+    hooks = [module.register_forward_pre_hook(hook(name)) for name, module in layers.items()]
+    training = model.training
+    model.eval()
+    try:
+        for batch in batches:
+            mask = batch.get("attention_mask")
+            model(**batch)
+    finally:
+        model.train(training)
+        for one in hooks:
+            one.remove()
+    return {name: sums[name] / counts[name] for name in layers if counts[name]}
+
+
+def _adapted_layers(model: PeftModel, adapter_name: str) -> dict[str, Any]:
+    if adapter_name not in getattr(model, "peft_config", {}):
+        names = ", ".join(map(repr, getattr(model, "peft_config", {}))) or "none"
+        raise DudeError(f"the model has no adapter {adapter_name!r}; it has {names}")
+    layers = {
+        name: module
+        for name, module in model.get_base_model().named_modules()
+        if isinstance(module, LoraLayer) and adapter_name in (*module.lora_A, *module.lora_embedding_A)
     }
-    mark = {"format": "pt", "dude_adapter": config.weights_sha256 or "unknown"}
-    known = {name for path in files for name in read_header(path)}
-    if lost := sorted(replaced.keys() - known):
-        raise DudeError(
-            f"the adapter trained '{lost[0]}' (modules_to_save), which is no tensor of the checkpoint: it may be tied "
-            "to another. Merge in memory instead: load_adapter and merge_and_unload"
-        )
-    _check_output(output, files)
-    output.mkdir(parents=True, exist_ok=True)
-    done, total = 0, sum(path.stat().st_size for path in files)
-    for path in files:
-        header = read_header(path)
-        if not _is_whole(output / path.name, header, mark):
-            part = part_of(output / path.name)
-            try:
-                with part.open("wb") as file:
-                    file.write(_header(header, mark))
-                    for name, one in header.items():
-                        module = keys.get((one.path, one.begin))
-                        if name in replaced:
-                            file.write(_bytes(replaced[name].to(DTYPES[one.dtype]).contiguous()))
-                        elif module is None:
-                            _copy(one, file)
-                        else:
-                            transposed = isinstance(model.get_submodule(module), Conv1D)
-                            layer = _Layer(module, parts[module], targets[module].scaling, config)
-                            for block in layer.merged(one, transposed, rows or rows_of(one)):
-                                file.write(_bytes(block))
-                        if report is not None:
-                            report(done + one.end, total, name)
-                sync(part)
-                os.replace(part, output / path.name)
-            except BaseException:
-                part.unlink(missing_ok=True)
-                raise
-        done += path.stat().st_size
-    own = {path.name for path in files}
-    others = [
-        path for path in folder.iterdir() if path.is_file() and path.name not in own and path.name != "config.json"
-    ]
-    for path in [*others, folder / "config.json"]:
-        if path.suffix in (".json", ".txt", ".model", ".jinja", ".tiktoken"):
-            shutil.copyfile(path, part_of(output / path.name))
-            os.replace(part_of(output / path.name), output / path.name)
-    sync(output)
+    for name, module in layers.items():
+        if isinstance(module, DudeExperts):
+            raise DudeError(f"module '{name}' has experts, which no plain LoRA of one rank replaces: merge the adapter")
+        if module.merged:
+            raise DudeError(f"module '{name}' has a merged adapter: call unmerge_adapter() first")
+        if adapter_name not in module.lora_A or not isinstance(module.lora_A[adapter_name], nn.Linear):
+            raise DudeError(f"module '{name}' is a {type(module).__name__}: only linear layers can be converted")
+        if adapter_name not in getattr(module, "lora_magnitude_vector", {}):
+            raise DudeError(f"adapter {adapter_name!r} has no magnitude in '{name}': it is a plain LoRA already")
+        if getattr(module.lora_B[adapter_name], "bias", None) is not None:
+            raise DudeError(f"module '{name}' has an adapter with a bias of its own (lora_bias): merge it instead")
+    if not layers:
+        kind = type(model.peft_config[adapter_name]).__name__
+        raise DudeError(f"adapter {adapter_name!r} ({kind}) has no LoRA layer: DuDe and DoRA adapters can be converted")
+    return layers
 
 
-def _check_output(output: Path, files: list[Path]) -> None:
-    names = {path.name for path in files}
-    there = sorted(path.name for path in output.iterdir()) if output.is_dir() else []
-    foreign = [name for name in there if name not in names and not name.startswith(".")]
-    if output.exists() and (not output.is_dir() or foreign):
-        raise DudeError(f"{output}: holds {', '.join(foreign[:3]) or 'a file'} already. Give a new folder")
+def _shape(module: Any) -> tuple[int, int]:
+    return module.out_features, module.in_features
 
 
-class _Layer:
-    """The merged weight of one layer, by blocks of rows of its stored weight."""
-
-    def __init__(self, name: str, parts: Mapping[str, Tensor], scaling: float, config: DudeConfig) -> None:
-        self.name, self.scaling, self.axis = name, scaling, config.magnitude_axis
-        self.variant = config.init_variant
-        self.Ah, self.Bt = factors(*(parts[key] for key in (A, B, A0, B0)))
-        self.A0, self.B0, self.magnitude = parts[A0], parts[B0], parts[M].float()
-
-    def merged(self, stored: Stored, transposed: bool, rows: int) -> Iterator[Tensor]:
-        """Yield the rows of the stored tensor's merged form."""
-        d = stored.shape[1] if transposed else stored.shape[0]
-        if transposed:  # stored as (k, d): by outputs it cannot be read in rows
-            rows, blocks = d, [(slice(0, d), stored.read().T)]
-        blocks_of = (lambda: iter(blocks)) if transposed else (lambda: _blocks(stored, rows))
-        self._check_base(blocks_of())
-        gain = self._gain(blocks_of()) if self.axis == "in" else None
-        for lines, W in blocks_of():
-            Bt = self.Bt[:, lines]
-            h = gain if gain is not None else self._line_gain(W, Bt, self.magnitude[lines])
-            made = merged_weight(W, h, self.Ah, Bt, self.scaling, self.axis)
-            yield made.T.contiguous() if transposed else made
-
-    def _line_gain(self, W: Tensor, Bt: Tensor, magnitude: Tensor) -> Tensor:
-        squares = updated_weight(W, self.Ah, Bt, self.scaling).double().square().sum(dim=1)
-        return gain_of_norm(magnitude, squares)
-
-    def _gain(self, blocks: Iterator[tuple[slice, Tensor]]) -> Tensor:
-        squares = torch.zeros(self.Ah.shape[1], dtype=torch.float64)
-        for lines, W in blocks:
-            squares += updated_weight(W, self.Ah, self.Bt[:, lines], self.scaling).double().square().sum(dim=0)
-        return gain_of_norm(self.magnitude, squares)
-
-    def _check_base(self, blocks: Iterator[tuple[slice, Tensor]]) -> None:
-        """The initial factors must be this weight's: see `check_same_base`."""
-        products, total = [], torch.zeros_like(self.A0)
-        for lines, W in blocks:
-            check_finite(self.name, W)
-            product = init_product(W, self.A0, self.B0[lines], self.axis)
-            if self.axis == "out":
-                products.append(product)
-            else:
-                total += product
-        P0 = torch.cat(products, dim=1) if products else total
-        check_same_base((self.A0, self.B0, self.magnitude, P0), self.name, self.scaling, self.axis, self.variant)
+def layer_change(module: Any, adapter_name: str) -> Tensor:
+    """Return W' - W0 (d, k) of a DuDe or DoRA adapter in PEFT's layer `module`, in float32 or wider."""
+    base, scaling = module.get_base_layer(), module.scaling[adapter_name]
+    with onloaded(base):
+        weight = dense_weight(base)
+        dA, dB, magnitude = trained_parameters(module, adapter_name)
+        if adapter_name in getattr(module, "lora_dude", {}):
+            adapter = module.lora_dude[adapter_name]
+            Ah, Bt, _, _, gain = adapter.compose(dA, dB, magnitude, weight, scaling)
+            return weight_change(weight, gain, Ah, Bt, scaling, adapter.axis)
+        wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        update = (scaling * dB.to(wide)) @ dA.to(wide)
+        V = weight.to(wide) + update
+        squares = torch.cat([part.double().square().sum(dim=1) for part in V.split(256)])
+        return update.addcmul_(V, gain_of_norm(magnitude.to(wide), squares)[:, None])
 
 
-def rows_of(stored: Stored) -> int:
-    """Return how many rows of a matrix are read at a time: fewer of long ones."""
-    return max(1, min(ROWS, ENTRIES // max(1, stored.shape[1])))
+def _approximations(
+    layers: Mapping[str, Any],
+    adapter_name: str,
+    rank: int,
+    moments: Mapping[str, Tensor],
+    progress: Progress | None,
+) -> Iterator[tuple[str, Approximation]]:
+    for number, (name, module) in enumerate(layers.items()):
+        if progress is not None:
+            progress(number, len(layers), name)
+        change = layer_change(module, adapter_name)
+        weights = _column_weights(moments[name]).to(change) if name in moments else None
+        if weights is not None:
+            change *= weights
+        U, S, Vh = top_singular_triplets(change, min(rank, *change.shape), seed=module_seed(name))
+        size = float(change.norm())
+        error = float(change.addmm_(U * S, Vh, alpha=-1).norm())
+        Vh = Vh if weights is None else Vh / weights
+        yield name, Approximation(U.cpu(), S.cpu(), Vh.cpu(), LayerError(size, error))
 
 
-def _blocks(stored: Stored, rows: int) -> Iterator[tuple[slice, Tensor]]:
-    for begin in range(0, stored.shape[0], rows):
-        lines = slice(begin, min(begin + rows, stored.shape[0]))
-        yield lines, stored.read(lines)
+def _column_weights(moments: Tensor) -> Tensor:
+    """Return sqrt(q) with the mean of q at 1, and q at least 1e-4: an input that was always 0 still counts a little."""
+    q = moments.double()
+    return (q / q.mean().clamp_min(torch.finfo(q.dtype).tiny) + 1e-4).sqrt()
 
 
-def _bytes(tensor: Tensor) -> Any:
-    return tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().data
+def _relative(errors: Any) -> float:
+    errors = list(errors)
+    change = math.fsum(one.change**2 for one in errors)
+    return math.sqrt(math.fsum(one.error**2 for one in errors) / change) if change else 0.0
 
 
-def _copy(stored: Stored, file: Any) -> None:
-    with stored.path.open("rb") as source:
-        source.seek(stored.begin)
-        left = stored.end - stored.begin
-        while left:
-            data = source.read(min(left, COPY))
-            if not data:
-                raise DudeError(f"{stored.path}: the file ends too early: fetch the model again")
-            file.write(data)
-            left -= len(data)
+def _conversion(
+    model: PeftModel,
+    adapter_name: str,
+    done: Mapping[str, Approximation],
+    errors: dict[str, LayerError],
+    rank: int,
+) -> LoraConversion:
+    config: Any = model.peft_config[adapter_name]
+    state = {}
+    for name, (U, S, Vh, _) in done.items():
+        root = S[:rank].sqrt()
+        A, B = root[:, None] * Vh[:rank], U[:, :rank] * root
+        lacking = rank - A.shape[0]  # a weight whose smaller side is below the rank
+        state[f"base_model.model.{name}.lora_A.weight"] = nn.functional.pad(A, (0, 0, 0, lacking)).float().contiguous()
+        state[f"base_model.model.{name}.lora_B.weight"] = nn.functional.pad(B, (0, lacking)).float().contiguous()
+    saved = model.state_dict() if config.modules_to_save else {}
+    state |= {
+        key: saved[entry].detach().cpu().contiguous() for key, entry in saved_parameters(model, adapter_name).items()
+    }
+    lora = LoraConfig(
+        r=rank,
+        lora_alpha=rank,
+        modules_to_save=config.modules_to_save,
+        task_type=config.task_type,
+        base_model_name_or_path=config.base_model_name_or_path,
+        revision=config.revision,
+        inference_mode=True,
+    )
+    lora.target_modules = _target_names(model, done)  # set here, a list stays in its order, and the file's bytes too
+    return LoraConversion(lora, state, errors)
 
 
-def _header(tensors: Mapping[str, Stored], metadata: Mapping[str, str]) -> bytes:
-    raw: dict[str, Any] = {"__metadata__": dict(metadata)}
-    begin = 0
-    for name, one in tensors.items():
-        size = one.end - one.begin
-        raw[name] = {"dtype": one.dtype, "shape": list(one.shape), "data_offsets": [begin, begin + size]}
-        begin += size
-    text = json.dumps(raw, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
-
-
-def _is_whole(path: Path, header: Mapping[str, Stored], mark: Mapping[str, str]) -> bool:
-    wanted = _header(header, mark)
-    if not path.is_file() or path.stat().st_size != len(wanted) + sum(one.end - one.begin for one in header.values()):
-        return False
-    with path.open("rb") as file:
-        return file.read(len(wanted)) == wanted
+def _target_names(model: PeftModel, converted: Mapping[str, Any]) -> list[str]:
+    """Return the last names of the layers, as servers want them, or the whole names where others have the same."""
+    last = {name.rpartition(".")[2] for name in converted}
+    alike = {
+        name
+        for name, module in model.get_base_model().named_modules()
+        if name.rpartition(".")[2] in last and isinstance(module, nn.Linear | LoraLayer)
+    }
+    return sorted(last if alike == set(converted) else converted)

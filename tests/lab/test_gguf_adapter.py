@@ -103,7 +103,7 @@ def test_llama_cpp_answers_as_the_merged_model(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from dude_peft import DudeConfig
-    from dude_peft.lora_conversion import to_lora
+    from dude_peft.convert import to_lora
 
     [file] = Path(package.origin).parent.glob("*.gguf")
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)

@@ -428,8 +428,8 @@ def test_the_state_dict_has_three_dimensions_and_no_adapter_name():
 
 @pytest.mark.rejects(base="experts", engine="files", method="DuDe")
 def test_what_has_no_form_for_experts_says_so(tmp_path):
-    from dude_peft.convert import decompose_checkpoint, merge_checkpoint
-    from dude_peft.lora_conversion import to_lora
+    from dude_peft.convert import to_lora
+    from dude_peft.streaming import decompose_checkpoint, merge_checkpoint
 
     model = adapted("mixtral")
     with pytest.raises(DudeError, match="has experts, which no plain LoRA of one rank replaces"):

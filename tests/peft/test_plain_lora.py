@@ -93,7 +93,7 @@ KNOW_PEFT = {
     "dude_peft/targets.py",
     "dude_peft/layer.py",
     "dude_peft/experts.py",
-    "dude_peft/lora_conversion.py",
+    "dude_peft/convert.py",
     "dude_peft/baselines/tuner.py",
     "dude_peft/baselines/lora_xs.py",
     "dude_peft/baselines/shifted_lora.py",

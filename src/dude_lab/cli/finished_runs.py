@@ -207,7 +207,7 @@ def push_folder(source: Path, repository: str, *, private: bool) -> int:
 def decompose_model(model: Path, output: Path, rank: int, target_modules: str, jobs: int | None) -> int:
     """Decompose every target of a checkpoint; return the exit code."""
     from dude_peft import DudeConfig
-    from dude_peft.convert import decompose_checkpoint
+    from dude_peft.streaming import decompose_checkpoint
 
     quiet()
     out = console()

@@ -24,7 +24,7 @@ from .reporter import Reporter
 if TYPE_CHECKING:
     import torch
 
-    from dude_peft.lora_conversion import LoraConversion
+    from dude_peft.convert import LoraConversion
 
     from ..config.run_settings import RunSettings
     from .base_model import Base
@@ -102,7 +102,7 @@ def export_lora(
     Raises:
         DudeError: not a finished run, a method without a magnitude, `output` is not empty, or see `to_lora`.
     """
-    from dude_peft.lora_conversion import TOLERANCE, input_moments, to_lora
+    from dude_peft.convert import TOLERANCE, input_moments, to_lora
 
     reporter = reporter or Reporter()
     check_output(output)

@@ -115,7 +115,7 @@ def merge_stream(run: Path, output: Path, report: Callable[[int, int, str], None
     Raises:
         DudeError: no finished run, another method than DuDe, a base that is no local folder, a folder in the way.
     """
-    from dude_peft.convert import merge_checkpoint
+    from dude_peft.streaming import merge_checkpoint
 
     folder, base = run_base(run, device="cpu")
     if not (folder.adapter / "dude_config.json").is_file():
