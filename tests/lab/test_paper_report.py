@@ -14,7 +14,7 @@ from dude_lab.compare.comparison import Plan
 from dude_lab.compare.comparison_folder import ComparisonFolder
 from dude_lab.compare.comparison_report import report
 from dude_lab.compare.grid import Grid, PlannedRun
-from dude_lab.paper.experiments import chosen
+from dude_lab.paper.experiments import Scale, chosen
 from dude_lab.paper.recipe import comparisons_of
 from dude_lab.paper.study import Study
 from dude_lab.paper.study_folder import StudyFolder
@@ -25,17 +25,17 @@ RATES = ("learning_rates=[1e-3]",)
 PLAIN = ("methods=[lora, dora, pissa, dude]", *RATES)
 
 
-def started(folder: Path, name: str, *overrides: str) -> dict[str, ComparisonFolder]:
+def started(folder: Path, name: str, *overrides: str, scale: Scale = "mini") -> dict[str, ComparisonFolder]:
     """A reproduction in which nothing has run yet."""
     root = StudyFolder(folder)
-    comparisons = comparisons_of(chosen(name, "mini"), "mini", folder, overrides)
+    comparisons = comparisons_of(chosen(name, scale), scale, folder, overrides)
     base = {"name": "mini", "dtype": "float32", "sha256": "0" * 64}
     kept = [root.comparison(comparison.name) for comparison in comparisons]
     plans = tuple(
         Plan(comparison.settings, Grid(comparison.settings, "0" * 64, one.runs), one, base)
         for comparison, one in zip(comparisons, kept, strict=True)
     )
-    Study(root, "mini", chosen(name, "mini"), comparisons, plans, overrides).begin()
+    Study(root, scale, chosen(name, scale), comparisons, plans, overrides).begin()
     return {one.path.name: one for one in kept}
 
 
@@ -253,3 +253,23 @@ def test_the_calibration_is_a_ladder(tmp_path: Path, base: float, low: float, wo
     assert "| guessing |  |  | 25.0 |" in page and "| untrained |" in page
     told = f"calibration-gpqa: {'**' + word + '**' if 'hold' in word else word}"
     assert told in page and told in (tmp_path / "README.md").read_text() and "calibration-csqa: -;" in page
+
+
+def test_forgetting_is_a_column_in_words_and_a_claim(tmp_path: Path) -> None:
+    one = ("learning_rates=[1e-3]", "seeds=[42, 78, 512]")
+    comparison = started(tmp_path, "forgetting", *one, scale="small")["forgetting"]
+    grid = comparison.grid()
+    values = {"full": 45.0, "lora": 31.0, "dora": 30.0, "pissa": 33.0, "dude": 30.5}
+    for row in grid.rows:
+        for run in grid.runs(row, 1e-3):
+            word = values[row.method.name] + run.settings.train.seed / 1e4
+            tasks = {task: answers(0.5, task) for task in ("commonsense_qa", "arc_easy", "arc_challenge")}
+            finish(comparison, run, tasks, others={"wikitext2": word, "average": 0.5})
+    made = write_report(tmp_path)["forgetting"]
+    found = {one["what"]: one for one in made["claims"][0]["compared"]}
+    assert found["word perplexity, Full fine-tuning minus DuDe"]["value"] == pytest.approx(14.5)
+    assert found["word perplexity, DoRA minus DuDe"]["word"] == "significantly lower"
+    assert found["word perplexity, PiSSA minus DuDe"]["word"] == "significantly higher"
+    page = (tmp_path / "forgetting.md").read_text()
+    assert "| WikiText-2, word perplexity |" in page and "| 30.52 |" in page
+    assert "evaluated" not in page and "words: significantly higher" in page

@@ -99,7 +99,7 @@ def _show_costs(scale: Scale, comparisons: tuple[StudyComparison, ...], folder: 
     rows = table("comparison", "model", "trained on", "evaluated on", *numbers[:4], "GPU", "hours", right=numbers)
     for comparison, cost in zip(comparisons, costs, strict=True):
         run = comparison.settings.run
-        asked = run["eval"].get("suite", "")
+        asked = run["eval"].get("suite") or ", ".join(run["eval"].get("tasks", ()))
         searches = f" + {cost.searches}" if cost.searches else ""
         memory = f"{cost.memory / 1e9:.1f} GB"
         gpu = cost.gpu if scale == "paper" else "-"

@@ -146,7 +146,11 @@ class Grid:
                     f"{self.source}: several learning_rates and no questions to choose among them by: give run.eval, "
                     "search.eval.suite, or search.eval: null with run.data.validation."
                 )
-            keep = {k: v for k, v in (asked or {}).items() if k not in ("every", "limit", "skip", "split")}
+            keep = {
+                k: v
+                for k, v in (asked or {}).items()
+                if k not in ("every", "limit", "skip", "split", "text", "text_limit")
+            }
             if set(SOURCES) & set(search.eval):
                 keep = {k: v for k, v in keep.items() if k not in (*SOURCES, *OF_FILES)}
             raw["eval"] = keep | search.eval

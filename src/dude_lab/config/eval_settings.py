@@ -40,6 +40,9 @@ class EvalSettings(Settings):
         limit: use only the first `limit` questions of each task (of each subject of MMLU). All if null.
         skip: leave out the first `skip` questions of each named data set (of each subject of MMLU), for instance those
             that a learning rate was chosen on; `limit` counts from there.
+        text: a text whose perplexity is measured beside the questions, to see what is forgotten: `wikitext2` (the test
+            split), or a file.
+        text_limit: use only the first `text_limit` characters of the text. All if null.
         limit_before: questions of the evaluation before the first step, divided among the tasks. As many as later if
             null.
         batch_size: sequences in one forward.
@@ -63,6 +66,8 @@ class EvalSettings(Settings):
     every: int | None = Field(default=None, ge=1, le=LARGEST)
     limit: int | None = Field(default=None, ge=1, le=LARGEST)
     skip: int | None = Field(default=None, ge=1, le=LARGEST)
+    text: str | None = Field(default=None, min_length=1)
+    text_limit: int | None = Field(default=None, ge=1, le=LARGEST)
     limit_before: int | None = Field(default=50, ge=1, le=LARGEST)
     batch_size: int = Field(default=32, ge=1, le=LARGEST)
     num_fewshot: int | None = Field(default=None, ge=0, le=LARGEST)
@@ -107,7 +112,13 @@ class EvalSettings(Settings):
                     raise ValueError(
                         f"'{name}' has no meaning without questions: set 'suite', 'file' or 'lm_eval', or remove it"
                     )
-        if self.root is not None and not any(name in SETS and not SETS[name].embedded for name in self.names):
+        if self.text_limit is not None and self.text is None:
+            raise ValueError("'text_limit' has no meaning without 'text'")
+        if (
+            self.root is not None
+            and self.text is None
+            and not any(name in SETS and not SETS[name].embedded for name in self.names)
+        ):
             raise ValueError(
                 f"'root' has no meaning with {', '.join(self.names)}: the questions ship with the package, or "
                 "lm-evaluation-harness reads them"

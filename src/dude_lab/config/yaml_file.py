@@ -116,6 +116,8 @@ ADDED = {
     ("eval", "limit_before"): 50,  # older runs asked all questions; comparisons evaluate the base by itself
     ("eval", "lm_eval"): None,
     ("eval", "skip"): None,
+    ("eval", "text"): None,
+    ("eval", "text_limit"): None,
     ("eval", "prompt"): None,
     ("eval", "completion"): None,
     ("eval", "column"): None,

@@ -14,6 +14,7 @@ from dude_peft.errors import DudeError
 from ..config.eval_settings import EvalSettings
 from ..data.question_types import Asked, Problem
 from .language_model import ModelUnderTest, Progress, quiet, untouched
+from .perplexity import text_metric
 from .result import EvalResult, Metric, with_averages
 from .tasks import Unit, build_units, final_number
 
@@ -49,8 +50,9 @@ def evaluate(model: Any, tokenizer: Any, settings: EvalSettings, *, progress: Pr
         # Inside `untouched`, because reading a task's name draws random numbers.
         rows = [_metric(unit, raw["results"][unit.name], lm.truncated[unit.task.task_name]) for unit in units]
         samples = {unit.name: _samples(unit, raw["samples"][unit.name]) for unit in units}
+        text = [text_metric(lm, settings)] if settings.text is not None else []
     table, headline = with_averages(rows, units, settings.suite or "average")
-    return EvalResult(tuple(table), samples, time.perf_counter() - start, headline)
+    return EvalResult((*table, *text), samples, time.perf_counter() - start, headline)
 
 
 def _metric(unit: Unit, results: Mapping[str, Any], truncated: int) -> Metric:

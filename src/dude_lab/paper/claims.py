@@ -191,6 +191,26 @@ def _throughout(comparison: ComparisonResult) -> list[Difference]:
     ]
 
 
+def _forgets_less(comparison: ComparisonResult) -> list[Difference]:
+    """The perplexity of a text that was not trained on: the other's minus DuDe's."""
+
+    def perplexity(run: Any) -> float | None:
+        found = run.task("wikitext2")
+        return None if found is None else float(found["value"])
+
+    rows = [(comparison.row("dude", r), other) for other in comparison.results.rows for r in (other.r or 16,)]
+    return [
+        Difference(
+            comparison.name,
+            f"word perplexity, {other.label} minus {mine.label}",
+            by_seed(other, mine, perplexity),
+            "words",
+        )
+        for mine, other in rows
+        if mine is not None and other.method != "dude"
+    ]
+
+
 def _ladder(comparison: ComparisonResult) -> list[Difference]:
     """Each minus the one before: guessing, the untrained model, LoRA at rank 2, full fine-tuning."""
     base, low, full = comparison.results.base, comparison.row("lora", 2), comparison.row("full", None)
@@ -249,5 +269,6 @@ CLAIMS = {
     "keeps_more": Claim(
         "With the next rate above the best DuDe is more accurate than PiSSA, and DoRA than LoRA", _keeps_more
     ),
+    "forgets_less": Claim("After DuDe the perplexity on WikiText-2 is lower than after other methods", _forgets_less),
     "higher_throughout": Claim("DuDe's accuracy is higher throughout training", _throughout),
 }

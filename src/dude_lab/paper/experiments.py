@@ -27,12 +27,14 @@ class Column:
         title: heading.
         task: task whose metric is shown, without the `mini_` of the generated sets; None: the headline metric.
         chance: accuracy of guessing; None: not shown.
+        percent: whether the value is a share, shown in %; a perplexity is not.
     """
 
     key: str
     title: str
     task: str | None = None
     chance: float | None = None
+    percent: bool = True
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,18 @@ COMPARISONS = {
             None,
             above=True,
         ),
+        ComparisonSpec(
+            "forgetting",
+            {"small": "forgetting"},
+            ("full", *FOUR),
+            (
+                Column("arc_e", "ARC-Easy", "arc_easy"),
+                Column("arc_c", "ARC-Challenge", "arc_challenge"),
+                Column("wikitext", "WikiText-2, word perplexity", "wikitext2", percent=False),
+                Column("csqa", "CommonsenseQA", "commonsense_qa"),
+            ),
+            None,
+        ),
         ComparisonSpec("above-gpqa", {"mini": "gpqa"}, FOUR, (Column("score", "GPQA"),), None, above=True),
         ComparisonSpec(
             "above-mmlu", {"mini": "mmlu"}, FOUR, (Column("avg", "Average"),), None, ranks=(16,), above=True
@@ -267,6 +281,14 @@ EXPERIMENTS = {
             "Not in the paper: can the generated sets distinguish methods?",
             ("calibration-csqa", "calibration-commonsense", "calibration-gpqa", "calibration-mmlu", "calibration-gsm"),
             ("ladder",),
+        ),
+        Experiment(
+            "forgetting",
+            "Forgetting: what was known before",
+            "Not in the paper: what does fine-tuning on CommonsenseQA cost elsewhere, beside what it gains?",
+            ("forgetting",),
+            ("forgets_less",),
+            scales=("small",),
         ),
         Experiment(
             "rates",

@@ -110,7 +110,9 @@ def make_table(comparison: ComparisonResult, experiment: Experiment, scale: str)
         "paper_model": comparison.paper,
         "trained_on": comparison.trained_on,
         "columns": [
-            {"key": column.key, "title": column.title} | ({} if column.chance is None else {"chance": column.chance})
+            {"key": column.key, "title": column.title}
+            | ({} if column.chance is None else {"chance": column.chance})
+            | ({} if column.percent else {"percent": False})
             for column in spec.columns
         ],
         "source": published.source(spec.published) if spec.published else None,
@@ -183,7 +185,7 @@ def markdown(table: dict[str, Any]) -> str:
         cells = ["guessing", "", ""] + [text(_hundred(column.get("chance")), "{:.1f}") for column in columns]
         lines.append("| " + " | ".join(cells + [""] * (len(heads) - len(cells))) + " |")
     if table["base"] is not None:
-        cells = ["untrained", "", ""] + [_share(table["base"][column["key"]], column is last) for column in columns]
+        cells = ["untrained", "", ""] + [_value(table["base"][column["key"]], column, last) for column in columns]
         lines.append("| " + " | ".join(cells + [""] * (len(heads) - len(cells))) + " |")
     for row in table["rows"]:
         cells = [
@@ -191,7 +193,7 @@ def markdown(table: dict[str, Any]) -> str:
             text(row["r"]),
             text(row["learning_rate"], "{:g}") + ("*" if row["at_end"] else ""),
         ]
-        cells += [_share(row["values"][column["key"]], column is last) for column in columns]
+        cells += [_value(row["values"][column["key"]], column, last) for column in columns]
         if show_seeds:
             cells += [text(_hundred(row["seeds"].get(seed)), "{:.1f}") for seed in seeds]
             cells += [text(_hundred(row["std"]), "{:.2f}")]
@@ -237,6 +239,13 @@ def text(value: Any, form: str = "{}") -> str:
 
 def _hundred(value: float | None) -> float | None:
     return None if value is None else 100 * value
+
+
+def _value(found: dict[str, float] | None, column: dict[str, Any], main: dict[str, Any]) -> str:
+    """Return a value as its column has it, that of the main column with its interval."""
+    if column.get("percent", True) or found is None:
+        return _share(found, column is main)
+    return f"{found['value']:.2f}"
 
 
 def _share(found: dict[str, float] | None, with_interval: bool) -> str:
