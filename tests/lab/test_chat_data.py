@@ -11,8 +11,11 @@ from tiny_run import CHATML, Tiny, tiny_base, tiny_instruct, write_instruct  # n
 
 from dude_lab.config.data_settings import DataSettings
 from dude_lab.config.run_settings import ModelSettings, TrainSettings
+from dude_lab.config.yaml_file import fingerprint, parse_run
 from dude_lab.training.base_model import find_base
 from dude_lab.training.examples import IGNORED, shown, tokenize
+from dude_lab.training.run_plan import make_plan
+from dude_lab.training.train_run import train
 from dude_lab.training.training_data import load_training
 from dude_peft.errors import DudeError
 
@@ -285,7 +288,7 @@ def test_a_function_call_of_sharegpt_is_a_tool_call(tmp_path):
 
 def test_a_model_without_a_chat_template_says_so(tiny_base, tmp_path):  # noqa: F811
     tokenizer = find_base(ModelSettings(name=str(tiny_base)), device="cpu").tokenizer
-    with pytest.raises(DudeError, match=r"no chat template. Use an instruct model, put a chat_template.jinja"):
+    with pytest.raises(DudeError, match=r"no chat template. Use an instruct model, name a template in Jinja"):
         parts(tmp_path, [{"messages": TURNS}], tokenizer)
 
 
@@ -421,3 +424,40 @@ def test_a_run_is_asked_as_it_was_trained(chosen, tiny_instruct, tmp_path):  # n
     asked = talker.tokenizer.decode(talker.ids([{"role": "user", "content": "1 plus 1?"}]))
     in_chat = "<|im_start|>user\nQ: 1 plus 1?<|im_end|>\n<|im_start|>assistant\n"
     assert asked == (in_chat if chosen else "Q: 1 plus 1?")
+
+
+def test_a_template_from_a_file_is_used_and_saved_with_the_adapter(tiny_base, tmp_path):  # noqa: F811
+    from transformers import AutoTokenizer
+
+    (tmp_path / "chatml.jinja").write_text(CHATML)
+    raw = {
+        "model": {"name": str(tiny_base), "chat_template": str(tmp_path / "chatml.jinja")},
+        "method": {"name": "lora", "target_modules": ["q_proj"]},
+        "data": {"train": str(write(tmp_path, [{"messages": TURNS[1:3]}] * 4))},
+        "train": {"steps": 1, "batch_size": 2, "device": "cpu"},
+        "output": str(tmp_path / "run"),
+    }
+    settings = parse_run(raw)
+    plan = make_plan(settings)
+    parts = shown(plan.train, plan.base.tokenizer)
+    assert "<|im_start|>" in "".join(text for text, _ in parts) and any(trained for _, trained in parts)
+    train(settings)
+    assert AutoTokenizer.from_pretrained(tmp_path / "run" / "adapter").chat_template == CHATML
+    assert fingerprint(parse_run({**raw, "model": str(tiny_base)})) != fingerprint(settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "cannot be read"),
+        ("{% for", "does not render a question"),
+        ("{{ nothing.there.at_all }}", "does not render a question"),
+        ("hello", "leaves out what the user writes"),
+    ],
+)
+def test_a_template_that_cannot_be_used_is_refused(text, said, tiny_base, tmp_path):  # noqa: F811
+    file = tmp_path / "chat.jinja"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(DudeError, match=f"model.chat_template: .*chat.jinja {said}"):
+        find_base(ModelSettings(name=str(tiny_base), chat_template=str(file)), device="cpu")

@@ -60,6 +60,7 @@ def test_the_config_is_valid_and_says_what_it_found(
     assert "50 records of the format " in text and f"with{'' if instruct else 'out'} a chat template" in text
     settings = load_config(path)
     assert settings.data.model_dump(exclude_defaults=True) == {"train": str(file), "validation": 0.05, **data}
+    assert settings.eval is not None and settings.eval.every == 1 and not settings.eval.has_tasks  # of 18 steps
     assert valid(yaml.safe_load(text), run_schema())
     checked = dude("validate", path, f"output={tmp_path / 'x'}")
     assert checked.exit_code == 0 and "all checks passed" in checked.output, checked.output
@@ -71,7 +72,9 @@ def test_a_named_set_and_few_records(tiny_base: Path, tmp_path: Path) -> None:  
     assert (settings.data.name, settings.method.name) == ("mini_gsm", "lora")
     written(tmp_path, {"text": "x"}, 3)
     assert dude("init", tmp_path / "data.jsonl", tiny_base, "-o", tmp_path / "b.yaml").exit_code == 0
-    assert load_config(tmp_path / "b.yaml").data.validation is None
+    few = load_config(tmp_path / "b.yaml")
+    assert few.data.validation is None and few.eval is None
+    assert settings.eval is not None and settings.eval.every == 285  # a tenth of 7,600 x 3 / 8 steps
 
 
 def test_nothing_is_overwritten_or_guessed(tiny_base: Path, tmp_path: Path) -> None:  # noqa: F811
@@ -94,6 +97,17 @@ def test_keys_lists_every_key() -> None:
     assert "lora_alpha" in said and "target_modules" in said and "learning_rate" not in said
     said = dude("keys", "trian")
     assert said.exit_code == 2 and "Did you mean 'train'" in said.output
+
+
+def test_the_names_of_other_libraries_are_listed_with_the_keys() -> None:
+    meaning = {(key.section, key.key): key.meaning for key in keys()}
+    assert meaning["train", "warmup"].endswith("Also accepted: `warmup_ratio`, `warmup_steps`.")
+    assert meaning["run", "output"].endswith("Also accepted: `output_dir`.")
+    assert "Also accepted" not in meaning["train", "seed"] + meaning["eval", "every"]
+    schema = run_schema()
+    train = schema["$defs"]["TrainSettings"]["properties"]
+    assert train["learning_rate"]["description"].endswith("Also accepted: `lr`.")
+    assert schema["properties"]["output"]["description"].endswith("Also accepted: `output_dir`.")
 
 
 def valid(value: Any, schema: dict[str, Any], root: dict[str, Any] | None = None) -> bool:

@@ -38,7 +38,8 @@ WRONG: dict[str, list[Any]] = {
 }  # fmt: skip
 
 KEYS: dict[str, dict[str, str]] = {
-    "model": {"name": "name", "dtype": "choice", "revision": "name", "trust_remote_code": "flag"},
+    "model": {"name": "name", "dtype": "choice", "revision": "name", "trust_remote_code": "flag",
+              "chat_template": "name"},
     "data": {
         "name": "name", "train": "names", "hub": "name", "root": "name", "subset": "name", "split": "name",
         "protocol": "choice", "calculator_marks": "choice", "prompt": "name", "completion": "name",

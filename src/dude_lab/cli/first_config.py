@@ -16,6 +16,7 @@ from ..data.catalogue import SETS
 from ..data.data_files import SUFFIXES, read_rows
 from ..settings import parse
 from ..training.base_model import find_base
+from ..training.estimates import step_count
 from ..training.examples import READ, length_limit, tokenize
 from ..training.training_data import load_training
 
@@ -71,6 +72,7 @@ def first_config(data: str, model: str, method: str, output: str) -> str:
         "packing": "true fills sequences of max_length tokens with several records",
         "warmup": "share of the steps",
         "eval": "a suite such as mini or gsm8k, evaluated before and after: eval: {suite: gsm8k}",
+        "every": "steps from one validation loss to the next; questions: suite: gsm8k, or file: FILE",
     }
     remarks["name"] = remarks["hub"] = remarks["train"]
 
@@ -80,6 +82,11 @@ def first_config(data: str, model: str, method: str, output: str) -> str:
 
     held_out = count >= FEW
     defaults = TrainSettings()
+    epochs = 1 if count > 10_000 else 3
+    evaluation = [f"# {remarks['eval']}"]
+    if held_out:
+        steps, _ = step_count(TrainSettings(epochs=epochs), round(0.95 * count))
+        evaluation = ["eval:", line("every", max(1, steps // 10))]
     text = "\n".join(
         [
             "# Written by `dude init`. Check it with `dude validate`, see what is trained with `dude train --dry-run`;",
@@ -90,7 +97,7 @@ def first_config(data: str, model: str, method: str, output: str) -> str:
             *(line(key, value) for key, value in section.items()),
             *([line("validation", 0.05)] if held_out else []),
             "train:",
-            line("epochs", 1 if count > 10_000 else 3),
+            line("epochs", epochs),
             line("batch_size", defaults.batch_size),
             line("learning_rate", defaults.learning_rate),
             line("schedule", defaults.schedule),
@@ -98,7 +105,7 @@ def first_config(data: str, model: str, method: str, output: str) -> str:
             line("max_length", lengths.limit),
             line("packing", False),
             line("seed", defaults.seed),
-            f"# {remarks['eval']}",
+            *evaluation,
             line("output", output, ""),
             "",
         ]

@@ -35,6 +35,12 @@ _REMARKS = {
 }
 
 
+def accepted(section: tuple[str, ...], key: str) -> str:
+    """Return a sentence that lists the names accepted in place of a key; empty if there are none."""
+    names = [name for name, own in ALIASES.get(section, {}).items() if own == key]
+    return f" Also accepted: {', '.join(f'`{name}`' for name in names)}." if names else ""
+
+
 def translate(raw: Mapping[str, Any], notes: list[str] | None = None) -> dict[str, Any]:
     """Return a run's config with every accepted name replaced by the key; sections are copied.
 

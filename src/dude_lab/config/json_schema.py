@@ -8,9 +8,16 @@ from pydantic import BaseModel
 
 from ..methods import METHODS
 from ..settings import meanings
+from .aliases import accepted
 from .compare_settings import ComparisonSettings
 from .run_settings import RunSettings
 
+_SECTIONS: dict[str, tuple[str, ...]] = {
+    "RunSettings": (),
+    "ModelSettings": ("model",),
+    "DataSettings": ("data",),
+    "TrainSettings": ("train",),
+}
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -51,7 +58,7 @@ def _documented(model: type[BaseModel]) -> dict[str, Any]:
         known = meanings(classes[name]) if name in classes else {}
         for key, value in part.get("properties", {}).items():
             if key in known:
-                value["description"] = known[key]
+                value["description"] = known[key] + accepted(_SECTIONS.get(name, (name,)), key)
         part.pop("description", None)  # of the class
     return schema
 

@@ -25,6 +25,8 @@ class ModelSettings(Settings):
             double quantisation) or `int8`. No quantisation if null.
         revision: branch, tag or commit on the hub. The default branch if null.
         trust_remote_code: run the Python code that the model's repository ships.
+        chat_template: file of a chat template in Jinja, used in place of the model's; for a model without one. It is
+            saved with the adapter's tokenizer.
     """
 
     name: str = Field(min_length=1)
@@ -32,6 +34,7 @@ class ModelSettings(Settings):
     quantization: Literal["nf4", "int8"] | None = None
     revision: str | None = None
     trust_remote_code: bool = False
+    chat_template: str | None = Field(default=None, min_length=1)
 
 
 class TrainSettings(Settings):

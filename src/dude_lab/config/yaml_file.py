@@ -109,6 +109,7 @@ ADDED = {
     ("train", "load_best_model_at_end"): False,
     ("train", "metric_for_best_model"): None,
     ("model", "quantization"): None,
+    ("model", "chat_template"): None,
     ("data", "sample"): None,
     ("method", "target_parameters"): None,
     ("eval", "file"): None,

@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 
 from ..methods import METHODS, Method, TargetSettings
 from ..settings import meanings
+from .aliases import accepted
 from .compare_settings import ComparisonSettings, SearchSettings
 from .data_settings import DataSettings
 from .eval_settings import EvalSettings
@@ -55,9 +56,15 @@ def keys() -> list[Key]:
 
 
 def _of(section: str, settings: type[BaseModel]) -> list[Key]:
-    documented = meanings(settings)
+    documented, place = meanings(settings), () if section == "run" else (section,)
     return [
-        Key(section, name, _type(field), _default(field), field.description or documented.get(name, ""))
+        Key(
+            section,
+            name,
+            _type(field),
+            _default(field),
+            (field.description or documented.get(name, "")) + accepted(place, name),
+        )
         for name, field in settings.model_fields.items()
     ]
 

@@ -132,8 +132,10 @@ def find_base(settings: ModelSettings, *, device: str = "auto", full: bool = Fal
 def load_tokenizer(settings: ModelSettings, source: str | None = None) -> PreTrainedTokenizerBase:
     """Load the model's tokenizer; if it has no padding token, its end token is used.
 
+    Its chat template is that of `settings.chat_template` if set.
+
     Raises:
-        DudeError: no tokenizer, or one without an end token.
+        DudeError: no tokenizer, or one without an end token; or a chat template that cannot be read or rendered.
     """
     from transformers import AutoTokenizer
 
@@ -151,7 +153,34 @@ def load_tokenizer(settings: ModelSettings, source: str | None = None) -> PreTra
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if settings.chat_template is not None:
+        tokenizer.chat_template = _chat_template(settings.chat_template, tokenizer)
     return tokenizer
+
+
+def _chat_template(file: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the template in a file, after it has rendered a question."""
+    path = user_path(file)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        beside = [str(one) for one in path.parent.glob("*.jinja")] if path.parent.is_dir() else []
+        hint = did_you_mean(str(path), beside)
+        raise DudeError(f"model.chat_template: {shorten(path)} cannot be read ({shorten(error)}).{hint}") from None
+    try:
+        asked = [{"role": "user", "content": "a question"}]
+        shown = tokenizer.apply_chat_template(asked, chat_template=text, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # a template is a program: it raises TemplateError, TypeError, anything
+        raise DudeError(
+            f"model.chat_template: {shorten(path)} does not render a question: {shorten(error)}. It must be a chat "
+            "template in Jinja, such as the chat_template.jinja of an instruct model."
+        ) from None
+    if "a question" not in str(shown):
+        raise DudeError(
+            f"model.chat_template: {shorten(path)} leaves out what the user writes. It must loop over `messages` and "
+            "show the `content` of each."
+        )
+    return text
 
 
 def load_base(base: Base) -> PreTrainedModel:

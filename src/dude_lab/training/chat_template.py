@@ -48,8 +48,8 @@ class ChatTemplate:
         own = own.get("default") if isinstance(own, dict) else own
         if not own:
             raise DudeError(
-                "the records are chats, and the model's tokenizer has no chat template. Use an instruct model, put a "
-                "chat_template.jinja into the model's folder, or train on pairs (data.format: prompt_completion)."
+                "the records are chats, and the model's tokenizer has no chat template. Use an instruct model, name a "
+                "template in Jinja (model.chat_template=FILE), or train on pairs (data.format: prompt_completion)."
             )
         try:
             template = get_training_chat_template(tokenizer) or own
