@@ -7,6 +7,9 @@ import math
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -231,6 +234,71 @@ def test_a_first_rung_that_was_not_finished_ranks_the_candidates_that_reached_it
     assert rank(tuner) is None
 
 
+@pytest.mark.slow
+def test_a_killed_tuning_keeps_its_runs_and_its_time(tiny_base: Path, tmp_path: Path) -> None:  # noqa: F811
+    config, folder = write(tiny_base, tmp_path), tmp_path / "run-tune"
+    command = "from dude_lab.cli.app import main; main()"
+    parent = subprocess.Popen([sys.executable, "-c", command, "tune", str(config), *OPTIONS])
+    end = time.monotonic() + 240
+    while not list(folder.glob("runs/*/run.json")):
+        assert time.monotonic() < end and parent.poll() is None
+        time.sleep(0.05)
+    time.sleep(1)  # the seconds are written once a second
+    parent.kill()
+    parent.wait()
+    spent = float((folder / "state" / "tune.spent").read_text())
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/run.json")}
+    again = dude("tune", config, *OPTIONS)
+    assert again.exit_code == 0 and "Best: " in again.stdout, again.output
+    assert {path: path.stat().st_mtime_ns for path in before} == before and spent > 0
+    assert json.loads((folder / "tune.json").read_text())["spent_seconds"] > spent
+
+
+def test_a_larger_budget_continues_and_the_same_one_changes_nothing(
+    tuned: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tuning that was ended by its budget in the last rung: its two candidates are trained to the end again."""
+    config, _ = tuned
+    shutil.copytree(config.parent / "run-tune", tmp_path / "copy")
+    file = tmp_path / "copy" / "tune.json"
+    state = json.loads(file.read_text())
+    finished = state["done"].pop()[1]
+    state |= {"ended": "the budget was used up", "budget_seconds": 60.0}
+    file.write_text(json.dumps({key: value for key, value in state.items() if key != "sha256"}))
+    for name in finished:
+        shutil.rmtree(tmp_path / "copy" / "runs" / name)
+    made = load_candidates(config, methods=["lora", "dude"], rates=[1e-3, 1e-2], threads=1, output=tmp_path / "copy")
+    two_rungs(monkeypatch)
+    Tuner(made, 60.0, "run.yaml").run(Watcher())
+    assert not any((tmp_path / "copy" / "runs" / name).exists() for name in finished)
+    more = Tuner(made, 1200.0, "run.yaml")
+    monkeypatch.setattr(more, "loss", lambda one, steps: 1.0 if one.name in finished else 2.0)
+    more.run(Watcher())
+    assert [names for _, names in more.state.done][-1] == finished and more.state.ended == "all rungs are done"
+
+
+def test_a_candidate_whose_process_is_killed_is_left_out(
+    tiny_base: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tuner = Tuner(load_candidates(write(tiny_base, tmp_path), rates=[1e-3, 1e-2]), 600.0, "run.yaml")
+    tuner.folder.begin(tuner.settings, tuner.base)
+    one, other = tuner.candidates
+
+    class Killed:
+        killed = {one.name: "its process was killed by SIGKILL, perhaps out of memory; it resumes"}  # noqa: RUF012
+
+        def work(self, todo: Any, *, last: bool) -> None:
+            assert not last
+
+    monkeypatch.setattr(tuner, "_pool", Killed(), raising=False)
+    tuner._work([one.run, other.run], stop_at=4)
+    assert tuner.loss(one, 4) == math.inf and Killed.killed == {}
+    failure = tuner.folder.failure(one.run)
+    assert failure is not None and failure["error"].endswith("perhaps out of memory")
+
+
 def test_a_budget_that_is_too_small_names_what_is_needed(
     tiny_base: Path,  # noqa: F811
     tmp_path: Path,
@@ -281,6 +349,19 @@ def test_a_run_with_questions_is_tuned_on_their_validation_split(tiny_base: Path
     assert isinstance(full, dict) and isinstance(other, dict)
     assert full["learning_rates"][0] == pytest.approx(other["learning_rates"][0] / 10)
     assert load_candidates(config, metric="loss").comparison.search.eval is None
+
+
+def test_the_yaml_of_a_comparison_gives_its_rows_and_rates(tmp_path: Path) -> None:
+    run = {"model": "mini", "data": {"name": "mini_csqa"}, "train": {"steps": 9}, "eval": {"suite": "mini_csqa"}}
+    rows = ["lora", {"name": "dude", "r": 4, "learning_rates": [1e-3, 1e-2]}]
+    values = {"run": run, "methods": rows, "learning_rates": [1e-4, 1e-3], "seeds": [7], "output": str(tmp_path / "c")}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(values))
+    made = load_candidates(tmp_path / "c.yaml", methods=["dude", "pissa"], jobs=2)
+    assert made.comparison.methods == [rows[1], "pissa"] and made.comparison.jobs == 2
+    assert (made.comparison.output, made.run["train"]["seed"]) == (tmp_path / "c", 7)
+    other = load_candidates(tmp_path / "c.yaml", rates=[1.0, 2.0], ranks=[4, 8], metric="loss", output=tmp_path / "o")
+    assert other.comparison.methods == ["lora", {"name": "dude", "r": 4}] and other.comparison.ranks == [4, 8]
+    assert other.comparison.search.eval is None and other.comparison.output == tmp_path / "o"
 
 
 # --- what it loses ---------------------------------------------------------------------------------------------------

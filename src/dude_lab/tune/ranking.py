@@ -170,10 +170,9 @@ def sentences(tuner: Tuner, ranking: Ranking) -> list[str]:
     others = [row for row in ranking.rows[1:] if row.steps == ranking.steps and not row.error]
     if others:
         close = [f"{row.row.name} {row.learning_rate:g}" for row in ranking.close]
-        made.append(
-            f"Of the {len(others)} others of the last rung {len(others) - len(close)} are significantly worse (p < 0.05"
-            " each, without correction)" + (f"; not so {', '.join(close)}." if close else ".")
-        )
+        text = f"Significantly worse (p < 0.05 each, without correction): {len(others) - len(close)} of the other "
+        text += f"{len(others)} of the last rung."
+        made.append(text + (f" Not significantly: {', '.join(close)}." if close else ""))
     rates = one.row.learning_rates
     if len(rates) > 1 and one.learning_rate in (min(rates), max(rates)):
         end = "smallest" if one.learning_rate == min(rates) else "largest"

@@ -20,6 +20,7 @@ from ..compare.comparison_folder import ComparisonFolder, mark_of
 from ..compare.grid import Grid, PlannedRun
 from ..compare.pool import Pool, TimeUp, Watcher
 from ..compare.rows import Row
+from ..compare.worker import write_failure
 from ..training.curves import Curves
 from ..training.run_folder import RunFolder
 from .candidates import Candidates
@@ -83,7 +84,7 @@ class Tuner:
         from ..training.base_model import find_base, identity
 
         self.made, self.budget, self.source = candidates, budget, source
-        self._ended_with = budget
+        self._ended_with, self._begun = budget, time.monotonic()
         settings = self.settings = candidates.comparison
         self.folder = ComparisonFolder(settings.output)
         grid = Grid(settings, "", self.folder.runs, source)
@@ -265,13 +266,18 @@ class Tuner:
     def run(self, watcher: Watcher, show: Callable[[], None] = lambda: None) -> None:
         """Train the candidates that the budget allows; `show` is called once the rungs are planned.
 
+        A tuning that has ended is not changed, unless its budget is larger than before. The time of the checks counts.
+
         Raises:
             DudeError: the budget is too small for the shortest rungs; says what is needed.
             Stopped: on request; the same call resumes.
         """
         self.folder.begin(self.settings, self.base)
-        self._clock = _Clock(self.folder.state / SPENT, self.spent, watcher)
-        settings = self.settings
+        state, settings = self.state, self.settings
+        if state.ended and (self._complete() or self._ended_with >= self.budget):
+            show()
+            return
+        self._clock = _Clock(self.folder.state / SPENT, self.spent + time.monotonic() - self._begun, watcher)
         self._pool = Pool(
             self.folder, jobs=settings.jobs, threads=settings.torch_threads, retry_failed=False, watcher=self._clock
         )
@@ -295,9 +301,9 @@ class Tuner:
     def _measure(self) -> None:
         """Train one candidate of each method for a few steps, evaluate a few questions, and plan the rungs."""
         state = self.state
-        if state.ended and not self._complete() and self._ended_with < self.budget:
+        if state.ended:  # with a smaller budget
             state.ended, state.plan = "", self.plan(self.budget) if self.cost(self.candidates).step else []
-        if state.plan or state.ended:
+        if state.plan:
             return
         methods = {one.row.method.name: one for one in self.candidates}  # of each the largest rank, which is last
         middle = [self._middle(one.row) for one in methods.values()]
@@ -399,8 +405,10 @@ class Tuner:
         self._pool.stop_at = stop_at
         self._pool.deadline = time.monotonic() + max(0.0, self.left - min(GRACE, self.budget / 20))
         self._pool.work(lambda: runs, last=False)
-        if stopped := list(self._pool.killed.values()):
-            raise DudeError(f"a candidate could not be trained: {stopped[0]}.")
+        for name, what in self._pool.killed.items():  # perhaps out of memory: the others continue without it
+            run = next(run for run in runs if run.name == name)
+            write_failure(self.folder, name, run.settings.resolved(), what.partition(";")[0])
+        self._pool.killed.clear()
 
 
 class _Clock(Watcher):
