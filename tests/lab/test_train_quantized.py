@@ -11,6 +11,8 @@ import os
 from pathlib import Path
 
 import pytest
+from test_train_distributed import adapter, changed, close, launch
+from test_train_run import steps
 from tiny_run import Tiny, tiny_base  # noqa: F401 - a fixture
 
 from dude_lab.config.yaml_file import fingerprint
@@ -93,3 +95,28 @@ def test_a_run_is_trained_loaded_and_merged(
         merged = merge(run.output, tmp_path / "merged")
         assert merged.difference < 1e-5 * merged.scale
         assert "quantization_config" not in json.loads((tmp_path / "merged" / "config.json").read_text())
+
+
+@pytest.mark.supports(base="NF4", engine="DDP", method=["DuDe", "LoRA"])
+@needs_bitsandbytes
+def test_one_process_and_two_train_the_same(run: Tiny) -> None:
+    """In float32, the adapter too: TRL would round it to bfloat16."""
+    from dude_lab.config.yaml_file import parse_run
+
+    run.raw["method"]["lora_dropout"] = 0.0
+    options = "model.quantization=nf4", "model.dtype=float32", "train.gradient_accumulation=2"
+    configs = {name: changed(run, name, *options, f"method.name={name}") for name in ("dude", "lora")}
+    alone = {name: changed(run, f"{name}-alone", *options, f"method.name={name}") for name in configs}
+    two = launch(run.folder / "out", [{"raw": raw} for raw in configs.values()])
+    for raw in alone.values():
+        train(parse_run(raw))
+    _, errors = two.communicate(timeout=300)
+    assert two.returncode == 0, errors[-3000:]
+    for name in configs:
+        one, other = (run.folder / folder for folder in (f"{name}-alone", name))
+        assert json.loads((other / "run.json").read_text())["provenance"]["hardware"]["engine"] == "ddp"
+        close([r["loss"] for r in steps(other)], [r["loss"] for r in steps(one)], 1e-6)
+        want, got = adapter(one), adapter(other)
+        assert any((value.bfloat16().float() != value).any() for key, value in want.items() if "lora_A" in key)
+        for key, value in want.items():
+            assert (got[key] - value).abs().max() <= 1e-5 * value.abs().max().clamp_min(1e-3), key

@@ -190,7 +190,7 @@ def test_the_stage_chooses_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
         assert engine() == f"zero{stage}"
 
 
-@pytest.mark.rejects(base="NF4", engine="ZeRO-3", method="DuDe")
+@pytest.mark.rejects(base="NF4", engine=["FSDP2", "ZeRO-3"], method=["DuDe", "LoRA"])
 def test_quantised_bases_and_float16_are_refused(tiny: Tiny) -> None:  # noqa: F811
     from dude_lab.training.run_plan import make_plan
 
@@ -198,8 +198,9 @@ def test_quantised_bases_and_float16_are_refused(tiny: Tiny) -> None:  # noqa: F
     check_engine(plan, "zero3")
     plan.base.config.quantization_config = {"quant_method": "bitsandbytes"}
     check_engine(plan, "zero2")
-    with pytest.raises(DudeError, match=r"ZeRO-3 does not shard quantised weights\. Use ZeRO-2 or DDP"):
-        check_engine(plan, "zero3")
+    for name, title in (("zero3", "ZeRO-3"), ("fsdp2", "FSDP2")):
+        with pytest.raises(DudeError, match=rf"{title} does not shard quantised weights\. Use ZeRO-2 or DDP"):
+            check_engine(plan, name)
     half = replace(plan, base=replace(plan.base, dtype=torch.float16, device="cuda"))
     with pytest.raises(DudeError, match=r"ZeRO-2 without a loss scaler does not train float16\. Use bfloat16"):
         check_engine(half, "zero2")

@@ -104,7 +104,7 @@ def check_engine(plan: Plan, engine: str) -> None:
             "use DDP."
         )
     quantized = plan.settings.model.quantization or getattr(plan.base.config, "quantization_config", None)
-    if quantized is not None and engine == ZERO3:
+    if quantized is not None and engine in (FSDP2, ZERO3):
         raise DudeError(f"model.quantization: {name} does not shard quantised weights. Use ZeRO-2 or DDP.")
     if engine in ZERO and plan.base.device != "cpu" and plan.base.dtype is torch.float16:
         raise DudeError(f"model.dtype: {name} without a loss scaler does not train float16. Use bfloat16.")

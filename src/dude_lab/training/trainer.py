@@ -55,8 +55,8 @@ class RunTrainer(SFTTrainer):
 
     It raises `NotFinite` at the first step whose loss or gradient norm is not finite, before the optimizer's update,
     and before it saves parameters that are not. What was averaged since the last logged step is part of a checkpoint,
-    so that a resumed run logs the same losses (the base class loses them). It writes no model cards and sends no
-    telemetry.
+    so that a resumed run logs the same losses (the base class loses them). Adapters keep their dtype. It writes no
+    model cards and sends no telemetry.
 
     Args:
         group_by_length: whether to use the `LengthGroupedSampler`.
@@ -70,7 +70,12 @@ class RunTrainer(SFTTrainer):
     """
 
     def __init__(self, *args: Any, group_by_length: bool = False, processes: Processes = ALONE, **kwargs: Any) -> None:
+        model = kwargs["model"]
+        trained = [(parameter, parameter.data) for parameter in model.parameters() if parameter.requires_grad]
         super().__init__(*args, **kwargs)
+        for parameter, values in trained:  # TRL rounds adapters to bfloat16 where the base is quantised
+            if parameter.dtype != values.dtype:
+                parameter.data = values.to(parameter.device)
         self.group_by_length, self.processes = group_by_length, processes
         self.tokens = 0
         self.group_norms: dict[str, float] = {}
