@@ -106,7 +106,7 @@ def test_commands_of_a_page_exist(page):
     commands = typer.main.get_command(app).commands
     for name, rest in re.findall(r"^\s*(?:\$ )?dude ([a-z]+)\b(.*)$", page.read_text(), re.MULTILINE):
         assert name in commands
-        options = {option for param in commands[name].params for option in param.opts}
+        options = {option for param in commands[name].params for option in (*param.opts, *param.secondary_opts)}
         assert set(re.findall(r"(?<=\s)--?[a-z][\w-]*", rest.partition("#")[0])) <= options, (name, rest)
 
 
@@ -207,3 +207,20 @@ def test_a_page_that_loads_from_another_host_is_found(text, found, tmp_path):
     (tmp_path / "page.html").write_text(text)
     (tmp_path / "style.css").write_text("body{margin:0}")
     assert bool(hooks.loads_from_other_hosts(tmp_path)) == found
+
+
+TOPICS = {  # what a user comes for, and words that its page must have
+    "own_data.md": ("messages", "sharegpt", "alpaca", "chat_template", "dude init", "dude validate"),
+    "watch.md": ("eval: {every:", "early_stopping_patience", "report_to", "tensorboard", "time left"),
+    "evaluate.md": ("exact_match", "lm_eval", "dude eval"),
+    "chat.md": ("dude chat", "--base", "dude generate"),
+    "export.md": ("dude export", "gguf-lora", "vllm serve", "to_lora"),
+    "publish.md": ("dude push", "HF_TOKEN", "card"),
+}
+
+
+@pytest.mark.parametrize("name", TOPICS)
+def test_each_topic_has_a_short_page(name):
+    text = (ROOT / "docs" / "howto" / name).read_text()
+    assert [word for word in TOPICS[name] if word not in text] == []
+    assert len(text.split()) < 1_200
