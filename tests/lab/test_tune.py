@@ -349,6 +349,12 @@ def test_a_run_with_questions_is_tuned_on_their_validation_split(tiny_base: Path
     assert isinstance(full, dict) and isinstance(other, dict)
     assert full["learning_rates"][0] == pytest.approx(other["learning_rates"][0] / 10)
     assert load_candidates(config, metric="loss").comparison.search.eval is None
+    notes: list[str] = []
+    for asked, count in (({"suite": "mini_csqa"}, 0), ({"suite": "commonsense_qa"}, 1), ({"suite": "mini_csqa", "split":
+                         "validation"}, 2), ({"suite": "commonsense_qa", "skip": 300}, 2)):  # fmt: skip
+        load_candidates(write(tiny_base, tmp_path, eval=asked, method="lora"), notes=notes)
+        assert len(notes) == count, asked
+    assert "set eval.skip=300" in notes[0]
 
 
 def test_the_yaml_of_a_comparison_gives_its_rows_and_rates(tmp_path: Path) -> None:

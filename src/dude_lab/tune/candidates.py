@@ -13,13 +13,16 @@ from ..config.compare_settings import ComparisonSettings, load_comparison, parse
 from ..config.run_settings import RunSettings
 from ..config.yaml_file import json_copy, override, parse_run
 from ..config.yaml_reader import read_yaml
+from ..data.catalogue import SETS
 from ..methods import METHODS
 
 RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 FULL_RATES = tuple(rate / 10 for rate in RATES)  # full fine-tuning takes about a tenth of LoRA's rate
 QUESTIONS = 300  # of the validation split, each task, at most
+VALIDATION = "validation"
 SEED = 0  # of the runs: another than a run's own, whose result is still to be measured
 # Keys of `train` without a meaning for a candidate: it ends when the halving says so, and is reported by `dude tune`.
+OF_ONE_EVALUATION = ("every", "limit_before", "split", "skip", "text", "text_limit")
 OF_ONE_RUN = ("early_stopping_patience", "load_best_model_at_end", "metric_for_best_model", "report_to")
 
 
@@ -79,7 +82,7 @@ def load_candidates(
     changed |= {"threads": threads} if threads else {}
     if "methods" in raw:
         return _of_comparison(config, overrides, changed, methods, rates, metric, output, notes)
-    return _of_run(config, override(raw, overrides, notes), changed, methods, rates, metric, output)
+    return _of_run(config, override(raw, overrides, notes), changed, methods, rates, metric, output, notes)
 
 
 def _of_run(
@@ -90,6 +93,7 @@ def _of_run(
     rates: Sequence[float],
     metric: str | None,
     output: Path | None,
+    notes: list[str] | None,
 ) -> Candidates:
     settings = parse_run(raw, str(config))
     section: dict[str, Any] = json_copy(raw["method"])
@@ -104,6 +108,11 @@ def _of_run(
     for key in ("seed", "learning_rate", *OF_ONE_RUN):
         train.pop(key, None)
     search, asked = _search(settings, metric, str(config))
+    if search is not None and notes is not None and (shared := _also_asked(settings, search["limit"])):
+        notes.append(
+            f"{shared} is evaluated on its validation split, whose first {search['limit']} questions choose here. For "
+            f"a result on others, set eval.skip={search['limit']}"
+        )
     candidate: dict[str, Any] = {**json_copy(run), "train": train}
     candidate.pop("eval", None)
     if asked is not None:
@@ -172,7 +181,7 @@ def _search(settings: RunSettings, metric: str | None, source: str) -> tuple[dic
         assert asked is not None
         limit = min(QUESTIONS, asked.limit or QUESTIONS)
         kept = asked.model_dump(mode="json", exclude_unset=True)
-        return {"limit": limit}, {key: value for key, value in kept.items() if key not in ("every", "limit_before")}
+        return {"limit": limit}, {key: value for key, value in kept.items() if key not in OF_ONE_EVALUATION}
     if metric == "accuracy":
         found = "has questions of its own, without a validation split" if asked and asked.has_tasks else "has none"
         raise DudeError(
@@ -186,3 +195,12 @@ def _search(settings: RunSettings, metric: str | None, source: str) -> tuple[dic
             "data.validation=0.05."
         )
     return None, None
+
+
+def _also_asked(settings: RunSettings, limit: int) -> str:
+    """Return the data sets whose first questions choose, and are a part of the run's own evaluation; empty if none."""
+    asked = settings.eval
+    if asked is None or (asked.skip or 0) >= limit:
+        return ""
+    split = asked.split
+    return ", ".join(name for name in asked.names if name in SETS and (split or SETS[name].eval_split) == VALIDATION)
