@@ -17,6 +17,7 @@ from typing import TypeVar
 from dude_peft.errors import DudeError, quote
 
 LEAST = 10.0  # seconds of the smallest budget
+FINEST = 1000  # lengths of a rung that are tried
 GROWTHS = (2, 4)  # of the steps from rung to rung
 FINALISTS, MOST_FINALISTS = 2, 3  # candidates of the last rung: one alone is compared with nothing
 TOLERANCE = 0.1  # of the lowest training loss: a choice before the end
@@ -94,16 +95,16 @@ def plan_rungs(
         jobs: runs in parallel.
         evaluation: seconds to evaluate a complete run.
     """
-    first = min(first, steps)
+    first, stride = min(first, steps), max(1, steps // FINEST)
     for growth in GROWTHS:
         for finalists in dict.fromkeys(min(number, count) for number in (MOST_FINALISTS, FINALISTS)):
-            for shortest in range(steps, first - 1, -1):
+            for shortest in range(steps, first - 1, -stride):
                 rungs = _growing(count, shortest, steps, finalists, growth)
                 if seconds(rungs, steps, cost, jobs, evaluation) <= budget:
                     return rungs
     best: list[Rung] = []
     for growth in (*GROWTHS, steps):  # the last is no rung between the first and the last one
-        for longest in range(steps - 1, first - 1, -1):
+        for longest in (*range(steps - 1, first, -stride), first):
             rungs = _growing(count, first, longest, min(FINALISTS, count), growth)
             while len(rungs) > 1 and rungs[-2].candidates == rungs[-1].candidates:  # one instead of two of the same
                 rungs.pop(-2)
