@@ -10,8 +10,9 @@ import yaml
 from comparison_tools import begin, raw, runs
 from test_cli_train import dude
 
-from dude_lab.compare.grid import Grid
+from dude_lab.compare.grid import Grid, check_questions
 from dude_lab.config.compare_settings import parse_comparison
+from dude_peft.errors import DudeError
 
 SEARCH = {"learning_rates": [1e-3, 3e-3]}
 
@@ -59,7 +60,14 @@ MISTAKES: list[tuple[dict[str, Any], tuple[str, ...]]] = [
                 "eval": {"suite": "mini_csqa", "split": "validation"},
             },
         },
-        ("search.eval.split is 'validation', and so is run.eval.split",),
+        ("mini_csqa, split 'validation'", "run.eval.skip"),
+    ),
+    (
+        {
+            **SEARCH,
+            "run": {"model": "mini", "data": {"name": "mini_gsm"}, "eval": {"suite": "commonsense_qa"}},
+        },
+        ("commonsense_qa, split 'validation'", "run.eval.skip"),  # without a split it is that of the search
     ),
     ({"jobs": 0}, ("'jobs'",)),
 ]
@@ -145,6 +153,11 @@ def test_a_search_asks_the_questions_that_the_table_skips(tmp_path: Path) -> Non
     [searched] = {run.settings.eval.skip for run in made.searches(made.rows[0])}  # type: ignore[union-attr]
     [asked] = {run.settings.eval.skip for run in made.runs(made.rows[0], 1e-3)}  # type: ignore[union-attr]
     assert (searched, asked) == (None, 7)
+    check_questions(made)  # of other splits
+    overlapping = {**run["run"], "eval": {"suite": "commonsense_qa", "skip": 6}}
+    with pytest.raises(DudeError, match="commonsense_qa, split 'validation'"):
+        check_questions(grid(tmp_path, **{**run, "run": overlapping}, search={"eval": {"limit": 7}}))
+    check_questions(grid(tmp_path, **{**run, "run": overlapping}, search={"eval": {"limit": 6}}))
 
 
 def test_the_folder_means_the_same_comparison_wherever_it_is_moved(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from dude_peft.errors import DudeError
 
 from ..config.compare_settings import ComparisonSettings, load_comparison
 from .comparison_folder import ComparisonFolder, mark_of
-from .grid import Grid, PlannedRun
+from .grid import Grid, PlannedRun, check_questions
 from .pool import Pool, Watcher
 from .rows import Row
 from .search import SearchResult, choose, write_search
@@ -63,6 +63,7 @@ def plan_settings(settings: ComparisonSettings, folder: ComparisonFolder, source
     from ..training.base_model import find_base, identity
 
     grid = Grid(settings, "", folder.runs, source)  # mistakes in the YAML first: finding them needs no model
+    check_questions(grid)
     folder.check()
     first = grid.runs(grid.rows[0], grid.rows[0].learning_rates[0])[0].settings
     base = identity(find_base(first.model, device=first.train.device))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,10 @@ from typing import Any, Literal
 from dude_peft.errors import DudeError, quote
 
 from ..config.compare_settings import ComparisonSettings
-from ..config.eval_settings import OF_FILES, SOURCES
+from ..config.eval_settings import OF_FILES, SOURCES, EvalSettings
 from ..config.run_settings import RunSettings
 from ..config.yaml_file import fingerprint, fingerprinted, json_copy, parse_run
+from ..data.catalogue import SETS
 from .rows import Row, expand_rows
 
 BASE = "base"
@@ -159,11 +161,6 @@ class Grid:
                     f"{self.source}: search.eval and run.eval have the same questions: a learning rate is not chosen "
                     "on the questions that the table is about. Name another file."
                 )
-            if asked and "split" in asked and asked["split"] == raw["eval"].get("split"):
-                raise DudeError(
-                    f"{self.source}: search.eval.split is '{asked['split']}', and so is run.eval.split: a learning "
-                    "rate is not chosen on the questions that the table is about. Name another split."
-                )
         elif not (raw.get("data") or {}).get("validation"):
             raise DudeError(
                 f"{self.source}: search.eval is null, so the learning rate is chosen by validation loss, and "
@@ -173,6 +170,35 @@ class Grid:
             raw["train"] = {**raw.get("train", {}), "steps": search.steps}
             raw["train"].pop("epochs", None)
         return raw
+
+
+def check_questions(grid: Grid) -> None:
+    """Check that no search asks questions of a named set that the table is about.
+
+    Raises:
+        DudeError: names the set and its split.
+    """
+    for row in grid.rows:
+        table = grid.runs(row, row.learning_rates[0])[0].settings.eval
+        for search in grid.searches(row)[:1]:
+            if table is None or search.settings.eval is None:
+                continue
+            if found := _shared_questions(table, search.settings.eval):
+                raise DudeError(
+                    f"{grid.source}: search.eval asks questions of {found}, and so does run.eval: a learning rate is "
+                    "not chosen on the questions that the table is about. Name another split in one of them, or set "
+                    "run.eval.skip to the number of questions of the search."
+                )
+
+
+def _shared_questions(one: EvalSettings, other: EvalSettings) -> str | None:
+    """Return a named set and split of which both evaluations ask the same questions; None if there is none."""
+    for name in (name for name in one.names if name in other.names and name in SETS):
+        splits = {asked.split or SETS[name].eval_split for asked in (one, other)}
+        ranges = [(asked.skip or 0, (asked.skip or 0) + (asked.limit or math.inf)) for asked in (one, other)]
+        if len(splits) == 1 and max(start for start, _ in ranges) < min(end for _, end in ranges):
+            return f"{name}, split '{splits.pop()}'"
+    return None
 
 
 def _once(runs: list[PlannedRun], source: str) -> None:
