@@ -10,6 +10,7 @@ no run is repeated. A budget is a share of the sweep's time: training and evalua
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from .halving import Cost, careful_choice, plan_rungs, promoted, recent_loss, sh
 
 SHARES = (0.05, 0.10, 0.25)
 SCHEMA = 1  # of regret.json
+BEGIN, END = "<!-- summary -->", "<!-- end of summary -->"  # in the README: the table between them is replaced
 KINDS = ("rate, method and rank", "rate and method", "rate")
 METHODS = ("lora", "dora", "pissa", "dude")  # full fine-tuning has other rates, and other times
 
@@ -65,6 +67,8 @@ class Swept:
 class Sweep:
     """The candidates of a sweep, with what they share."""
 
+    name: str
+    model: str
     data: str
     metric: str
     steps: int
@@ -84,7 +88,7 @@ def read_sweep(folder: ComparisonFolder, methods: Sequence[str] = METHODS) -> Sw
         DudeError: there is none, or one is missing.
     """
     grid = folder.grid()
-    made, data, steps, warmup, metric = [], "", 0, 0.0, ""
+    made, model, data, steps, warmup, metric = [], "", "", 0, 0.0, ""
     for row in grid.rows:
         for rate, planned in zip(row.learning_rates, grid.searches(row), strict=False):
             if row.method.name not in methods:
@@ -101,11 +105,12 @@ def read_sweep(folder: ComparisonFolder, methods: Sequence[str] = METHODS) -> Sw
                       cost["eval_seconds"], run)
             )  # fmt: skip
             data = planned.settings.data.name or str(planned.settings.data.train or planned.settings.data.hub)
+            model = planned.settings.model.name.rstrip("/").rsplit("/", 1)[-1]
             steps, warmup = run.record["training"]["steps"], planned.settings.train.warmup
             metric = "accuracy" if found is not None else "validation loss"
     if not made:
         raise DudeError(f"{folder.path}: no searches over learning rates here. Give a comparison with several.")
-    return Sweep(data, metric, steps, warmup, tuple(made))
+    return Sweep(folder.path.resolve().name, model, data, metric, steps, warmup, tuple(made))
 
 
 def replay(sweep: Sweep, among: Sequence[Swept], share: float) -> tuple[Swept, list[tuple[int, int]]] | None:
@@ -165,7 +170,8 @@ def measure(sweep: Sweep, shares: Sequence[float] = SHARES) -> list[dict[str, An
         best = max(task.among, key=lambda one: one.value)
         for share in shares:
             found = replay(sweep, task.among, share)
-            row: dict[str, Any] = {"data": sweep.data, "metric": sweep.metric, "kind": task.kind, "task": task.what}
+            row: dict[str, Any] = {"sweep": sweep.name, "model": sweep.model, "data": sweep.data}
+            row |= {"metric": sweep.metric, "kind": task.kind, "task": task.what}
             row |= {"candidates": len(task.among), "steps": sweep.steps, "share": share}
             row |= {"best": best.title, "best_value": abs(best.value)}
             row |= {"at_random": fmean(best.value - one.value for one in task.among)}
@@ -185,38 +191,48 @@ def _p(best: Swept, choice: Swept) -> float | None:
     return None if found is None else found.p
 
 
-def markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """Return the tables of regret."""
+def summary(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the mean and largest regret of each kind of choice as a table."""
     shares = sorted({row["share"] for row in rows})
     columns = " | ".join(f"{100 * share:g}% of the sweep" for share in shares)
     lines = [
-        f"| to choose | metric | n | a candidate at random | {columns} |",
-        "|---|---|---:|---:|" + "---:|" * len(shares),
+        f"| model | to choose | metric | n | a candidate at random | {columns} |",
+        "|---|---|---|---:|---:|" + "---:|" * len(shares),
     ]
-    for kind in KINDS:
-        for metric in dict.fromkeys(row["metric"] for row in rows):
-            some = [row for row in rows if row["kind"] == kind and row["metric"] == metric]
-            if some:
-                count = len(some) // len(shares)
-                shown = [_summary([row for row in some if row["share"] == share]) for share in shares]
-                chance = _regret(some[0], fmean(row["at_random"] for row in some))
-                lines.append(f"| {kind} | {metric} | {count} | {chance} | " + " | ".join(shown) + " |")
-    lines += [
-        "",
+    for model, kind, metric in itertools.product(_values(rows, "model"), KINDS, _values(rows, "metric")):
+        some = [row for row in rows if (row["model"], row["kind"], row["metric"]) == (model, kind, metric)]
+        if some:
+            shown = " | ".join(_summary([row for row in some if row["share"] == share]) for share in shares)
+            chance = _regret(some[0], fmean(row["at_random"] for row in some))
+            lines.append(f"| {model} | {kind} | {metric} | {len(some) // len(shares)} | {chance} | {shown} |")
+    return "\n".join(lines) + "\n"
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the tables of regret."""
+    shares = sorted({row["share"] for row in rows})
+    lines = [
+        summary(rows),
         "Mean regret, in brackets the largest; accuracy in points. -: the budget is too small. *: p < 0.05 (paired "
         "bootstrap over the questions, where their answers are stored).",
         "",
     ]
-    lines += ["| data | to choose | candidates | best of the sweep | " +
-              " | ".join(f"{100 * share:g}%: choice, regret" for share in shares) + " |"]  # fmt: skip
-    lines.append("|---|---|---:|---|" + "---|" * len(shares))
-    for data, task in dict.fromkeys((row["data"], row["task"]) for row in rows):
-        here = {row["share"]: row for row in rows if (row["data"], row["task"]) == (data, task)}
-        first = next(iter(here.values()))
+    columns = " | ".join(f"{100 * share:g}%: choice, regret" for share in shares)
+    lines.append(f"| model | data (sweep) | to choose | candidates | best of the sweep | {columns} |")
+    lines.append("|---|---|---|---:|---|" + "---|" * len(shares))
+    found: dict[tuple[str, ...], dict[float, dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault((row["model"], row["sweep"], row["task"]), {})[row["share"]] = row
+    for (model, sweep, task), here in found.items():
+        first = here[shares[0]]
         best = f"{first['best']}: {_value(first, 'best_value')}"
-        lines.append(f"| {data} | {task} | {first['candidates']} | {best} | "
-                     + " | ".join(_cell(here[share]) for share in shares) + " |")  # fmt: skip
+        shown = " | ".join(_cell(here[share]) for share in shares)
+        lines.append(f"| {model} | {first['data']} ({sweep}) | {task} | {first['candidates']} | {best} | {shown} |")
     return "\n".join(lines) + "\n"
+
+
+def _values(rows: Sequence[dict[str, Any]], key: str) -> list[str]:
+    return list(dict.fromkeys(row[key] for row in rows))
 
 
 def _value(row: dict[str, Any], key: str) -> str:
@@ -244,7 +260,7 @@ def _summary(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def main(arguments: Iterable[str] | None = None) -> None:
-    """Measure the regret on comparisons; write `regret.json` and `regret.md`."""
+    """Measure the regret on comparisons; write `regret.json` and `regret.md`, and the summary into a `README.md`."""
     parser = argparse.ArgumentParser(prog="python -m dude_lab.tune.regret", description=__doc__)
     parser.add_argument("comparisons", nargs="+", type=Path, help="folders of comparisons with searches")
     parser.add_argument("-o", "--output", type=Path, required=True)
@@ -259,6 +275,11 @@ def main(arguments: Iterable[str] | None = None) -> None:
     given.output.mkdir(parents=True, exist_ok=True)
     write_json(given.output / "regret.json", json_values({"schema": SCHEMA, "rows": rows}))
     write_text(given.output / "regret.md", markdown(rows))
+    readme = given.output / "README.md"
+    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    before, begin, rest = text.partition(BEGIN)
+    if begin and END in rest:
+        write_text(readme, f"{before}{BEGIN}\n\n{summary(rows)}\n{END}{rest.partition(END)[2]}")
 
 
 if __name__ == "__main__":
