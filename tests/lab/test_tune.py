@@ -229,7 +229,7 @@ def test_a_first_rung_that_was_not_finished_ranks_the_candidates_that_reached_it
     tuner.state.done, tuner.state.running = [], (4, names)
     ranking = rank(tuner)
     assert ranking is not None and {row.candidate.name for row in ranking.rows} == set(finished)
-    assert any("2 of 4 candidates did not get their turn" in text for text in sentences(tuner, ranking))
+    assert any("2 of 4 candidates were not reached" in text for text in sentences(tuner, ranking))
     tuner.state.running = (9, [name for name in names if name not in finished])
     assert rank(tuner) is None
 
@@ -342,9 +342,11 @@ def test_a_mistake_is_an_error_before_anything_is_written(
 def test_a_run_with_questions_is_tuned_on_their_validation_split(tiny_base: Path, tmp_path: Path) -> None:  # noqa: F811
     asked = {"suite": "mini_csqa", "limit": 1000, "every": 2}
     config = write(tiny_base, tmp_path, eval=asked, method="lora")
-    raw = load_candidates(config, ["train.early_stopping_patience=2"], methods=["full", "dude"]).comparison
+    raw = load_candidates(
+        config, ["train.early_stopping_patience=2", "train.log_every=5"], methods=["full", "dude"]
+    ).comparison
     assert raw.search.eval == {"split": "validation", "limit": 300} and "every" not in raw.run["eval"]
-    assert "early_stopping_patience" not in raw.run["train"]
+    assert not {"early_stopping_patience", "log_every"} & raw.run["train"].keys()
     full, other = raw.methods
     assert isinstance(full, dict) and isinstance(other, dict)
     assert full["learning_rates"][0] == pytest.approx(other["learning_rates"][0] / 10)
@@ -358,13 +360,14 @@ def test_a_run_with_questions_is_tuned_on_their_validation_split(tiny_base: Path
 
 
 def test_the_yaml_of_a_comparison_gives_its_rows_and_rates(tmp_path: Path) -> None:
-    run = {"model": "mini", "data": {"name": "mini_csqa"}, "train": {"steps": 9}, "eval": {"suite": "mini_csqa"}}
+    run = {"model": "mini", "data": {"name": "mini_csqa"}, "train": {"log_every": 5}, "eval": {"suite": "mini_csqa"}}
     rows = ["lora", {"name": "dude", "r": 4, "learning_rates": [1e-3, 1e-2]}]
     values = {"run": run, "methods": rows, "learning_rates": [1e-4, 1e-3], "seeds": [7], "output": str(tmp_path / "c")}
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(values))
     made = load_candidates(tmp_path / "c.yaml", methods=["dude", "pissa"], jobs=2)
     assert made.comparison.methods == [rows[1], "pissa"] and made.comparison.jobs == 2
-    assert (made.comparison.output, made.run["train"]["seed"]) == (tmp_path / "c", 7)
+    assert (made.comparison.output, made.run["train"]) == (tmp_path / "c", {"log_every": 5, "seed": 7})
+    assert made.comparison.run["train"] == {}
     other = load_candidates(tmp_path / "c.yaml", rates=[1.0, 2.0], ranks=[4, 8], metric="loss", output=tmp_path / "o")
     assert other.comparison.methods == ["lora", {"name": "dude", "r": 4}] and other.comparison.ranks == [4, 8]
     assert other.comparison.search.eval is None and other.comparison.output == tmp_path / "o"

@@ -23,7 +23,8 @@ VALIDATION = "validation"
 SEED = 0  # of the runs: another than a run's own, whose result is still to be measured
 # Keys of `train` without a meaning for a candidate: it ends when the halving says so, and is reported by `dude tune`.
 OF_ONE_EVALUATION = ("every", "limit_before", "split", "skip", "text", "text_limit")
-OF_ONE_RUN = ("early_stopping_patience", "load_best_model_at_end", "metric_for_best_model", "report_to")
+# Every step is logged, since the candidates are compared by the loss of each.
+OF_ONE_RUN = ("log_every", "early_stopping_patience", "load_best_model_at_end", "metric_for_best_model", "report_to")
 
 
 @dataclass(frozen=True)
@@ -155,8 +156,10 @@ def _of_comparison(
         raw["search"]["eval"] = None
     if output is not None:
         raw["output"] = str(output)
+    if isinstance(train := raw["run"].get("train"), dict):
+        train.pop("log_every", None)
     comparison = parse_comparison(raw, str(config))
-    run = {**json_copy(comparison.run)}
+    run = json_copy(settings.run)
     run["train"] = {**(run.get("train") or {}), "seed": comparison.seeds[0]}
     return Candidates(comparison, run, Path(f"{comparison.output}-best"))
 

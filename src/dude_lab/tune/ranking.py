@@ -178,8 +178,8 @@ def sentences(tuner: Tuner, ranking: Ranking) -> list[str]:
         end = "smallest" if one.learning_rate == min(rates) else "largest"
         made.append(f"It is the {end} rate tried, so a better one may lie beyond: give more with --rates.")
     if len(ranking.rows) < len(tuner.candidates):
-        made.append(f"{len(tuner.candidates) - len(ranking.rows)} of {len(tuner.candidates)} candidates did not get "
-                    "their turn within the budget.")  # fmt: skip
+        made.append(f"{len(tuner.candidates) - len(ranking.rows)} of {len(tuner.candidates)} candidates were "
+                    "not reached within the budget.")  # fmt: skip
     made.append("One seed: the intervals say nothing about other seeds.")
     return made
 
