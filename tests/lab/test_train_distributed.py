@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from test_train_resume import evaluations
 from test_train_run import steps
 from tiny_run import Tiny, tiny, tiny_base  # noqa: F401
@@ -65,6 +65,7 @@ def both(
         {"raw": changed(made, "one-two", *GROUPED), "env": FSDP2, "resume": "auto"},
         {"raw": changed(made, "sharded-nan"), "env": FSDP2, "nan_at": 6},
         {"raw": changed(made, "fsdp1"), "env": FSDP1},
+        {"raw": changed(made, "bad-weight", "method.name=dude", f"model={with_nan(tiny_base, made.folder / 'bad')}")},
     ]
     names = [Path(run["raw"]["output"]).name for run in runs]
     killed = [
@@ -83,6 +84,16 @@ def both(
     assert done.returncode == 0, errors[-3000:]
     results = json.loads((made.folder / "out.json").read_text())
     return made, {name: [r for n, r in zip(names, results, strict=True) if n == name] for name in names}
+
+
+def with_nan(base: Path, folder: Path) -> Path:
+    """Save a copy of a base of which one weight is not finite."""
+    shutil.copytree(base, folder)
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    weights["model.layers.1.self_attn.v_proj.weight"][0, 0] = float("nan")
+    save_file(weights, file, {"format": "pt"})
+    return folder
 
 
 def launch(place: Path, runs: list[dict[str, Any]], **environment: str) -> subprocess.Popen[str]:
@@ -219,6 +230,10 @@ def test_what_one_process_meets_all_of_them_obey(both: Any) -> None:
     for word in ("train.batch_size: 5", "2 processes", "Set train.batch_size to 4 or 6"):
         assert word in odd[0]["error"]
     assert not (made.folder / "odd").exists()
+    (bad,) = results["bad-weight"]  # decomposed by one of them: raised in both, reported by the first
+    assert [r["kind"] for r in bad] == ["DudeError", "OtherProcess"]
+    assert bad[0]["error"].count("v_proj' has 1 weights that are not finite") == 1
+    assert not (made.folder / "bad-weight").exists()
 
 
 def test_engines_that_are_not_supported_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -176,17 +176,20 @@ class Processes:
         """Call a function in every process.
 
         Raises:
-            DudeError: the function raised it in any process; the first process reports it.
+            DudeError: the function raised anything in another process, or a DudeError; the first process reports it.
         """
         if self.count == 1:
             return function()
         result: Any = None
-        message: str | None = None
+        error: Exception | None = None
         try:
             result = function()
-        except DudeError as error:
-            message = str(error)
-        for rank, text in enumerate(self.gather(message)):
+        except Exception as caught:
+            error = caught
+        messages = self.gather(None if error is None else str(error) or type(error).__name__)
+        if error is not None and not isinstance(error, DudeError):
+            raise error
+        for rank, text in enumerate(messages):
             if text is not None:
                 text = text if rank == 0 else f"process {rank}: {text}"
                 raise DudeError(text) if self.first else OtherProcess(text)

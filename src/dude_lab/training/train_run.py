@@ -211,7 +211,7 @@ class _Run:
         title = METHODS[settings.method.name].title
         with self._stage(f"preparing {title}"):
             begin = time.perf_counter()
-            model = self._adapt(base)
+            model = self.processes.together(lambda: self._adapt(base))
             init_seconds = time.perf_counter() - begin
 
         # All checks have passed; now the folder is written.
