@@ -82,6 +82,11 @@ _QUANTIZED_TENSORS = {
 }
 
 
+def is_partitioned(weight: Any) -> bool:
+    """Return whether DeepSpeed's ZeRO-3 has divided the values of a parameter among the processes."""
+    return hasattr(weight, "ds_shape") and weight.numel() != weight.ds_numel
+
+
 def weight_shape(layer: nn.Module, name: str = "") -> tuple[int, int]:
     """Return (d, k) = (out_features, in_features) of a linear layer; reads no values.
 
@@ -92,7 +97,8 @@ def weight_shape(layer: nn.Module, name: str = "") -> tuple[int, int]:
     kind = type(layer).__name__
     if isinstance(layer, nn.Linear) and quantization(layer) is not None:
         return layer.out_features, layer.in_features
-    if not isinstance(layer, nn.Linear | Conv1D) or not isinstance(weight, Tensor) or weight.ndim != 2:
+    shape: Any = getattr(weight, "ds_shape" if is_partitioned(weight) else "shape", ())
+    if not isinstance(layer, nn.Linear | Conv1D) or not isinstance(weight, Tensor) or len(shape) != 2:
         raise DudeError(
             f"module '{name}' is a {kind}: DuDe adapts nn.Linear and Conv1D. Leave it out of target_modules"
         )
@@ -101,7 +107,7 @@ def weight_shape(layer: nn.Module, name: str = "") -> tuple[int, int]:
             f"module '{name}' ({kind}) holds {weight.dtype} weights: DuDe decomposes float32, bfloat16 and float16, "
             "and bases quantised by bitsandbytes, torchao or quanto. Load the base model in one of them"
         )
-    d, k = weight.shape
+    d, k = shape
     return (k, d) if isinstance(layer, Conv1D) else (d, k)
 
 
@@ -109,7 +115,7 @@ def dense_weight(layer: nn.Module, name: str = "") -> Tensor:
     """Return the weight of a linear layer as (d, k): a view, or a new tensor where the layer is quantised.
 
     Raises:
-        DudeError: as `weight_shape`.
+        DudeError: as `weight_shape`; a weight that ZeRO-3 partitions and has not gathered.
     """
     quantized = quantization(layer)
     if quantized is not None:
@@ -117,6 +123,12 @@ def dense_weight(layer: nn.Module, name: str = "") -> Tensor:
             return quantized.dequantize(layer).detach()
     weight_shape(layer, name)
     weight = cast(Tensor, layer.weight)
+    if is_partitioned(weight):
+        where = f"module '{name}'" if name else f"a {type(layer).__name__}"
+        raise DudeError(
+            f"the weight of {where} is divided among processes by DeepSpeed's ZeRO-3: train through its engine, and to "
+            "merge, save the adapter and load it on the base model in one process"
+        )
     return weight.T if isinstance(layer, Conv1D) else weight
 
 
@@ -166,6 +178,17 @@ def onloaded(layer: nn.Module) -> Any:
     from accelerate.utils import align_module_device
 
     return align_module_device(layer)
+
+
+def with_values(layer: nn.Module) -> Any:
+    """Return a context in which a layer has its weight, as `onloaded`, also where ZeRO-3 partitions it; then
+    collective."""
+    weight = layer._parameters.get("weight")
+    if not is_partitioned(weight):
+        return onloaded(layer)
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters([weight])
 
 
 def is_plain(layer: nn.Module, x: Tensor) -> bool:
@@ -317,6 +340,11 @@ def stacks_of(experts: nn.Module, name: str) -> dict[str, Stack]:
     else:
         found = [Stack(up, first, transposed), *found]
     for stack in found:
+        if is_partitioned(getattr(module, stack.parameter, None)):
+            raise DudeError(
+                f"target_parameters: '{name}.{stack.parameter}' is divided among processes by DeepSpeed's ZeRO-3, "
+                "which DuDe supports for linear layers. Add the adapter first, and then call deepspeed.initialize"
+            )
         if getattr(getattr(module, stack.parameter, None), "ndim", None) != 3:
             raise DudeError(f"target_parameters: '{name}.{stack.parameter}' is not a parameter of three dimensions")
     return {stack.name: stack for stack in found}

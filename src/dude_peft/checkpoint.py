@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .base_weight import FLOATS, dense_weight, onloaded, weight_shape
+from .base_weight import FLOATS, dense_weight, weight_shape, with_values
 from .config import WEIGHTS_NAME, DudeConfig, find_adapter_file
 from .errors import DudeError, shorten
 from .experts import DudeExperts, from_factors
@@ -258,7 +258,7 @@ def from_stored(
         if torch.equal(parts[A0].to(A0_current), A0_current) and torch.equal(parts[B0].to(B0_current), B0_current):
             continue  # a checkpoint of this adapter: its initial values are in place
         A0_new, B0_new = parts[A0].to(A0_current), parts[B0].to(B0_current)
-        with onloaded(module.get_base_layer()):
+        with with_values(module.get_base_layer()):
             if target.experts:
                 stack = module.stacks[target.stack]
                 weight = stack.weight(full_tensor(getattr(module.get_base_layer(), stack.parameter).detach()))

@@ -22,7 +22,7 @@ from peft import LoraConfig, PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from .base_weight import dense_weight, onloaded
+from .base_weight import dense_weight, with_values
 from .errors import DudeError
 from .experts import DudeExperts
 from .functional import gain_of_norm, weight_change
@@ -224,7 +224,7 @@ def _shape(module: Any) -> tuple[int, int]:
 def layer_change(module: Any, adapter_name: str) -> Tensor:
     """Return W' - W0 (d, k) of a DuDe or DoRA adapter in PEFT's layer `module`, in float32 or wider."""
     base, scaling = module.get_base_layer(), module.scaling[adapter_name]
-    with onloaded(base):
+    with with_values(base):
         weight = dense_weight(base)
         dA, dB, magnitude = trained_parameters(module, adapter_name)
         if adapter_name in getattr(module, "lora_dude", {}):

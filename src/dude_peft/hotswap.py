@@ -18,7 +18,7 @@ from peft.utils import hotswap as peft_hotswap
 from torch import Tensor, nn
 
 from . import checkpoint
-from .base_weight import dense_weight, onloaded, weight_shape
+from .base_weight import dense_weight, weight_shape, with_values
 from .config import CONFIG_NAME, WEIGHTS_NAME, DudeConfig
 from .errors import DudeError
 from .experts import DudeExperts
@@ -106,7 +106,7 @@ def swap(model: nn.Module, state: Mapping[str, Tensor], adapter_name: str, confi
     saved = {key: checkpoint.checked(state, key, tensor.shape, tensor.dtype) for key, tensor in copies.items()}
     inits = {}
     for name, module in layers.items():
-        with onloaded(module.get_base_layer()):
+        with with_values(module.get_base_layer()):
             like = module.lora_dude[adapter_name].lora_A0
             A0, B0 = (parts[name][part].to(like) for part in (checkpoint.A0, checkpoint.B0))
             inits[name] = init_from_factors(dense_weight(module.get_base_layer(), name), A0, B0, axis)

@@ -24,7 +24,16 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from . import checkpoint
-from .base_weight import STACKS, check_present, dense_weight, onloaded, record_dense_layers, stacks_of
+from .base_weight import (
+    STACKS,
+    check_present,
+    dense_weight,
+    is_partitioned,
+    onloaded,
+    record_dense_layers,
+    stacks_of,
+    with_values,
+)
 from .checkpoint import Parts
 from .config import DudeConfig
 from .errors import DudeError, quote
@@ -49,7 +58,7 @@ def decomposed_on_one_thread(model: nn.Module, target: Target) -> bool:
     layer = layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer
     weight: Any = layer._parameters.get("weight")
     plain = not target.experts and type(layer) in (nn.Linear, Conv1D) and type(weight) in (nn.Parameter, Tensor)
-    return bool(plain and weight.device.type == "cpu" and d * k <= ONE_THREAD)
+    return bool(plain and not is_partitioned(weight) and weight.device.type == "cpu" and d * k <= ONE_THREAD)
 
 
 def device_of(model: nn.Module, target: Target) -> torch.device:
@@ -95,9 +104,11 @@ class DudeModel(LoraModel):
 
     def _inject(self, model: nn.Module, adapter_name: str, config: DudeConfig, *args: Any, **kwargs: Any) -> None:
         def prepare() -> tuple[Sequence[Target], dict[Target, Init]]:
-            return self._prepare(model, adapter_name, config)
+            return self._prepare(model, adapter_name, config, divides)
 
-        if rank_and_count()[1] == 1 or checkpoint.LOADED.get() is not None:
+        partitioned = any(is_partitioned(parameter) for parameter in model.parameters())  # all gather, each decomposes
+        divides = rank_and_count()[1] > 1 and checkpoint.LOADED.get() is None and not partitioned
+        if not divides:
             targets, inits = prepare()
         else:
             targets, values = exchange(prepare, lambda target: device_of(model, target))
@@ -121,7 +132,7 @@ class DudeModel(LoraModel):
             cast(DudeExperts, model.get_submodule(name)).attach(adapter_name, found, config)
 
     def _prepare(
-        self, model: nn.Module, adapter_name: str, config: DudeConfig
+        self, model: nn.Module, adapter_name: str, config: DudeConfig, divides: bool
     ) -> tuple[Sequence[Target], dict[Target, Init]]:
         """Check the config against the model; return all targets, and the initial values of those of this process."""
         if not adapter_name or "." in adapter_name or hasattr(nn.ModuleDict(), adapter_name):
@@ -144,7 +155,8 @@ class DudeModel(LoraModel):
             # By name: PEFT would add modules that are left out here, and reads an expression as last names.
             config.target_modules = {target.name for target in targets if not target.experts}
         loaded = checkpoint.LOADED.get()
-        mine, what = (share(targets), "Decomposing weights") if loaded is None else (targets, "Placing factors")
+        mine = share(targets) if divides else targets
+        what = "Decomposing weights" if loaded is None else "Placing factors"
         return targets, dict(self._inits(model, mine, config, loaded, reported(mine, what)))
 
     def _inject_parameters(
@@ -208,7 +220,7 @@ class DudeModel(LoraModel):
             layer = layer.get_base_layer()
         if target.experts:
             return DudeModel._expert_init(layer, target, config, loaded)
-        with onloaded(layer):
+        with with_values(layer):
             weight = dense_weight(layer, target.name)
             check_present(target.name, weight)
             if loaded is not None:

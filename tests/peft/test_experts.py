@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import warnings
+from typing import Any
 
 import pytest
 import tiny_models as models
@@ -371,6 +372,7 @@ def a_bank():
         ("parallel", {}, "expert parallelism"),
         ("nan", {}, r"'model\.layers\.1\.mlp\.experts\.3\.down' has 1 weights that are not finite"),
         ("meta", {}, "has no values"),
+        ("zero3", {}, r"experts\.down_proj' is divided among processes by DeepSpeed's ZeRO-3.*Add the adapter first"),
         ("lora", {}, "has an adapter of another method"),
     ],
 )
@@ -380,6 +382,9 @@ def test_mistakes_are_named_and_change_nothing(make, options, message):
         model.get_submodule(LAYER)._is_expert_parallel = True
     if make == "nan":
         model.get_parameter("model.layers.1.mlp.experts.down_proj").data[3, 1, 1] = torch.nan
+    if make == "zero3":
+        emptied: Any = model.get_parameter("model.layers.1.mlp.experts.down_proj")
+        emptied.ds_shape, emptied.ds_numel, emptied.data = emptied.shape, emptied.numel(), emptied.data.new_empty(0)
     if make == "meta":
         model = model.to("meta")
     if make == "lora":

@@ -67,11 +67,12 @@ model.save_pretrained(f"{folder}/accumulated", is_main_process=rank == 0)
 base = models.llama()
 for layer in base.model.layers:
     fully_shard(layer, mesh=mesh)
-try:
-    load_adapter(base, f"{folder}/single")
-    raise SystemExit("accepted a sharded base")
-except DudeError as error:
-    assert "is sharded over processes" in str(error), error
+for add in (lambda: load_adapter(base, f"{folder}/single"), lambda: get_peft_model(base, models.config_for("llama"))):
+    try:
+        add()
+        raise SystemExit("accepted a sharded base")
+    except DudeError as error:
+        assert "is sharded over processes" in str(error) and "Add or load the adapter first" in str(error), error
 assert not any("lora" in name for name, _ in base.named_modules())
 if rank == 0:
     torch.save(logits, f"{folder}/logits")
@@ -125,3 +126,16 @@ def test_parameters_without_values_are_not_saved_as_an_adapter():
         partial = {k: (v.new_empty(0) if emptied in k else v) for k, v in state.items()}
         with pytest.raises(DudeError, match="have no values in this process"):
             to_stored(partial, "out", ".default")
+
+
+def test_the_shape_of_a_partitioned_weight_is_known_and_its_values_are_not():
+    """As ZeRO-3 leaves a parameter between the forwards."""
+    from dude_peft import DudeError
+    from dude_peft.base_weight import dense_weight, weight_shape
+
+    layer = torch.nn.Linear(3, 5)
+    weight = layer.weight
+    weight.ds_shape, weight.ds_numel, weight.data = weight.shape, weight.numel(), torch.empty(0)
+    assert weight_shape(layer) == (5, 3)
+    with pytest.raises(DudeError, match=r"'x' is divided among processes by DeepSpeed's ZeRO-3.*load it on the base"):
+        dense_weight(layer, "x")
