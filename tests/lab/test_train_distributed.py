@@ -257,7 +257,7 @@ def test_a_sharded_model_does_not_load_the_best_checkpoint(tiny: Tiny, name: str
 
     settings = tiny.settings("data.validation=0.2", "eval.every=2", "train.load_best_model_at_end=true")
     with pytest.raises(DudeError, match=f"load_best_model_at_end: a model that {title} has sharded"):
-        _train(settings, None, Reporter(), True, Processes(engine=name))
+        _train(settings, None, Reporter(), True, Processes(engine=name), None)
     assert not tiny.output.exists()
 
 
