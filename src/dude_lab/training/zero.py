@@ -56,7 +56,8 @@ class ZeroOptimizer(torch.optim.Optimizer):
         for parameter in parameters:
             if id(parameter) not in self._norms:
                 gradient = safe_get_full_grad(parameter)
-                self._norms[id(parameter)] = torch.zeros(()) if gradient is None else gradient.norm().cpu()
+                norm = parameter.new_zeros(()) if gradient is None else gradient.norm()
+                self._norms[id(parameter)] = norm.float()
         return torch.stack([self._norms[id(parameter)] for parameter in parameters]).norm()
 
     def state_dict(self) -> dict[str, Any]:
