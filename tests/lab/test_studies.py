@@ -46,14 +46,24 @@ def key(config: dict[str, Any], base: str) -> str:
 
 def test_every_run_is_known_by_its_name(study: PackedStudy, base: str) -> None:
     trained = {name: one for name, one in study.records.items() if one.get("kind") != "base"}
-    assert len(trained) == 534 and len(study.records) == 540
+    assert len(trained) == 594 and len(study.records) == 600
     assert [name for name, one in trained.items() if not name.endswith("-" + key(one["config"], base))] == []
+
+
+@pytest.mark.parametrize(
+    "folder", sorted(path.parent for path in MINI.parent.glob("*/runs.parquet")), ids=lambda p: p.name
+)
+def test_no_run_names_a_folder_of_a_machine(folder: Path) -> None:
+    packed = find_packed(folder)
+    assert packed is not None and packed.records
+    outputs = [one["config"].get("output", "") for one in packed.records.values()]
+    assert [one for one in outputs if Path(one).is_absolute()] == []
 
 
 def test_nothing_is_left_to_run() -> None:
     comparisons = comparisons_of(chosen("all", "mini"), "mini", MINI, (), [])
     done, known = stored_progress(StudyFolder(MINI), comparisons) or (0, 0)
-    assert done == known == 540
+    assert done == known == 600
 
 
 def test_every_answer_is_there_and_no_prompt(study: PackedStudy) -> None:
@@ -67,7 +77,7 @@ def test_every_answer_is_there_and_no_prompt(study: PackedStudy) -> None:
     for run, task, correct in zip(*(table[name].to_pylist() for name in ("run", "task", "correct")), strict=True):
         right[run, task] += correct
         asked[run, task] += 1
-    assert sum(asked.values()) == 265_340
+    assert sum(asked.values()) == 311_340
     for (run, task), n in asked.items():
         metric = study.records[run]["metrics"]["after"]["tasks"][task]
         assert (n, right[run, task] / n) == (metric["n"], pytest.approx(metric["value"], abs=1e-12))

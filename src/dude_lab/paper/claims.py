@@ -16,6 +16,7 @@ from ..stats import intervals
 from ..stats.intervals import Interval
 from ..stats.significance import adjusted, significance
 from ..stats.smoothing import smooth
+from . import ablation
 from .experiments import BASELINES, Experiment
 from .paper_tables import ComparisonResult
 from .rates import PAIRS, forgiving
@@ -270,5 +271,7 @@ CLAIMS = {
         "With the next rate above the best DuDe is more accurate than PiSSA, and DoRA than LoRA", _keeps_more
     ),
     "forgets_less": Claim("After DuDe the perplexity on WikiText-2 is lower than after other methods", _forgets_less),
+    "parts_help": Claim("Each part of DuDe raises the accuracy", ablation.effects),
+    "parts_interact": Claim("The parts of DuDe add up to more together than each alone", ablation.interactions),
     "higher_throughout": Claim("DuDe's accuracy is higher throughout training", _throughout),
 }

@@ -177,6 +177,17 @@ COMPARISONS = {
             ),
             None,
         ),
+        *(
+            ComparisonSpec(
+                name,
+                {"mini": "ablation", "small": "ablation"},
+                ("dude", "dude_random", "pissa", "pissa_random"),
+                (Column("score", "Accuracy"),),
+                None,
+                above=above,
+            )
+            for name, above in (("ablation", False), ("ablation-above", True))
+        ),
         ComparisonSpec("above-gpqa", {"mini": "gpqa"}, FOUR, (Column("score", "GPQA"),), None, above=True),
         ComparisonSpec(
             "above-mmlu", {"mini": "mmlu"}, FOUR, (Column("avg", "Average"),), None, ranks=(16,), above=True
@@ -281,6 +292,15 @@ EXPERIMENTS = {
             "Not in the paper: can the generated sets distinguish methods?",
             ("calibration-csqa", "calibration-commonsense", "calibration-gpqa", "calibration-mmlu", "calibration-gsm"),
             ("ladder",),
+        ),
+        Experiment(
+            "ablation",
+            "Ablation: which part does the work?",
+            "Not in the paper: {exact gradient, norm as a constant} x {singular vectors of the weight, random ones} x "
+            "{magnitude, none}, at the best learning rate of each and at the next larger one.",
+            ("ablation", "ablation-above"),
+            ("parts_help", "parts_interact"),
+            scales=("mini", "small"),
         ),
         Experiment(
             "forgetting",
