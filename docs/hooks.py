@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("src/dude_peft", "src/dude_lab", "mini")
 COPIED = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md", "SECURITY.md": "security.md"}
-STUDIES = ("studies/mini", "studies/tune")
+STUDIES = ("studies/mini", "studies/small", "studies/tune")
 STUDY_FILES = (".md", ".png", ".svg", ".json")
 BENCH = "benchmarks/results/bench-epyc-avx2.png"
 # What the markers `supports` and `rejects` of the tests may name, in the order of the page.

@@ -272,4 +272,6 @@ def test_forgetting_is_a_column_in_words_and_a_claim(tmp_path: Path) -> None:
     assert found["word perplexity, PiSSA minus DuDe"]["word"] == "significantly higher"
     page = (tmp_path / "forgetting.md").read_text()
     assert "| WikiText-2, word perplexity |" in page and "| 30.52 |" in page
+    readme = (tmp_path / "README.md").read_text()
+    assert "with SmolLM2-135M-Instruct" in readme and "On the paper's models" not in readme
     assert "evaluated" not in page and "words: significantly higher" in page

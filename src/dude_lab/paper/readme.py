@@ -154,6 +154,12 @@ def _scale_text(scale: str) -> str:
             "real ones. The paper's values are those of its own models and data sets: compare the order of the "
             "methods, not the values."
         )
+    if scale == "small":
+        return (
+            "Here with SmolLM2-135M-Instruct, read from 4-bit weights, on the real data sets, with few steps and "
+            "questions. The paper's values are those of models from 0.5 to 32 billion parameters: compare the order of "
+            "the methods, not the values."
+        )
     return "On the paper's models and data. Answers are scored by lm-evaluation-harness, in the paper by OpenCompass."
 
 
