@@ -185,13 +185,13 @@ def test_a_scale_has_the_parts_that_its_recipes_make() -> None:
     assert all((row.method.name, row.r) == ("lora", 16) for row in seeds.values())
 
 
-def test_all_of_mini_fits_into_about_six_hours_on_two_cores() -> None:
+def test_all_of_mini_fits_into_six_and_a_half_hours_on_two_cores() -> None:
     found = comparisons("mini").values()
     assert all(len(comparison.settings.seeds) >= 5 and comparison.settings.jobs == 2 for comparison in found)
     hours: dict[str, float] = {}
     for comparison in found:
         hours |= cost(comparison).run_hours
-    assert 0.5 < sum(hours.values()) / 2 <= 6.1
+    assert 0.5 < sum(hours.values()) / 2 <= 6.5
 
 
 def test_overrides_reach_every_part_and_rows_can_be_picked() -> None:
