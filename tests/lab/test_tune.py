@@ -254,6 +254,7 @@ def test_a_killed_tuning_keeps_its_runs_and_its_time(tiny_base: Path, tmp_path: 
     assert json.loads((folder / "tune.json").read_text())["spent_seconds"] > spent
 
 
+@pytest.mark.slow
 def test_a_larger_budget_continues_and_the_same_one_changes_nothing(
     tuned: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
