@@ -76,11 +76,6 @@ class LoraXsLayer(BaselineLayer):
         R, A, B = self.parts(adapter)
         return self.scaling(adapter) * (B @ R @ A)
 
-    def scaling(self, adapter: str) -> float:
-        """Return s = lora_alpha / r."""
-        alpha, R = self.configs[adapter].lora_alpha, self.parts(adapter)[0]
-        return 1.0 if alpha is None else alpha / R.shape[0]
-
 
 class LoraXsModel(BaselineModel):
     """PEFT's model for LoRA-XS."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..base_weight import check_finite
 from ..svd import SvdMethod, cached_triplets, initial_factors, module_seed, random_vectors
 from ..targets import check_rank
-from .tuner import BaselineConfig, BaselineLayer, BaselineModel, BaselineType, placeholder, register
+from .tuner import BaselineConfig, BaselineLayer, BaselineModel, BaselineType, lora_scaling, placeholder, register
 
 
 @dataclass
@@ -64,8 +64,7 @@ class ShiftedLoraLayer(BaselineLayer):
             triplets = cached_triplets(weight, r, method=config.svd, seed=seed)
             if config.vectors == "random":
                 triplets = random_vectors(triplets, seed)
-            scaling = 1.0 if config.lora_alpha is None else config.lora_alpha / r
-            A0, B0 = (one.float() for one in initial_factors(triplets, scaling))
+            A0, B0 = (one.float() for one in initial_factors(triplets, lora_scaling(config, r)))
         names = (*self.adapter_layer_names, *self.other_param_names)
         return dict(zip(names, (A0.clone(), B0.clone(), A0, B0), strict=True))
 
@@ -80,11 +79,6 @@ class ShiftedLoraLayer(BaselineLayer):
         """Return s (B A - B0 A0) (d, k)."""
         A, B, A0, B0 = self.parts(adapter)
         return self.scaling(adapter) * (B @ A - B0 @ A0)
-
-    def scaling(self, adapter: str) -> float:
-        """Return s = lora_alpha / r."""
-        alpha, A = self.configs[adapter].lora_alpha, self.parts(adapter)[0]
-        return 1.0 if alpha is None else alpha / A.shape[0]
 
 
 class ShiftedLoraModel(BaselineModel):

@@ -130,6 +130,10 @@ class BaselineLayer(nn.Module, BaseTunerLayer):
         """Return the tensors of an adapter, in the order of `adapter_layer_names` and `other_param_names`."""
         return [getattr(self, name)[adapter] for name in (*self.adapter_layer_names, *self.other_param_names)]
 
+    def scaling(self, adapter: str) -> float:
+        """Return s of an adapter with a rank, whose first tensor has r rows."""
+        return lora_scaling(self.configs[adapter], self.parts(adapter)[0].shape[0])
+
     def has_adapter(self, adapter: str) -> bool:
         """Return whether the layer has an adapter of this name."""
         return adapter in getattr(self, self.adapter_layer_names[0])
@@ -229,6 +233,11 @@ def register(config: type[BaselineConfig], kind: BaselineType, model: type[Basel
     PEFT_TYPE_TO_CONFIG_MAPPING[kind] = config  # type: ignore[index]
     PEFT_TYPE_TO_TUNER_MAPPING[kind] = model  # type: ignore[index]
     PEFT_TYPE_TO_PREFIX_MAPPING[kind] = model.prefix  # type: ignore[index]
+
+
+def lora_scaling(config: Any, r: int) -> float:
+    """Return s = lora_alpha / r, or 1 if the config has no lora_alpha."""
+    return 1.0 if config.lora_alpha is None else config.lora_alpha / r
 
 
 def placeholder(*shape: int) -> Tensor:
