@@ -234,3 +234,10 @@ def test_killed_at_each_operation_of_the_last_save(
     assert kills >= 3
     assert result(tiny.output) == wanted
     assert not (tiny.output / "checkpoints" / "start").exists() and not list(tiny.output.glob(".*"))
+
+
+def test_the_record_names_its_folder_without_the_path(finished: dict[str, Path]) -> None:
+    """A study of runs with an absolute output is published as it is."""
+    for folder in finished.values():
+        assert folder.is_absolute()
+        assert json.loads((folder / "run.json").read_text())["config"]["output"] == folder.name

@@ -41,7 +41,7 @@ def test_the_folder_of_a_run(tiny: Tiny) -> None:  # noqa: F811
     record = json.loads((tiny.output / "run.json").read_text())
     assert record == result.record
     assert record["schema"] == 1 and record["method"] == "dude" and record["r"] == 4
-    assert record["config"] == settings.resolved()
+    assert record["config"] == {**settings.resolved(), "output": tiny.output.name}
     assert record["seeds"] == {"seed": 42, "data_seed": 42, "svd_seed": 0}
     assert len(record["provenance"]["model"]["sha256"]) == len(record["provenance"]["data"]["sha256"]) == 64
     assert record["provenance"]["versions"]["torch"] == torch.__version__

@@ -53,7 +53,8 @@ def make_record(
     train = settings.train
     return {
         "schema": SCHEMA,
-        "config": settings.resolved(),
+        # The folder may be moved, and published: it has no absolute path.
+        "config": {**settings.resolved(), "output": public_name(str(settings.output))},
         "method": method.name,
         "title": METHODS[method.name].title,
         "r": getattr(method, "r", None),
