@@ -13,14 +13,13 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from dude_peft.errors import DudeError, did_you_mean
+from dude_peft.errors import DudeError
 
-from ..paper.experiments import ALL, EXPERIMENTS, SCALES
 from .boundary import boundary, prepare_streams
 from .config_commands import init, keys, schema
 from .shared_options import Config, Overrides, expanded, prepare
+from .study_commands import compare, pack, report, reproduce, tune, unpack
 from .text_commands import chat, generate
-from .tune_command import tune
 
 
 class _Group(TyperGroup):
@@ -269,106 +268,9 @@ def decompose(
     raise typer.Exit(decompose_model(model, output, rank, target_modules, jobs))
 
 
-@app.command()
-def compare(
-    what: Annotated[
-        list[str],
-        typer.Argument(
-            help="YAML file of a comparison and changes to it; or folders of finished runs and comparisons.",
-            metavar="CONFIG.yaml [KEY=VALUE]... | FOLDER...",
-            show_default=False,
-        ),
-    ],
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List all runs and which are finished; write nothing.")
-    ] = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed runs again.")] = False,
-    output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", callback=expanded, help="Folder for the table of finished runs."),
-    ] = None,
-) -> None:
-    """Train and compare methods from a YAML file, or compare finished runs."""
-    prepare()
-    from .compare import run
-
-    raise typer.Exit(run(what, dry_run=dry_run, retry_failed=retry_failed, output=output))
-
-
-@app.command()
-def report(
-    runs: Annotated[
-        list[Path],
-        typer.Argument(
-            help="Folders of finished runs and comparisons, also parts/NAME of a study.",
-            metavar="FOLDER...",
-            show_default=False,
-            callback=expanded,
-        ),
-    ],
-    output: Annotated[
-        Path, typer.Option("-o", "--output", callback=expanded, help="Output folder.", show_default=False)
-    ],
-) -> None:
-    """Write an HTML page about finished runs: table, curves, costs, answers and configs."""
-    prepare()
-    from .finished_runs import report_page
-
-    raise typer.Exit(report_page(runs, output))
-
-
-@app.command()
-def reproduce(
-    name: Annotated[
-        str,
-        typer.Argument(
-            help=f"{', '.join(EXPERIMENTS)}, or {ALL}.",
-            metavar="EXPERIMENT",
-            show_default=False,
-        ),
-    ],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(help="Changes to the comparisons, such as run.train.steps=20.", metavar="KEY=VALUE"),
-    ] = None,
-    scale: Annotated[
-        str,
-        typer.Option(
-            help="mini (a laptop, no network), small (a laptop, SmolLM2 and real data) or paper (the paper's models)."
-        ),
-    ] = "mini",
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Show models, data, steps, memory, hours and what is finished; write nothing."),
-    ] = False,
-    row: Annotated[
-        list[str] | None,
-        typer.Option("--row", help="Run only this row, such as dude-r16. Can be repeated.", metavar="ROW"),
-    ] = None,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed runs again.")] = False,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "-o", "--output", callback=expanded, help="Folder of runs, tables and figures. Default: studies/SCALE."
-        ),
-    ] = None,
-) -> None:
-    """Reproduce the paper's tables and figures, at a small scale or at that of the paper."""
-    prepare()
-    if scale not in SCALES:
-        raise DudeError(f"--scale must be {', '.join(SCALES)}, got {scale}.{did_you_mean(scale, SCALES)}")
-    from .reproduce import run
-
-    code = run(
-        name,
-        scale,  # type: ignore[arg-type]
-        overrides or [],
-        output=output or Path("studies") / scale,
-        rows=row or [],
-        dry_run=dry_run,
-        retry_failed=retry_failed,
-    )
-    raise typer.Exit(code)
+app.command()(compare)
+app.command()(report)
+app.command()(reproduce)
 
 
 @app.command()
@@ -382,36 +284,8 @@ def fetch(
     raise typer.Exit(run_fetch(model))
 
 
-Study = Annotated[
-    Path, typer.Argument(help="Folder of a comparison or of a study.", metavar="STUDY", show_default=False)
-]
-NewStudy = Annotated[
-    Path | None, typer.Option("-o", "--output", help="New folder for the result; STUDY is then not changed.")
-]
-
-
-@app.command()
-def pack(
-    study: Study,
-    output: NewStudy = None,
-    discard_weights: Annotated[
-        bool, typer.Option("--discard-weights", help="Delete trained weights, which a packed study does not contain.")
-    ] = False,
-) -> None:
-    """Pack the finished runs of a study into three Parquet files, which every command reads like run folders."""
-    prepare()
-    from .pack import run_pack
-
-    raise typer.Exit(run_pack(study, output, discard_weights=discard_weights))
-
-
-@app.command()
-def unpack(study: Study, output: NewStudy = None) -> None:
-    """Restore the run folders of a packed study, without prompts and weights."""
-    prepare()
-    from .pack import run_unpack
-
-    raise typer.Exit(run_unpack(study, output))
+app.command()(pack)
+app.command()(unpack)
 
 
 @app.command()
