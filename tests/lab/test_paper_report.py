@@ -25,10 +25,12 @@ RATES = ("learning_rates=[1e-3]",)
 PLAIN = ("methods=[lora, dora, pissa, dude]", *RATES)
 
 
-def started(folder: Path, name: str, *overrides: str, scale: Scale = "mini") -> dict[str, ComparisonFolder]:
+def started(
+    folder: Path, name: str, *overrides: str, scale: Scale = "mini", rows: tuple[str, ...] = ()
+) -> dict[str, ComparisonFolder]:
     """A reproduction in which nothing has run yet."""
     root = StudyFolder(folder)
-    comparisons = comparisons_of(chosen(name, scale), scale, folder, overrides)
+    comparisons = comparisons_of(chosen(name, scale), scale, folder, overrides, rows)
     base = {"name": "mini", "dtype": "float32", "sha256": "0" * 64}
     kept = [root.comparison(comparison.name) for comparison in comparisons]
     plans = tuple(
@@ -99,6 +101,21 @@ def test_one_comparison_the_other_way_decides_and_a_missing_one_leaves_it_open(t
         if cell.settings.method.name == "pissa":
             finish(folder, cell, {"mini_gpqa": answers(0.4, cell.name)})
     assert set(words(write_report(tmp_path), "table2").values()) == {"does not hold"}
+
+
+def test_rows_that_are_not_run_yet_stay_in_the_table_and_leave_a_claim_open(tmp_path: Path) -> None:
+    folder = started(tmp_path, "table2", *PLAIN, rows=("lora-r16", "dude-r16"))["gpqa"]
+    fill(folder, "mini_gpqa", {"lora": 0.4, "dude": 0.8}, skip=("dora", "pissa"))
+    made = write_report(tmp_path)
+    assert [one["word"] for one in made["table2"]["claims"][0]["compared"]] == ["significantly higher", "-", "-"]
+    assert [row["missing"] for row in made["table2"]["tables"][0]["rows"]] == [0, 5, 5, 0]
+    page = (tmp_path / "README.md").read_text()
+    assert "| DuDe is more accurate than LoRA, DoRA and PiSSA | - (significantly higher 1 of 3) |" in page
+    assert "Not complete: table2 (10 runs missing, 0 failed)." in page
+    assert "Not begun: table1, table3," in page
+    folder = started(tmp_path, "table2", *PLAIN, rows=("dora-r16", "pissa-r16"))["gpqa"]
+    fill(folder, "mini_gpqa", {"dora": 0.4, "pissa": 0.4}, skip=("lora", "dude"))
+    assert write_report(tmp_path)["table2"]["claims"][0]["word"] == "holds"
 
 
 def test_both_commands_say_the_same_of_the_same_runs(tmp_path: Path) -> None:

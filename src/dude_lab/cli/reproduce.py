@@ -67,7 +67,8 @@ def _work(study: Study, command: list[str], retry_failed: bool) -> int:
     if failed := sum(row["failed"] for row in rows):
         out.print(f"{NOTE} {failed} runs failed; the errors are in {place}/state/*.failed.json. Retry them with")
         out.print(Text(f"  {shlex.join([*command, '--retry-failed'])}"), soft_wrap=True)
-    return FAILED_RUNS if any(row["failed"] or row["missing"] for row in rows) else 0
+    done, total = progress(study.plans)
+    return FAILED_RUNS if done < total else 0
 
 
 def _show(experiments: tuple[Experiment, ...], written: dict[str, Any], folder: StudyFolder) -> None:

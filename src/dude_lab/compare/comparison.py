@@ -12,7 +12,7 @@ from ..config.compare_settings import ComparisonSettings, load_comparison
 from .comparison_folder import ComparisonFolder, mark_of
 from .grid import Grid, PlannedRun, check_questions
 from .pool import Pool, Watcher
-from .rows import Row
+from .rows import Row, picked
 from .search import SearchResult, choose, write_search
 
 PER_METHOD = frozenset({"targets"})  # a check that can fail for one method only: a failed run, not an error
@@ -27,18 +27,25 @@ class Plan:
         grid: its rows and runs.
         folder: its folder.
         base: `identity` of the base model.
+        only: names of the rows to run; empty: all. The tables have the others too, with what has run of them.
     """
 
     settings: ComparisonSettings
     grid: Grid
     folder: ComparisonFolder
     base: dict[str, object]
+    only: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The rows to run."""
+        return picked(self.grid.rows, self.only)
 
     @property
     def run_count(self) -> int:
         """Number of searches, runs, and the base."""
-        searches = sum(len(self.grid.searches(row)) for row in self.grid.rows)
-        return searches + len(self.grid.rows) * len(self.settings.seeds) + (self.grid.base_run is not None)
+        searches = sum(len(self.grid.searches(row)) for row in self.rows)
+        return searches + len(self.rows) * len(self.settings.seeds) + (self.grid.base_run is not None)
 
 
 def plan_comparison(config: str | Path, overrides: Iterable[str] = (), notes: list[str] | None = None) -> Plan:
@@ -54,8 +61,10 @@ def plan_comparison(config: str | Path, overrides: Iterable[str] = (), notes: li
     return plan_settings(settings, ComparisonFolder(settings.output), str(config))
 
 
-def plan_settings(settings: ComparisonSettings, folder: ComparisonFolder, source: str = "config") -> Plan:
-    """Check a comparison with the folder `folder`; write nothing.
+def plan_settings(
+    settings: ComparisonSettings, folder: ComparisonFolder, source: str = "config", only: tuple[str, ...] = ()
+) -> Plan:
+    """Check a comparison with the folder `folder`; write nothing. `only` as in `Plan`.
 
     Raises:
         DudeError: as `plan_comparison`.
@@ -67,7 +76,7 @@ def plan_settings(settings: ComparisonSettings, folder: ComparisonFolder, source
     folder.check()
     first = grid.runs(grid.rows[0], grid.rows[0].learning_rates[0])[0].settings
     base = identity(find_base(first.model, device=first.train.device))
-    plan = Plan(settings, Grid(settings, mark_of(base), folder.runs, source), folder, base)
+    plan = Plan(settings, Grid(settings, mark_of(base), folder.runs, source), folder, base, only)
     if any(not folder.is_done(run) for run in known_runs(plan)):
         _check_shared(plan)
     return plan
@@ -93,6 +102,8 @@ def compare(plan: Plan, watcher: Watcher, *, retry_failed: bool = False) -> None
 
     def todo() -> list[PlannedRun]:
         runs = known_runs(plan, rates)
+        for row in plan.grid.rows:  # also those that are not run now
+            rates.learning_rate(row)
         for found in rates.made.values():
             if found.row not in reported:
                 reported.add(found.row)
@@ -135,9 +146,9 @@ def known_runs(plan: Plan, rates: LearningRates | None = None) -> list[PlannedRu
     rates = rates or LearningRates(plan)
     grid = plan.grid
     runs = [grid.base_run] if grid.base_run else []
-    for row in grid.rows:
+    for row in plan.rows:
         runs += grid.searches(row)
-    by_row = [grid.runs(row, rate) for row in grid.rows if (rate := rates.learning_rate(row)) is not None]
+    by_row = [grid.runs(row, rate) for row in plan.rows if (rate := rates.learning_rate(row)) is not None]
     return runs + [run for seed in zip(*by_row, strict=True) for run in seed]
 
 

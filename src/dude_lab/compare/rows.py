@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,11 @@ class Row:
     def name(self) -> str:
         """Label and rank, as in file names and messages."""
         return slug(full_name(self.label, self.r).replace(" r=", "-r"))
+
+
+def picked(rows: Iterable[Row], only: Collection[str]) -> tuple[Row, ...]:
+    """Return the rows whose name is in `only`; all of them if it is empty."""
+    return tuple(row for row in rows if not only or row.name in only)
 
 
 def expand_rows(settings: ComparisonSettings, source: str) -> tuple[Row, ...]:

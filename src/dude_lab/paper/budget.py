@@ -17,7 +17,7 @@ import math
 from dataclasses import dataclass
 
 from ..compare.grid import Grid
-from ..compare.rows import Row
+from ..compare.rows import Row, picked
 from ..config.run_settings import RunSettings
 from ..methods import METHODS, FullSettings, TargetSettings
 from ..training.estimates import ModelSize, step_count, training_bytes
@@ -73,11 +73,12 @@ def cost(comparison: StudyComparison) -> Cost:
         DudeError: the shape of the model is not known, or it lacks a target module.
     """
     grid = Grid(comparison.settings, comparison.model.name, comparison.settings.output, comparison.source)
-    first = grid.runs(grid.rows[0], grid.rows[0].learning_rates[0])[0].settings
+    rows = picked(grid.rows, comparison.only)
+    first = grid.runs(rows[0], rows[0].learning_rates[0])[0].settings
     shape, estimate = shape_of(first.model.name), comparison.recipe.estimate
     hours: dict[str, float] = {}
     trainable, memory = 0, 0
-    for row in grid.rows:
+    for row in rows:
         values, frozen = _trained(row, shape)
         trainable, memory = max(trainable, values), max(memory, _memory(row, first, shape, estimate, values, frozen))
         rate = row.learning_rates[-1 if comparison.settings.search.above else 0]
@@ -88,8 +89,8 @@ def cost(comparison: StudyComparison) -> Cost:
     steps = _steps(first, estimate)
     train = first.train
     return Cost(
-        runs=len(grid.rows) * len(comparison.settings.seeds),
-        searches=sum(len(grid.searches(row)) for row in grid.rows),
+        runs=len(rows) * len(comparison.settings.seeds),
+        searches=sum(len(grid.searches(row)) for row in rows),
         steps=steps,
         tokens=steps * train.batch_size * train.gradient_accumulation * estimate.tokens,
         trainable=trainable,

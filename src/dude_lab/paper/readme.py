@@ -123,9 +123,10 @@ def readme(facts: dict[str, Any], written: dict[str, Any], found: list[margins.M
     figures = [f"[{name}]({name}.png)" for one in written.values() for name in one["figures"]]
     if figures:
         lines += ["", f"Figures: {', '.join(figures)}."]
-    open_runs = _left(written)
-    if open_runs:
+    if open_runs := _left(written):
         lines += ["", f"Not complete: {open_runs}."]
+    if later := [one.name for one in at(scale) if one.name not in written]:
+        lines += ["", f"Not begun: {', '.join(later)}."]
     lines += ["", "## Statistics", "", STATISTICS, "", "## Cost", ""]
     hours = cost["seconds"] / 3600
     lines += [

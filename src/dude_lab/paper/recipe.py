@@ -87,6 +87,7 @@ class StudyComparison:
         settings: the comparison as `dude compare` takes it; its output is the folder of the study.
         recipe: where it is from.
         recipe_name: name of that file.
+        only: names of the rows to run; empty: all.
     """
 
     name: str
@@ -95,6 +96,7 @@ class StudyComparison:
     settings: ComparisonSettings
     recipe: Recipe
     recipe_name: str
+    only: tuple[str, ...] = ()
 
     @property
     def source(self) -> str:
@@ -123,7 +125,7 @@ def comparisons_of(
         scale: `mini` or `paper`.
         output: folder of the study.
         overrides: `key=value`, applied to every comparison.
-        rows: names of rows, such as `dude-r16`, to leave out all others; empty: all rows.
+        rows: names of the rows to run, such as `dude-r16`; empty: all rows.
 
     Raises:
         DudeError: an override or a row that does not fit.
@@ -138,7 +140,7 @@ def comparisons_of(
                 names |= dict.fromkeys(row.name for row in here)
                 if comparison.name in made or (wanted and not any(row.name in wanted for row in here)):
                     continue
-                made[comparison.name] = _with_rows(comparison, wanted)
+                made[comparison.name] = replace(comparison, only=wanted)
     if lost := [row for row in wanted if row not in names]:
         raise DudeError(f"--row {lost[0]}: no row has this name. They are: {', '.join(names)}.")
     return tuple(made.values())
@@ -194,10 +196,3 @@ def _with(settings: ComparisonSettings, rows: Iterable[Any]) -> ComparisonSettin
     ]
     raw: Mapping[str, Any] = {**settings.resolved(), "methods": methods, "shared": {}, "ranks": None}
     return parse_comparison(raw, "reproduce")
-
-
-def _with_rows(comparison: StudyComparison, wanted: tuple[str, ...]) -> StudyComparison:
-    if not wanted:
-        return comparison
-    rows = [row for row in expand_rows(comparison.settings, comparison.source) if row.name in wanted]
-    return replace(comparison, settings=_with(comparison.settings, rows))

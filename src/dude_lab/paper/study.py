@@ -87,7 +87,7 @@ def plan_study(
         DudeError: the folder is in use for something else, or an override, a model or a data set is invalid.
     """
     folder.check(scale)
-    plans = tuple(plan_settings(one.settings, folder.comparison(one.name), one.source) for one in comparisons)
+    plans = tuple(plan_settings(one.settings, folder.comparison(one.name), one.source, one.only) for one in comparisons)
     return Study(folder, scale, experiments, comparisons, plans, overrides)
 
 
@@ -99,7 +99,7 @@ def progress(plans: Iterable[Plan]) -> tuple[int, int]:
         rates = LearningRates(plan)
         for run in known_runs(plan, rates):
             done[run.name] = plan.folder.is_done(run)
-        later += sum(rates.learning_rate(row) is None for row in plan.grid.rows) * len(plan.settings.seeds)
+        later += sum(rates.learning_rate(row) is None for row in plan.rows) * len(plan.settings.seeds)
     return sum(done.values()), len(done) + later
 
 
@@ -113,5 +113,5 @@ def stored_progress(folder: StudyFolder, comparisons: tuple[StudyComparison, ...
         place = folder.comparison(comparison.name)
         if (base := read(place.base)) is not None:
             grid = Grid(comparison.settings, mark_of(base), place.runs, comparison.source)
-            plans.append(Plan(comparison.settings, grid, place, base))
+            plans.append(Plan(comparison.settings, grid, place, base, comparison.only))
     return progress(plans) if plans else None
