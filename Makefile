@@ -29,10 +29,11 @@ help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
 
 # torch goes first and alone: later packages then find it there, whatever build of it the machine is meant to have.
+# --no-compile: of the 17,000 modules a process imports a few thousand, which are compiled when they are.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[cli,dev,docs]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-compile -c constraints.txt torch
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-compile -c constraints.txt -e '.[cli,dev,docs]'
 	touch $(STAMP)
 
 install: $(STAMP)
@@ -117,7 +118,10 @@ test-oldest-peft: $(STAMP)
 	  $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --target .peft-oldest peft==$(OLDEST_PEFT); }
 	PYTHONPATH=.peft-oldest EXPECTED_PEFT=$(OLDEST_PEFT) $(PYTEST) -q -n 2 --dist loadfile -m "not slow" tests/peft tests/lab/test_methods.py $(NOT_PEFT)
 
-check: lint types docs test test-oldest-peft test-quantized
+# The first three use one core each; the tests use two.
+check: $(STAMP)
+	$(MAKE) -j 2 --output-sync=target lint types docs
+	$(MAKE) test test-oldest-peft test-quantized
 
 format: $(STAMP)
 	$(BIN)/ruff format .

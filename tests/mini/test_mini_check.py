@@ -39,6 +39,7 @@ def test_tokenizer_and_config_are_the_shipped_files(tokenizer: PreTrainedTokeniz
         assert made == shipped, name
 
 
+@pytest.mark.slow  # twenty seconds, and only a change of mini/ can break it
 def test_from_nothing_to_the_first_window(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

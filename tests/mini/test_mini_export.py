@@ -24,6 +24,7 @@ from mini.world import the_world
 CARD = (ASSETS / "MODEL_CARD.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow  # fifteen seconds, and only a change of mini/ can break it
 def test_the_exported_sets_are_the_shipped_ones(tmp_path: Path) -> None:
     """Byte for byte, below the compression: another zlib may pack the same bytes in another way."""
     assert main(["-o", str(tmp_path)]) == 0
