@@ -28,7 +28,7 @@ from dude_lab.compare.grid import PlannedRun
 from dude_lab.compare.pool import Stopped, Watcher
 from dude_lab.config.yaml_file import load_config
 from dude_lab.tune import tuning as tuner_module
-from dude_lab.tune.candidates import load_candidates
+from dude_lab.tune.candidates import TuneOptions, load_candidates
 from dude_lab.tune.halving import (
     Cost,
     Rung,
@@ -152,7 +152,7 @@ def tuned(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
         planned = dude("tune", config, *OPTIONS, "--dry-run")
         assert planned.exit_code == 0 and "4 candidates: lora-r4, dude-r4" in planned.stdout, planned.output
         assert not (folder / "run-tune").exists()
-        made = load_candidates(config, methods=["lora", "dude"], rates=[1e-3, 1e-2], threads=1)
+        made = load_candidates(config, options=TuneOptions(["lora", "dude"], rates=[1e-3, 1e-2], threads=1))
         with pytest.raises(Stopped):
             Tuner(made, 1200.0, "run.yaml").run(StopOnce())
         before = json.loads((folder / "run-tune" / "tune.json").read_text())
@@ -211,7 +211,7 @@ def test_its_complete_runs_are_those_of_a_comparison(tuned: tuple[Path, str], tm
 
 def test_if_no_candidate_was_trained_to_the_end_the_choice_is_by_training_loss(tuned: tuple[Path, str]) -> None:
     config, _ = tuned
-    made = load_candidates(config, methods=["lora", "dude"], rates=[1e-3, 1e-2], threads=1)
+    made = load_candidates(config, options=TuneOptions(["lora", "dude"], rates=[1e-3, 1e-2], threads=1))
     tuner = Tuner(made, 1200.0, "run.yaml")
     tuner.state.done.pop()
     ranking = rank(tuner)
@@ -223,7 +223,7 @@ def test_if_no_candidate_was_trained_to_the_end_the_choice_is_by_training_loss(t
 
 def test_a_first_rung_that_was_not_finished_ranks_the_candidates_that_reached_it(tuned: tuple[Path, str]) -> None:
     config, _ = tuned
-    made = load_candidates(config, methods=["lora", "dude"], rates=[1e-3, 1e-2], threads=1)
+    made = load_candidates(config, options=TuneOptions(["lora", "dude"], rates=[1e-3, 1e-2], threads=1))
     tuner = Tuner(made, 1200.0, "run.yaml")
     (_, names), (_, finished) = tuner.state.done
     tuner.state.done, tuner.state.running = [], (4, names)
@@ -268,7 +268,8 @@ def test_a_larger_budget_continues_and_the_same_one_changes_nothing(
     file.write_text(json.dumps({key: value for key, value in state.items() if key != "sha256"}))
     for name in finished:
         shutil.rmtree(tmp_path / "copy" / "runs" / name)
-    made = load_candidates(config, methods=["lora", "dude"], rates=[1e-3, 1e-2], threads=1, output=tmp_path / "copy")
+    asked = TuneOptions(["lora", "dude"], rates=[1e-3, 1e-2], threads=1, output=tmp_path / "copy")
+    made = load_candidates(config, options=asked)
     two_rungs(monkeypatch)
     Tuner(made, 60.0, "run.yaml").run(Watcher())
     assert not any((tmp_path / "copy" / "runs" / name).exists() for name in finished)
@@ -283,7 +284,9 @@ def test_a_candidate_whose_process_is_killed_is_left_out(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    tuner = Tuner(load_candidates(write(tiny_base, tmp_path), rates=[1e-3, 1e-2]), 600.0, "run.yaml")
+    tuner = Tuner(
+        load_candidates(write(tiny_base, tmp_path), options=TuneOptions(rates=[1e-3, 1e-2])), 600.0, "run.yaml"
+    )
     tuner.folder.begin(tuner.settings, tuner.base)
     one, other = tuner.candidates
 
@@ -305,7 +308,9 @@ def test_a_budget_that_is_too_small_names_what_is_needed(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    tuner = Tuner(load_candidates(write(tiny_base, tmp_path), rates=[1e-3, 1e-2]), 60.0, "run.yaml")
+    tuner = Tuner(
+        load_candidates(write(tiny_base, tmp_path), options=TuneOptions(rates=[1e-3, 1e-2])), 60.0, "run.yaml"
+    )
     monkeypatch.setattr(tuner, "_work", lambda *_, **__: None)
     monkeypatch.setattr(tuner, "_measured", lambda row: ([2.0], [10.0]))
     with pytest.raises(DudeError, match=r"60 s, and 2 candidates need 2\d s for 2 steps.*Give --budget \d+s"):
@@ -344,14 +349,14 @@ def test_a_run_with_questions_is_tuned_on_their_validation_split(tiny_base: Path
     asked = {"suite": "mini_csqa", "limit": 1000, "every": 2}
     config = write(tiny_base, tmp_path, eval=asked, method="lora")
     raw = load_candidates(
-        config, ["train.early_stopping_patience=2", "train.log_every=5"], methods=["full", "dude"]
+        config, ["train.early_stopping_patience=2", "train.log_every=5"], TuneOptions(["full", "dude"])
     ).comparison
     assert raw.search.eval == {"split": "validation", "limit": 300} and "every" not in raw.run["eval"]
     assert not {"early_stopping_patience", "log_every"} & raw.run["train"].keys()
     full, other = raw.methods
     assert isinstance(full, dict) and isinstance(other, dict)
     assert full["learning_rates"][0] == pytest.approx(other["learning_rates"][0] / 10)
-    assert load_candidates(config, metric="loss").comparison.search.eval is None
+    assert load_candidates(config, options=TuneOptions(metric="loss")).comparison.search.eval is None
     notes: list[str] = []
     for asked, count in (({"suite": "mini_csqa"}, 0), ({"suite": "commonsense_qa"}, 1), ({"suite": "mini_csqa", "split":
                          "validation"}, 2), ({"suite": "commonsense_qa", "skip": 300}, 2)):  # fmt: skip
@@ -365,11 +370,12 @@ def test_the_yaml_of_a_comparison_gives_its_rows_and_rates(tmp_path: Path) -> No
     rows = ["lora", {"name": "dude", "r": 4, "learning_rates": [1e-3, 1e-2]}]
     values = {"run": run, "methods": rows, "learning_rates": [1e-4, 1e-3], "seeds": [7], "output": str(tmp_path / "c")}
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(values))
-    made = load_candidates(tmp_path / "c.yaml", methods=["dude", "pissa"], jobs=2)
+    made = load_candidates(tmp_path / "c.yaml", options=TuneOptions(["dude", "pissa"], jobs=2))
     assert made.comparison.methods == [rows[1], "pissa"] and made.comparison.jobs == 2
     assert (made.comparison.output, made.run["train"]) == (tmp_path / "c", {"log_every": 5, "seed": 7})
     assert made.comparison.run["train"] == {}
-    other = load_candidates(tmp_path / "c.yaml", rates=[1.0, 2.0], ranks=[4, 8], metric="loss", output=tmp_path / "o")
+    asked = TuneOptions(rates=[1.0, 2.0], ranks=[4, 8], metric="loss", output=tmp_path / "o")
+    other = load_candidates(tmp_path / "c.yaml", options=asked)
     assert other.comparison.methods == ["lora", {"name": "dude", "r": 4}] and other.comparison.ranks == [4, 8]
     assert other.comparison.search.eval is None and other.comparison.output == tmp_path / "o"
 

@@ -12,7 +12,7 @@ from dude_peft.errors import DudeError
 
 from ..compare.pool import Stopped
 from ..training.reporter import quiet
-from ..tune.candidates import load_candidates
+from ..tune.candidates import TuneOptions, load_candidates
 from ..tune.halving import parse_budget, seconds
 from ..tune.ranking import Ranking, cells, heads, rank, sentences, write_ranking
 from ..tune.tuning import Tuner
@@ -40,9 +40,7 @@ def run(
     notes: list[str] = []
     quiet()
     try:
-        candidates = load_candidates(
-            config,
-            overrides,
+        asked = TuneOptions(
             methods=_words(methods),
             ranks=[int(value) for value in _numbers(ranks, "--ranks", whole=True)],
             rates=_numbers(rates, "--rates"),
@@ -50,8 +48,8 @@ def run(
             output=output,
             jobs=jobs,
             threads=threads,
-            notes=notes,
         )
+        candidates = load_candidates(config, overrides, asked, notes)
         tuner = Tuner(candidates, allowed, str(config))
     finally:
         show_notes(notes)

@@ -122,7 +122,7 @@ def comparisons_of(
 
     Args:
         experiments: of `experiments.EXPERIMENTS`.
-        scale: `mini` or `paper`.
+        scale: `mini`, `small` or `paper`.
         output: folder of the study.
         overrides: `key=value`, applied to every comparison.
         rows: names of the rows to run, such as `dude-r16`; empty: all rows.

@@ -20,7 +20,7 @@ class Study:
 
     Attributes:
         folder: where it is.
-        scale: `mini` or `paper`.
+        scale: `mini`, `small` or `paper`.
         experiments: tables and figures to write.
         comparisons: what they need.
         plans: plan of each comparison.

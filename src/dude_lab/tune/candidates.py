@@ -42,17 +42,51 @@ class Candidates:
     output: Path
 
 
+@dataclass(frozen=True)
+class TuneOptions:
+    """The options of `dude tune`, which come before the YAML.
+
+    Attributes:
+        methods, ranks, rates: names, ranks and learning rates to choose from; empty: those of the YAML, and for a run
+            `RATES`.
+        metric: `accuracy` on the validation split of `eval`, or the `loss` on `data.validation`; None: the accuracy if
+            `eval` has questions with a validation split.
+        output: folder of the tuning; None: that of the comparison, or of the run with `-tune`.
+        jobs, threads: runs in parallel, and torch threads of each; None: as in the comparison, or one run.
+    """
+
+    methods: Sequence[str] = ()
+    ranks: Sequence[int] = ()
+    rates: Sequence[float] = ()
+    metric: str | None = None
+    output: Path | None = None
+    jobs: int | None = None
+    threads: int | None = None
+
+    def check(self) -> None:
+        """Check the names.
+
+        Raises:
+            DudeError: no such method or metric.
+        """
+        for name in self.methods:
+            if name not in METHODS:
+                hint = did_you_mean(name, METHODS)
+                raise DudeError(f"--methods: no method is called '{name}'.{hint} Known: {', '.join(METHODS)}.")
+        if self.metric not in (None, "accuracy", "loss"):
+            raise DudeError(f"--metric: accuracy or loss, got '{self.metric}'.")
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """The keys of a comparison's YAML that these options replace as they are."""
+        values = {"ranks": list(self.ranks), "jobs": self.jobs, "threads": self.threads}
+        return {key: value for key, value in values.items() if value}
+
+
 def load_candidates(
     config: Path,
     overrides: Iterable[str] = (),
-    *,
-    methods: Sequence[str] = (),
-    ranks: Sequence[int] = (),
-    rates: Sequence[float] = (),
-    metric: str | None = None,
-    output: Path | None = None,
-    jobs: int | None = None,
-    threads: int | None = None,
+    options: TuneOptions = TuneOptions(),
     notes: list[str] | None = None,
 ) -> Candidates:
     """Return the candidates of a run's YAML, or of a comparison's.
@@ -60,55 +94,33 @@ def load_candidates(
     Args:
         config: the YAML file.
         overrides: `key=value`, as for `dude train` or `dude compare`.
-        methods, ranks, rates: names, ranks and learning rates to choose from; empty: those of the YAML, and for a run
-            `RATES`.
-        metric: `accuracy` on the validation split of `eval`, or the `loss` on `data.validation`; None: the accuracy if
-            `eval` has questions with a validation split.
-        output: folder of the tuning; None: that of the comparison, or of the run with `-tune`.
-        jobs, threads: runs in parallel, and torch threads of each; None: as in the comparison, or one run.
+        options: those of the command.
         notes: as in `yaml_file.override`.
 
     Raises:
         DudeError: a mistake in the YAML or the options.
     """
     raw = read_yaml(config)
-    given = [method for method in methods if method not in METHODS]
-    if given:
-        raise DudeError(f"--methods: no method is called '{given[0]}'.{did_you_mean(given[0], METHODS)}"
-                        f" Known: {', '.join(METHODS)}.")  # fmt: skip
-    if metric not in (None, "accuracy", "loss"):
-        raise DudeError(f"--metric: accuracy or loss, got '{metric}'.")
-    changed: dict[str, Any] = {"ranks": list(ranks)} if ranks else {}
-    changed |= {"jobs": jobs} if jobs else {}
-    changed |= {"threads": threads} if threads else {}
+    options.check()
     if "methods" in raw:
-        return _of_comparison(config, overrides, changed, methods, rates, metric, output, notes)
-    return _of_run(config, override(raw, overrides, notes), changed, methods, rates, metric, output, notes)
+        return _of_comparison(config, overrides, options, notes)
+    return _of_run(config, override(raw, overrides, notes), options, notes)
 
 
-def _of_run(
-    config: Path,
-    raw: dict[str, Any],
-    changed: dict[str, Any],
-    methods: Sequence[str],
-    rates: Sequence[float],
-    metric: str | None,
-    output: Path | None,
-    notes: list[str] | None,
-) -> Candidates:
+def _of_run(config: Path, raw: dict[str, Any], options: TuneOptions, notes: list[str] | None) -> Candidates:
     settings = parse_run(raw, str(config))
     section: dict[str, Any] = json_copy(raw["method"])
     own = section.pop("name")
-    names = list(methods) or [own]
+    names = list(options.methods) or [own]
     known = {key for name in names for key in METHODS[name].settings.model_fields}
-    if changed.get("ranks") and "r" not in known:
+    if options.ranks and "r" not in known:
         raise DudeError(f"--ranks: none of the methods has a rank ({', '.join(names)}). Leave it out.")
-    entries = [{"name": name, "learning_rates": list(rates or _rates(name))} for name in names]
+    entries = [{"name": name, "learning_rates": list(options.rates or _rates(name))} for name in names]
     run = {key: value for key, value in raw.items() if key not in ("method", "output")}
     train = dict(run.get("train") or {})
     for key in ("seed", "learning_rate", *OF_ONE_RUN):
         train.pop(key, None)
-    search, asked = _search(settings, metric, str(config))
+    search, asked = _search(settings, options.metric, str(config))
     if search is not None and notes is not None and (shared := _also_asked(settings, search["limit"])):
         notes.append(
             f"{shared} is evaluated on its validation split, whose first {search['limit']} questions choose here. For "
@@ -124,38 +136,29 @@ def _of_run(
             "methods": entries,
             "shared": {key: value for key, value in section.items() if key in known},
             "seeds": [settings.train.seed],
-            "learning_rates": list(rates or RATES),
+            "learning_rates": list(options.rates or RATES),
             "search": {"seed": SEED if settings.train.seed != SEED else SEED + 1, "eval": search},
-            "output": str(output or Path(f"{settings.output}-tune")),
-            **changed,
+            "output": str(options.output or Path(f"{settings.output}-tune")),
+            **options.changes,
         },
         str(config),
     )
     return Candidates(comparison, run, settings.output)
 
 
-def _of_comparison(
-    config: Path,
-    overrides: Iterable[str],
-    changed: dict[str, Any],
-    methods: Sequence[str],
-    rates: Sequence[float],
-    metric: str | None,
-    output: Path | None,
-    notes: list[str] | None,
-) -> Candidates:
+def _of_comparison(config: Path, overrides: Iterable[str], options: TuneOptions, notes: list[str] | None) -> Candidates:
     settings = load_comparison(config, overrides, notes)
-    raw: dict[str, Any] = json_copy(settings.resolved()) | changed
-    if methods:
+    raw: dict[str, Any] = json_copy(settings.resolved()) | options.changes
+    if options.methods:
         there = {_name(entry): entry for entry in raw["methods"]}
-        raw["methods"] = [there.get(name, name) for name in methods]
-    if rates:
-        raw["learning_rates"] = list(rates)
+        raw["methods"] = [there.get(name, name) for name in options.methods]
+    if options.rates:
+        raw["learning_rates"] = list(options.rates)
         raw["methods"] = [_without_rates(entry) for entry in raw["methods"]]
-    if metric == "loss":
+    if options.metric == "loss":
         raw["search"]["eval"] = None
-    if output is not None:
-        raw["output"] = str(output)
+    if options.output is not None:
+        raw["output"] = str(options.output)
     if isinstance(train := raw["run"].get("train"), dict):
         train.pop("log_every", None)
     comparison = parse_comparison(raw, str(config))
