@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from comparison_tools import begin, finish
@@ -15,6 +17,7 @@ from dude_lab.compare.comparison_report import report
 from dude_lab.compare.results import collect
 from dude_lab.compare.search import choose
 from dude_lab.paper.experiments import chosen
+from dude_lab.paper.rates import draw
 from dude_lab.paper.study_folder import StudyFolder
 from dude_lab.paper.study_report import write_report
 from dude_peft.errors import DudeError
@@ -115,3 +118,17 @@ def test_without_a_search_nothing_is_drawn_and_the_paper_has_none(tmp_path: Path
     assert made["figures"] == [] and {one["word"] for one in made["claims"]} == {"-"}
     with pytest.raises(DudeError, match="at scale paper"):
         chosen("rates", "paper")
+
+
+def test_full_fine_tuning_has_a_row_in_the_table_and_no_panel(tmp_path: Path) -> None:
+    def row(method: str, r: int | None) -> SimpleNamespace:
+        found = [{"learning_rate": rate, "accuracy": 0.5} for rate in (1e-3, 1e-2)]
+        return SimpleNamespace(method=method, r=r, label=method, candidates=found)
+
+    def drawn(*rows: SimpleNamespace) -> bool:
+        one: Any = SimpleNamespace(searched=True, trained_on="set", results=SimpleNamespace(rows=rows))
+        return draw([one], tmp_path / "rates.svg")
+
+    assert not drawn(row("full", None))
+    assert drawn(row("full", None), row("dude", 16))
+    assert "r=None" not in (tmp_path / "rates.svg").read_text()

@@ -93,7 +93,7 @@ def draw(comparisons: Sequence[ComparisonResult], *paths: Path) -> bool:
         for comparison in comparisons
         if comparison.searched
         for r in dict.fromkeys(row.r for row in comparison.results.rows)
-        if any(measured(row) for row in comparison.results.rows if row.r == r)
+        if any(measured(row) for row in comparison.results.rows if row.r == r and row.method in FOUR)
     ]
     if not panels:
         return False
