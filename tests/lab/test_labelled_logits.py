@@ -10,8 +10,9 @@ from tiny_run import Tiny, tiny, tiny_base  # noqa: F401
 
 from dude_lab.training import trainer as trainer_module
 from dude_lab.training.base_model import load_base
+from dude_lab.training.build_trainer import adapted_model, build_trainer
 from dude_lab.training.run_plan import make_plan
-from dude_lab.training.trainer import RunTrainer, adapted_model, build_trainer
+from dude_lab.training.trainer import RunTrainer
 
 pytestmark = pytest.mark.skipif(not trainer_module.FUSED, reason="this TRL computes the loss from all logits")
 

@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from dude_lab.methods import METHODS, parse_method
+from dude_lab.training.build_trainer import adapted_model
 from dude_lab.training.run_plan import trainable_part
-from dude_lab.training.trainer import adapted_model
 from dude_peft import DudeConfig, DudeError
 from dude_peft.baselines.bitfit import BitfitConfig
 from dude_peft.targets import find_targets, plan

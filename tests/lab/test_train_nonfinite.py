@@ -119,8 +119,8 @@ def test_a_loss_scaler_skips_steps_whose_gradient_is_infinite(tiny: Tiny, monkey
     from types import SimpleNamespace
 
     from dude_lab.training.base_model import load_base
+    from dude_lab.training.build_trainer import adapted_model, build_trainer
     from dude_lab.training.run_plan import make_plan
-    from dude_lab.training.trainer import adapted_model, build_trainer
 
     plan = make_plan(tiny.settings())
     trainer = build_trainer(plan, adapted_model(plan, load_base(plan.base)), tiny.folder / "checkpoints")

@@ -144,7 +144,7 @@ def test_what_is_saved_is_what_was_trained(tiny: Tiny, name: str, monkeypatch: p
 
 def test_every_default_that_matters_is_pinned(tiny: Tiny) -> None:  # noqa: F811
     from dude_lab.training.base_model import load_base
-    from dude_lab.training.trainer import adapted_model, build_trainer
+    from dude_lab.training.build_trainer import adapted_model, build_trainer
 
     plan = make_plan(tiny.settings())
     trainer = build_trainer(plan, adapted_model(plan, load_base(plan.base)), tiny.folder / "checkpoints")

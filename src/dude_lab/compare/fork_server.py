@@ -41,7 +41,7 @@ PRELOADED = (
     "dude_peft.baselines",
     "dude_lab.training.callbacks",
     "dude_lab.training.curves",
-    "dude_lab.training.trainer",
+    "dude_lab.training.build_trainer",
     "dude_lab.evaluation.evaluator",
     "lm_eval.evaluator",
     "matplotlib.backends.backend_agg",

@@ -311,7 +311,7 @@ class _Run:
         """Add the method's adapter to the base model and report the progress."""
         from dude_peft.injection import distributed_init, on_init
 
-        from .trainer import adapted_model
+        from .build_trainer import adapted_model
 
         what = "decomposing" if METHODS[self.plan.settings.method.name].init in FACTORISED else "preparing"
         begin = time.perf_counter()
@@ -329,8 +329,8 @@ class _Run:
             raise DudeError(f"method '{self.plan.settings.method.name}': {error}") from error
 
     def _make_trainer(self, model: Any) -> RunTrainer:
+        from .build_trainer import build_trainer
         from .callbacks import EvaluateEvery, LogCurves, SealCheckpoints, StopCleanly
-        from .trainer import build_trainer
 
         settings = self.plan.settings
         left = self._time_left()
