@@ -1,4 +1,4 @@
-"""The packed study in `studies/mini`: today's code takes its runs for its own and finds in them what the tables say."""
+"""The packed studies: today's code takes their runs for its own and finds in them what the tables say."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import pytest
 from conftest import ROOT
 
 from dude_lab.compare.packed import NOT_STORED, PackedStudy, find_packed
+from dude_lab.compare.results import collect_runs
 from dude_lab.config.run_settings import ModelSettings
 from dude_lab.config.yaml_file import fingerprint, parse_run
-from dude_lab.paper.experiments import EXPERIMENTS, chosen
+from dude_lab.paper.experiments import Scale, chosen
 from dude_lab.paper.recipe import comparisons_of
 from dude_lab.paper.study import stored_progress
 from dude_lab.paper.study_folder import StudyFolder
@@ -83,14 +84,37 @@ def test_every_answer_is_there_and_no_prompt(study: PackedStudy) -> None:
         assert (n, right[run, task] / n) == (metric["n"], pytest.approx(metric["value"], abs=1e-12))
 
 
-@pytest.mark.parametrize("name", ["table2", "seeds"])
-def test_the_tables_are_those_of_the_runs(name: str, tmp_path: Path) -> None:
-    shutil.copytree(MINI, tmp_path / "study")
+@pytest.mark.parametrize(
+    ("scale", "name"), [("mini", "table2"), ("mini", "seeds"), ("small", "table1"), ("small", "ablation")]
+)
+def test_the_tables_are_those_of_the_runs(scale: Scale, name: str, tmp_path: Path) -> None:
+    stored = MINI.parent / scale
+    shutil.copytree(stored, tmp_path / "study")
     (tmp_path / "study" / f"{name}.md").unlink()
-    write_experiment(StudyFolder(tmp_path / "study"), EXPERIMENTS[name], "mini")
-    assert (tmp_path / "study" / f"{name}.md").read_text() == (MINI / f"{name}.md").read_text()
+    (experiment,) = chosen(name, scale)
+    write_experiment(StudyFolder(tmp_path / "study"), experiment, scale)
+    assert (tmp_path / "study" / f"{name}.md").read_text() == (stored / f"{name}.md").read_text()
 
 
 def test_the_tree_stays_small() -> None:
     files = [path for path in MINI.rglob("*") if path.is_file() and "state" not in path.parts]
     assert len(files) < 100 and sum(path.stat().st_size for path in files) < 12e6
+
+
+def test_runs_of_one_method_have_what_differs_in_their_label() -> None:
+    small = find_packed(MINI.parent / "small")
+    assert small is not None
+
+    def labels(*starts: str) -> list[str]:
+        names = [next(name for name in small.records if name.startswith(f"{start}-s42-")) for start in starts]
+        return [row.label for row in collect_runs([MINI.parent / "small" / "runs" / name for name in names]).rows]
+
+    assert labels("dude-r16-lr0.003", "dude-detached-norm-r16-lr0.003") == [
+        "DuDe (detach_norm=false)",
+        "DuDe (detach_norm=true)",
+    ]
+    assert labels("dude-random-vectors-r16-lr0.001", "dude-random-vectors-r16-lr0.003") == [
+        "DuDe, random vectors (learning_rate=0.001)",
+        "DuDe, random vectors (learning_rate=0.003)",
+    ]
+    assert labels("dude-r16-lr0.003", "pissa-random-vectors-r16-lr0.003") == ["DuDe", "PiSSA, random vectors"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from .grid import Grid
 from .rows import Row, full_name
 from .run_store import FolderRun, Run, find_run
 from .search import choose
+
+MOST_KEYS = 3  # settings in a label
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,9 @@ def collect_paths(paths: Sequence[Path]) -> tuple[Results, ComparisonFolder | No
 def collect_runs(paths: Sequence[Path]) -> Results:
     """Return rows of finished runs; runs that differ in the seed only are one row.
 
+    Rows of one name have the settings in which they differ in their label, as in "DuDe (detach_norm=true)", or
+    the name of their first run if these are more than three.
+
     Raises:
         DudeError: a folder without a finished run, two runs of one row and seed, or runs with different questions.
     """
@@ -147,7 +152,29 @@ def collect_runs(paths: Sequence[Path]) -> Results:
     base = None
     if before is not None:
         base = Run({**first.record, "metrics": {"before": None, "after": before}}, first.source)
-    return _results(_named_apart([(row, "") for row in rows.values()]), base, None)
+    return _results(_named_apart([(row, _difference(row, rows.values())) for row in rows.values()]), base, None)
+
+
+def _difference(row: RowResult, rows: Iterable[RowResult]) -> str:
+    """Return the settings in which a row differs from the rows of its name; empty if none or more than three."""
+    mine = _flat(row.runs[0])
+    group = [_flat(one.runs[0]) for one in rows if one.name == row.name]
+    keys = [key for key in mine if any(one.get(key) != mine[key] for one in group)]
+    return ", ".join(f"{key}={_short(mine[key])}" for key in keys) if len(keys) <= MOST_KEYS else ""
+
+
+def _flat(run: Run) -> dict[str, Any]:
+    """Return the settings of a run that make it another row."""
+    config = run.record["config"]
+    own = {key: value for section in ("method", "train") for key, value in config[section].items() if key != "seed"}
+    return own | {f"{section}.{key}": value for section in ("model", "data") for key, value in config[section].items()}
+
+
+def _short(value: Any) -> str:
+    """Return a setting as in YAML; of a path, its last part."""
+    if isinstance(value, str):
+        return Path(value).name
+    return f"{value:g}" if isinstance(value, float) else json.dumps(value)
 
 
 def _check_questions(rows: Sequence[RowResult]) -> None:
