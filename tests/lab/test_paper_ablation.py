@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from comparison_tools import finish
+from conftest import ROOT
 from test_paper_report import answers, started
 
+from dude_lab.compare.rows import expand_rows
 from dude_lab.paper import ablation
 from dude_lab.paper.experiments import chosen
+from dude_lab.paper.readme import experiment_page
 from dude_lab.paper.recipe import comparisons_of
 from dude_lab.paper.study_report import write_report
 
@@ -73,7 +77,32 @@ def test_a_missing_row_leaves_its_effects_open(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("scale", ["mini", "small"])
 def test_the_recipes_have_the_six_rows(scale: str, tmp_path: Path) -> None:
-    from dude_lab.compare.rows import expand_rows
-
     for comparison in comparisons_of(chosen("ablation", scale), scale, tmp_path):  # type: ignore[arg-type]
         assert {row.label for row in expand_rows(comparison.settings, "x")} == set(ablation.ABLATED)
+
+
+def test_one_rate_for_all_rows_is_used_without_a_search(tmp_path: Path) -> None:
+    found = {one.name: one for one in comparisons_of(chosen("ablation", "small"), "small", tmp_path)}
+    rates = {
+        name: {row.learning_rates for row in expand_rows(one.settings, "x")}
+        for name, one in found.items()
+        if one.spec.learning_rate is not None
+    }
+    assert rates == {"ablation-lr0.003": {(0.003,)}, "ablation-lr0.01": {(0.01,)}}
+    assert {name.partition("-lr")[0] for name in found} == {"ablation", "ablation-above"}
+    assert not any("-lr" in one.name for one in comparisons_of(chosen("ablation", "mini"), "mini", tmp_path))
+
+
+def test_a_rate_for_all_rows_can_be_overridden(tmp_path: Path) -> None:
+    made = comparisons_of(chosen("ablation", "small"), "small", tmp_path, ["learning_rates=[0.02]"])
+    (one,) = [one for one in made if one.name == "ablation-lr0.01"]
+    assert {row.learning_rates for row in expand_rows(one.settings, "x")} == {(0.02,)}
+
+
+def test_a_page_of_several_tables_says_which_is_which() -> None:
+    made = json.loads((ROOT / "studies/mini/ablation.json").read_text())
+    several = experiment_page(made)
+    assert "\nComparison `ablation`: model `mini` fine-tuned on" in several
+    assert "\nComparison `ablation-above`: model `mini` fine-tuned on" in several
+    alone = experiment_page({**made, "tables": made["tables"][:1]})
+    assert "\nModel `mini` fine-tuned on" in alone and "Comparison" not in alone

@@ -51,6 +51,7 @@ class ComparisonSpec:
         first_seed: at the scale of the paper, use the first seed only.
         calibration: add the recipe's methods `for_calibration`.
         above: use the next learning rate above the one that the recipe's search chooses.
+        learning_rate: use it for every row, without a search.
     """
 
     name: str
@@ -62,6 +63,7 @@ class ComparisonSpec:
     first_seed: bool = False
     calibration: bool = False
     above: bool = False
+    learning_rate: float | None = None
 
     @property
     def asked(self) -> str:
@@ -188,6 +190,18 @@ COMPARISONS = {
             )
             for name, above in (("ablation", False), ("ablation-above", True))
         ),
+        # On mini the best rates are all equal, so there the two above are comparisons at one rate.
+        *(
+            ComparisonSpec(
+                f"ablation-lr{rate:g}",
+                {"small": "ablation"},
+                ("dude", "dude_random", "pissa", "pissa_random"),
+                (Column("score", "Accuracy"),),
+                None,
+                learning_rate=rate,
+            )
+            for rate in (0.003, 0.01)
+        ),
         ComparisonSpec("above-gpqa", {"mini": "gpqa"}, FOUR, (Column("score", "GPQA"),), None, above=True),
         ComparisonSpec(
             "above-mmlu", {"mini": "mmlu"}, FOUR, (Column("avg", "Average"),), None, ranks=(16,), above=True
@@ -297,8 +311,9 @@ EXPERIMENTS = {
             "ablation",
             "Ablation: which part does the work?",
             "Not in the paper: {exact gradient, norm as a constant} x {singular vectors of the weight, random ones} x "
-            "{magnitude, none}, at the best learning rate of each and at the next larger one.",
-            ("ablation", "ablation-above"),
+            "{magnitude, none}, at the best learning rate of each, at the next larger one, and at one rate for all "
+            "where the best ones differ.",
+            ("ablation", "ablation-above", "ablation-lr0.003", "ablation-lr0.01"),
             ("parts_help", "parts_interact"),
             scales=("mini", "small"),
         ),

@@ -161,7 +161,9 @@ def _comparisons(spec: ComparisonSpec, scale: Scale, output: Path, overrides: tu
         if spec.first_seed and scale == "paper":
             raw["seeds"] = raw["seeds"][:1]
         narrowed = {pair.partition("=")[0].strip() for pair in overrides}
-        if "learning_rates" in narrowed:  # meant for every method, also for one with rates of its own
+        if spec.learning_rate is not None:
+            raw["learning_rates"] = [spec.learning_rate]
+        if "learning_rates" in narrowed or spec.learning_rate is not None:  # also of methods with rates of their own
             for entry in raw["methods"]:
                 if isinstance(entry, dict):
                     entry.pop("learning_rates", None)
