@@ -6,12 +6,14 @@ import itertools
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from test_compare_results import SHARES, filled
@@ -174,6 +176,25 @@ def test_losses_that_differ_little_have_a_linear_axis(tmp_path: Path) -> None:
 def test_a_comparison_is_titled_by_model_and_data(tmp_path: Path) -> None:
     draw_comparison(collect(filled(tmp_path, SHARES)), tmp_path / "x.svg")
     assert re.search(r">\S+ on \S+<", (tmp_path / "x.svg").read_text())
+
+
+def test_titles_fit_beside_labels_of_any_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Figure] = []
+    monkeypatch.setattr(plot_style, "save", lambda figure, *_: seen.append(figure))
+    results = collect(filled(tmp_path, SHARES))
+    settings = "(detach_norm=false, init_variant=random, learning_rate=0.001)"
+    longer = [replace(row, label=f"{row.label} {settings}") for row in results.rows]
+    for rows in (results.rows, longer):
+        draw_comparison(replace(results, rows=rows), tmp_path / "x.png")
+    for figure in seen:
+        FigureCanvasAgg(figure).draw()
+        whole = figure.bbox
+        for axes in figure.axes:
+            names = [*axes.get_yticklabels(), *(text for text in axes.texts if "=" in text.get_text())]
+            for text in (axes.title, axes._left_title, *names):  # type: ignore[attr-defined]
+                if text.get_text():
+                    box = text.get_window_extent()
+                    assert box.x0 >= whole.x0 and box.x1 <= whole.x1, text.get_text()
 
 
 def test_a_picture_is_written_by_one_function() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 BANDS = 4  # more would cover each other
-LABEL_GAP = 0.055  # of the axes' height, between two direct labels
+LABEL_GAP = 0.055  # of the axes' height, between two direct labels of one line
+LABEL_WIDTH = 32  # characters; a longer label has several lines
+ROOM = 16  # characters of a label that the usual width has room for, beside the lines and on the axis
+CHARACTER = 0.067  # inches, on average, at 9 points
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,11 @@ def draw(results: Results, *paths: Path) -> None:
     model and training data.
     """
     rows = [row for row in results.rows if row.runs]
-    height = max(3.8, 1.3 + 0.3 * len(rows))
-    with picture(*paths, size=(11.5, height)) as figure:
+    labels = [label.split("\n") for label in _names(rows).values()]
+    longest = max((len(line) for label in labels for line in label), default=0)
+    height = max(3.8, 1.3 + 0.3 * len(rows), 1.3 + 0.17 * sum(len(label) + 0.5 for label in labels))
+    width = 11.5 + 2 * CHARACTER * max(0, longest - ROOM)
+    with picture(*paths, size=(width, height)) as figure:
         if results.headline is not None:
             left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
             _accuracies(right, results, rows)
@@ -79,9 +86,10 @@ def looks(rows: Sequence[RowResult]) -> dict[str, Look]:
 
 
 def _names(rows: Sequence[RowResult]) -> dict[str, str]:
-    """Return the labels of the rows, with ranks if there are several."""
+    """Return the labels of the rows, with ranks if there are several; long ones in several lines."""
     several = len({row.r for row in rows if row.r is not None}) > 1
-    return {row.name: row.name if several else row.label for row in rows}
+    names = {row.name: row.name if several else row.label for row in rows}
+    return {key: fill(name, LABEL_WIDTH, break_long_words=False) for key, name in names.items()}
 
 
 def _trajectory(row: RowResult) -> bool:
@@ -124,7 +132,8 @@ def _label_ends(axes: Axes, ends: list[tuple[int, float, str, str]]) -> None:
     ordered = sorted(ends, key=lambda end: end[1:])
     drawn = axes.transLimits.transform(axes.transScale.transform([end[:2] for end in ordered]))
     wanted = np.asarray(drawn)[:, 1]
-    places = spread(wanted, min(LABEL_GAP, 0.96 / max(len(ordered), 1)))
+    lines = max((name.count("\n") + 1 for _, _, name, _ in ordered), default=1)
+    places = spread(wanted, min(LABEL_GAP * lines, 0.96 / max(len(ordered), 1)))
     for (x, value, name, color), place in zip(ordered, places, strict=True):
         axes.annotate(
             name,
