@@ -121,6 +121,36 @@ def suggest(wanted: str, names: Sequence[str]) -> str:
     return f" (the model has {', '.join(usual or tails[:8])})"
 
 
+def check_layers(config: Any, names: Sequence[str]) -> None:
+    """Refuse an index of `layers_to_transform` that no layer of the model has, which PEFT ignores.
+
+    A layer without a target is none: in hybrid models the layers differ.
+    """
+    wanted = config.layers_to_transform
+    if wanted is None:
+        return
+    one_layer = copy.copy(config)
+    layers: dict[str, set[int]] = {}  # name of the list of layers -> indices
+    for name in names:
+        one_layer.layers_to_transform = None
+        if not check_target_module_exists(one_layer, name):
+            continue
+        for number in re.finditer(r"(?<=\.)\d+(?=\.)", name):
+            one_layer.layers_to_transform = int(number.group())
+            if check_target_module_exists(one_layer, name):  # where PEFT finds the index
+                layers.setdefault(name[: number.start() - 1], set())
+                break
+    for name in names:
+        for parent, found in layers.items():
+            if name.startswith(f"{parent}.") and (index := name[len(parent) + 1 :].partition(".")[0]).isdigit():
+                found.add(int(index))
+    known = set().union(*layers.values())
+    lost = [index for index in ([wanted] if isinstance(wanted, int) else wanted) if index not in known]
+    if known and lost:
+        there = ", ".join(f"'{parent}' has {min(found)} to {max(found)}" for parent, found in layers.items())
+        raise DudeError(f"layers_to_transform: the model has no layer {lost[0]} ({there}): leave it out.")
+
+
 def rank_and_scaling(config: Any, name: str) -> tuple[int, float, float]:
     """Return r, alpha and s = alpha / r (with `use_rslora` alpha / sqrt(r)) that `config` gives the module `name`."""
     r = config.rank_pattern.get(get_pattern_key(config.rank_pattern.keys(), name), config.r)
@@ -170,6 +200,7 @@ def find_targets(model: nn.Module, config: Any) -> Targets:
     own_saved = getattr(config, "own_modules_to_save", config.modules_to_save) or ()
     check_names(names, wanted, own_saved, patterns, [parameter for parameter, *_ in stacks])
     saved = saved_modules(model, config)
+    check_layers(config, names)
     matched = [name for name in names if check_target_module_exists(config, name)]
     if not matched and not stacks:
         names_of_limits = ("layers_to_transform", "layers_pattern", "exclude_modules", "modules_to_save")

@@ -85,7 +85,7 @@ def test_full_trains_everything(base: Any) -> None:
         ({"target_modules": "q_proj["}, ["not a regular expression"]),
         ({"target_modules": ["q_proj"], "rank_pattern": {"v_prj": 2}}, ["rank_pattern", "'v_prj'", "v_proj"]),
         ({"target_modules": ["q_proj"], "modules_to_save": ["lm_hed"]}, ["modules_to_save", "'lm_hed'", "lm_head"]),
-        ({"target_modules": ["q_proj"], "layers_to_transform": [7]}, ["layers_to_transform", "7"]),
+        ({"target_modules": ["q_proj"], "layers_to_transform": [0, 7]}, ["has no layer 7", "'model.layers' has 0 to"]),
         ({"target_modules": ["q_proj", "lm_head"]}, ["output layer 'lm_head'", "Remove"]),
         ({"target_modules": ["q_proj", "v_proj"], "r": 17}, ["rank 17", "16", "v_proj", "(16, 32)"]),
         ({"target_modules": ["v_proj"], "r": 2, "rank_pattern": {"v_proj": 40}}, ["rank 40", "v_proj"]),

@@ -24,7 +24,19 @@ from dude_peft.targets import plan
         ({"target_modules": r".*\.qq_proj"}, r"matches no module.*q_proj"),
         (
             {"target_modules": ["q_proj"], "layers_to_transform": [9]},
-            r"with layers_to_transform=\[9\] matches no module",
+            r"layers_to_transform: the model has no layer 9 \('model\.layers' has 0 to 1\): leave it out",
+        ),
+        (
+            {"target_modules": ["q_proj"], "layers_to_transform": [0, 2]},
+            r"has no layer 2 \('model\.layers' has 0 to 1\)",
+        ),
+        (
+            {"target_modules": ["q_proj"], "layers_to_transform": [2], "layers_pattern": "layers"},
+            r"has no layer 2 \('model\.layers' has 0 to 1\)",
+        ),
+        (
+            {"target_modules": ["q_proj"], "layers_to_transform": [1], "layers_pattern": "blocks"},
+            r"with layers_to_transform=\[1\], layers_pattern='blocks' matches no module",
         ),
         ({"r": 30}, r"rank 30 is above 24, .* module '.*k_proj' of shape \(24, 48\).*rank_pattern: {k_proj: 24}"),
         ({"rank_pattern": {"v_proj": 25}}, r"rank 25 is above 24, .* module '.*layers\.0.*v_proj'"),

@@ -12,6 +12,7 @@ from conftest import AXES, assert_close, relative_error
 from peft import LoraConfig, get_peft_model, inject_adapter_in_model
 
 from dude_peft import DudeConfig, DudeError
+from dude_peft.targets import plan
 
 
 def with_dude(family="llama", **options):
@@ -37,6 +38,14 @@ def test_targets_by_list_regex_and_shorthand(options, expected):
     model = with_dude(**options)
     linear = {n for n, m in models.llama().named_modules() if isinstance(m, torch.nn.Linear) and n != "lm_head"}
     assert module_names(model) == {name for name in linear if re.fullmatch(expected, name)} != set()
+
+
+def test_a_layer_without_a_target_may_be_named():
+    """In hybrid models some layers have no attention."""
+    base = models.llama()
+    del base.model.layers[1].self_attn.q_proj
+    targets = plan(base, models.config_for("llama", target_modules=["q_proj"], layers_to_transform=[0, 1]))
+    assert [target.name for target in targets] == ["model.layers.0.self_attn.q_proj"]
 
 
 def test_fused_qkv_of_phi_is_one_target():
