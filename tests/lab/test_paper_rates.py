@@ -17,7 +17,7 @@ from dude_lab.compare.comparison_report import report
 from dude_lab.compare.results import collect
 from dude_lab.compare.search import choose
 from dude_lab.paper.experiments import chosen
-from dude_lab.paper.rates import draw
+from dude_lab.paper.rates import draw, plateau
 from dude_lab.paper.study_folder import StudyFolder
 from dude_lab.paper.study_report import write_report
 from dude_peft.errors import DudeError
@@ -56,7 +56,8 @@ def test_the_searches_are_a_table_a_picture_and_a_claim(tmp_path: Path) -> None:
     right = sum(answers(0.7, folder.grid().searches(folder.grid().rows[3])[0].name)) / 3
     line = next(one for one in page.splitlines() if one.startswith("| DuDe | 16 | **"))
     assert line.startswith(f"| DuDe | 16 | **{right:.1f}** |") and line.endswith("| 300 |")
-    assert "lr 0.001 | lr 0.01 | lr 0.1" in page
+    assert "lr 0.001 | lr 0.01 | lr 0.1 | within 1 point | next rate | n |" in page
+    assert "| 0.001 | " in line and f"| {100 * rates['dude']['0.01'] - right:+.1f} | 300 |" in line
     picture = (tmp_path / "rates.svg").read_text()
     assert "mini_gpqa, r=16" in picture and "mini_csqa" not in picture and (tmp_path / "rates.png").is_file()
 
@@ -120,7 +121,14 @@ def test_without_a_search_nothing_is_drawn_and_the_paper_has_none(tmp_path: Path
         chosen("rates", "paper")
 
 
-def test_full_fine_tuning_has_a_row_in_the_table_and_no_panel(tmp_path: Path) -> None:
+def test_the_plateau_is_the_rates_around_the_best_within_a_point() -> None:
+    found = {"0.0001": 0.5, "0.001": 0.49, "0.003": 0.5, "0.01": 0.492, "0.03": 0.489, "0.1": 0.498}
+    assert plateau(found, "0.003") == ("0.0001", "0.01")  # exactly a point below counts; what is beyond a dip does not
+    assert plateau({**found, "0.1": 0.6}, "0.1") == ("0.1", "0.1")
+    assert plateau({"0.1": 0.3}, "0.1") == ("0.1", "0.1")
+
+
+def test_full_fine_tuning_is_in_the_panel_of_a_rank_and_has_none_alone(tmp_path: Path) -> None:
     def row(method: str, r: int | None) -> SimpleNamespace:
         found = [{"learning_rate": rate, "accuracy": 0.5} for rate in (1e-3, 1e-2)]
         return SimpleNamespace(method=method, r=r, label=method, candidates=found)
@@ -131,4 +139,5 @@ def test_full_fine_tuning_has_a_row_in_the_table_and_no_panel(tmp_path: Path) ->
 
     assert not drawn(row("full", None))
     assert drawn(row("full", None), row("dude", 16))
-    assert "r=None" not in (tmp_path / "rates.svg").read_text()
+    picture = (tmp_path / "rates.svg").read_text()
+    assert "r=None" not in picture and "r=16" in picture and ">full<" in picture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,13 @@ from .paper_tables import ComparisonResult, text
 from .verdict import Difference, Word
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
 PAIRS = (("dude", "pissa"), ("dora", "lora"))  # with a magnitude, and the same initialisation without
 COLUMNS = 4
+PLATEAU = 0.01  # of accuracy below the best: the rates that are as good
+ENTRY = 1.15  # inches of a legend's entry
 
 
 def measured(row: RowResult) -> dict[float, float]:
@@ -39,20 +42,43 @@ def table(made: dict[str, Any], comparison: ComparisonResult) -> dict[str, Any]:
 
 
 def markdown(made: dict[str, Any]) -> str:
-    """Return the table: a column for each learning rate, accuracy on validation in %, the chosen rate in bold."""
+    """Return the table: a column for each learning rate, accuracy on validation in %, the chosen rate in bold.
+
+    Two more columns: the rates around the chosen one that are within a point of it, and the points that the next larger
+    rate loses.
+    """
     rates = sorted({rate for row in made["rows"] for rate in row["rates"]}, key=float)
-    lines = ["| method | r | " + " | ".join(f"lr {rate}" for rate in rates) + " | n |"]
-    lines.append("|---|" + "---:|" * (len(rates) + 2))
+    heads = ["method", "r", *(f"lr {rate}" for rate in rates), "within 1 point", "next rate", "n"]
+    lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * (len(heads) - 1)]
     for row in made["rows"]:
         best = None if row["learning_rate"] is None else f"{row['learning_rate']:g}"
         cells = [text(None if rate not in row["rates"] else 100 * row["rates"][rate], "{:.1f}") for rate in rates]
         cells = [f"**{cell}**" if rate == best else cell for rate, cell in zip(rates, cells, strict=True)]
-        lines.append(
-            "| "
-            + " | ".join([escape_markdown(row["label"]), text(row["r"]), *cells, text(row["asked"], "{:,}")])
-            + " |"
-        )
+        cells = [escape_markdown(row["label"]), text(row["r"]), *cells, *_around(row["rates"], best)]
+        lines.append("| " + " | ".join([*cells, text(row["asked"], "{:,}")]) + " |")
     return "\n".join(lines) + "\n"
+
+
+def plateau(found: Mapping[str, float], best: str) -> tuple[str, str]:
+    """Return the smallest and the largest rate of those next to each other, around `best`, within `PLATEAU` of it."""
+    rates = sorted(found, key=float)
+    good = [found[rate] >= found[best] - PLATEAU - 1e-9 for rate in rates]
+    low = high = rates.index(best)
+    while low > 0 and good[low - 1]:
+        low -= 1
+    while high + 1 < len(rates) and good[high + 1]:
+        high += 1
+    return rates[low], rates[high]
+
+
+def _around(found: Mapping[str, float], best: str | None) -> tuple[str, str]:
+    """Return the cells of the plateau and of the next larger rate."""
+    if best is None or best not in found:
+        return text(None), text(None)
+    low, high = plateau(found, best)
+    above = [rate for rate in sorted(found, key=float) if float(rate) > float(best)]
+    loss = None if not above else round(100 * (found[above[0]] - found[best]), 1) + 0.0  # no negative zero
+    return low if low == high else f"{low} to {high}", text(loss, "{:+.1f}")
 
 
 def forgiving(comparison: ComparisonResult) -> list[Difference]:
@@ -87,7 +113,7 @@ def _gaps(comparison: ComparisonResult, with_magnitude: str, without: str) -> It
 
 
 def draw(comparisons: Sequence[ComparisonResult], *paths: Path) -> bool:
-    """Draw a panel for each comparison and rank into files; return False without a search."""
+    """Draw a panel for each comparison and rank into files; return False without a search of a method with a rank."""
     panels = [
         (comparison, r)
         for comparison in comparisons
@@ -99,7 +125,8 @@ def draw(comparisons: Sequence[ComparisonResult], *paths: Path) -> bool:
         return False
     across = min(COLUMNS, len(panels))
     down = -(-len(panels) // across)
-    with picture(*paths, size=(0.6 + 2.9 * across, 0.8 + 2.3 * down)) as figure:
+    width = max(0.6 + 2.9 * across, 4.2)
+    with picture(*paths, size=(width, 0.8 + 2.3 * down)) as figure:
         grid = figure.subplots(down, across, sharex=True, squeeze=False).ravel()
         for axes, (comparison, r) in zip(grid, panels, strict=False):
             _panel(axes, comparison, r)
@@ -107,13 +134,22 @@ def draw(comparisons: Sequence[ComparisonResult], *paths: Path) -> bool:
             axes.tick_params(labelbottom=k + across >= len(panels))
             axes.axis("on" if k < len(panels) else "off")
         figure.supxlabel("learning rate", fontsize=10)
-        figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(FOUR), frameon=False)
+        lines: dict[str, Artist] = {}
+        for axes in grid:
+            handles, labels = axes.get_legend_handles_labels()
+            lines |= dict(zip(labels, handles, strict=True))
+        figure.legend(
+            list(lines.values()), list(lines), loc="outside upper center", frameon=False,
+            ncols=min(len(lines), int(width / ENTRY)),
+        )  # fmt: skip
     return True
 
 
 def _panel(axes: Axes, comparison: ComparisonResult, r: int | None) -> None:
+    """Draw the methods at a rank, and full fine-tuning, which has none."""
     for row in comparison.results.rows:
-        if row.r == r and row.method in FOUR and (found := measured(row)):
+        shown = (row.r == r and row.method in FOUR) or row.method == "full"
+        if shown and (found := measured(row)):
             style = method_style(row.method)
             values = [100 * value for value in found.values()]
             axes.plot(
