@@ -135,7 +135,7 @@ COMPARISONS = {
         ComparisonSpec(
             "variants-commonsense",
             {"small": "commonsense_variants"},
-            ("dude", "dude_a", "dude_b"),
+            (*FOUR, "dude_a", "dude_b"),
             (*(Column(key, key, _SETS.get(key, key)) for key in COMMONSENSE), Column("avg", "Average")),
             None,
         ),
