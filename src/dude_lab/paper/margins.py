@@ -66,6 +66,8 @@ def _where(name: str, made: dict[str, Any], compared: dict[str, Any]) -> tuple[s
     part = f"{here['part']}-"  # a comparison of several models has one for each, with its name at the end
     spec = max((one for one in COMPARISONS if part.startswith(f"{one}-")), key=len, default=None)
     label = COMPARISONS[spec].asked if spec else here["trained_on"]
+    if spec and COMPARISONS[spec].learning_rate is not None:
+        label += f", {COMPARISONS[spec].learning_rate:g} for all"
     if "metamath" in here["trained_on"].lower():
         label += " after MetaMathQA"
     if len({_model(table) for table in shown}) > 1:
