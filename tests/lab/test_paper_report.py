@@ -283,7 +283,7 @@ def test_forgetting_is_a_column_in_words_and_a_claim(tmp_path: Path) -> None:
             tasks = {task: answers(0.5, task) for task in ("commonsense_qa", "arc_easy", "arc_challenge")}
             finish(comparison, run, tasks, others={"wikitext2": word, "average": 0.5})
     made = write_report(tmp_path)["forgetting"]
-    found = {one["what"]: one for one in made["claims"][0]["compared"]}
+    found = {one["what"]: one for one in made["claims"][0]["compared"] if one["part"] == "forgetting"}
     assert found["word perplexity, Full fine-tuning minus DuDe"]["value"] == pytest.approx(14.5)
     assert found["word perplexity, DoRA minus DuDe"]["word"] == "significantly lower"
     assert found["word perplexity, PiSSA minus DuDe"]["word"] == "significantly higher"
@@ -291,4 +291,10 @@ def test_forgetting_is_a_column_in_words_and_a_claim(tmp_path: Path) -> None:
     assert "| WikiText-2, word perplexity |" in page and "| 30.52 |" in page
     readme = (tmp_path / "README.md").read_text()
     assert "with SmolLM2-135M-Instruct" in readme and "On the paper's models" not in readme
-    assert "evaluated" not in page and "words: significantly higher" in page
+    assert "evaluated" not in page
+    told = {line.partition(", 95%")[0].partition(": sig")[0] for line in page.splitlines() if "minus DuDe (f" in line}
+    assert "- word perplexity, Full fine-tuning minus DuDe (forgetting): +14.5" in told
+    assert "- word perplexity, PiSSA minus DuDe (forgetting): +2.500" in told
+    # With one rate for all adapters full fine-tuning has no row.
+    at_one_rate = {one["what"] for one in made["claims"][0]["compared"] if one["part"] == "forgetting-lr0.003"}
+    assert at_one_rate == {f"word perplexity, {name} minus DuDe" for name in ("LoRA", "DoRA", "PiSSA")}

@@ -205,7 +205,7 @@ def _forgets_less(comparison: ComparisonResult) -> list[Difference]:
             comparison.name,
             f"word perplexity, {other.label} minus {mine.label}",
             by_seed(other, mine, perplexity),
-            "words",
+            "",
         )
         for mine, other in rows
         if mine is not None and other.method != "dude"

@@ -176,17 +176,21 @@ COMPARISONS = {
             None,
             above=True,
         ),
-        ComparisonSpec(
-            "forgetting",
-            {"small": "forgetting"},
-            ("full", *FOUR),
-            (
-                Column("arc_e", "ARC-Easy", "arc_easy"),
-                Column("arc_c", "ARC-Challenge", "arc_challenge"),
-                Column("wikitext", "WikiText-2, word perplexity", "wikitext2", percent=False),
-                Column("csqa", "CommonsenseQA", "commonsense_qa"),
-            ),
-            None,
+        *(
+            ComparisonSpec(
+                name,
+                {"small": "forgetting"},
+                methods,
+                (
+                    Column("arc_e", "ARC-Easy", "arc_easy"),
+                    Column("arc_c", "ARC-Challenge", "arc_challenge"),
+                    Column("wikitext", "WikiText-2, word perplexity", "wikitext2", percent=False),
+                    Column("csqa", "CommonsenseQA", "commonsense_qa"),
+                ),
+                None,
+                learning_rate=rate,
+            )
+            for name, methods, rate in (("forgetting", ("full", *FOUR), None), ("forgetting-lr0.003", FOUR, 0.003))
         ),
         *(
             ComparisonSpec(
@@ -329,8 +333,9 @@ EXPERIMENTS = {
         Experiment(
             "forgetting",
             "Forgetting: what was known before",
-            "Not in the paper: what does fine-tuning on CommonsenseQA cost elsewhere, beside what it gains?",
-            ("forgetting",),
+            "Not in the paper: what does fine-tuning on CommonsenseQA cost elsewhere, beside what it gains? At the "
+            "best learning rate of each method, and at one for all.",
+            ("forgetting", "forgetting-lr0.003"),
             ("forgets_less",),
             scales=("small",),
         ),

@@ -84,8 +84,10 @@ def claim_text(one: dict[str, Any]) -> str:
     """Return one difference as a line."""
     if one["value"] is None:
         return f"{one['what']} ({one['part']}): -"
-    scale, form = (100, "{:+.1f}") if one["unit"] == "points" else (1, "{:+.3f}")
-    text = f"{one['what']} ({one['part']}): {form.format(scale * one['value'])} {one['unit']}"
+    scale = 100 if one["unit"] == "points" else 1
+    form = "{:+.1f}" if abs(scale * one["value"]) >= 10 or one["unit"] == "points" else "{:+.3f}"
+    value = f"{form.format(scale * one['value'])} {one['unit']}".rstrip()
+    text = f"{one['what']} ({one['part']}): {value}"
     if one["low"] is not None and one["low"] != one["high"]:
         text += f", 95% interval {form.format(scale * one['low'])} to {form.format(scale * one['high'])}"
     return f"{text}: {one['word']}"

@@ -20,7 +20,7 @@ class Difference:
         comparison: name of the comparison.
         what: what is compared with what.
         interval: the difference and its interval; None if runs are missing.
-        unit: unit of the difference.
+        unit: unit of the difference; empty for one without, such as a perplexity.
         word: its significance (`stats.significance`); for a claim that is not tested, whether it holds.
         pair: names of the two rows if the table compares their accuracies; their word is then that of the table.
         other: label of the other method if this is DuDe's margin in accuracy.
