@@ -124,7 +124,10 @@ def suggest(wanted: str, names: Sequence[str]) -> str:
 def check_layers(config: Any, names: Sequence[str]) -> None:
     """Refuse an index of `layers_to_transform` that no layer of the model has, which PEFT ignores.
 
-    A layer without a target is none: in hybrid models the layers differ.
+    A layer that has no target may be named: in hybrid models the layers differ.
+
+    Raises:
+        DudeError: names the index and the layers that there are.
     """
     wanted = config.layers_to_transform
     if wanted is None:

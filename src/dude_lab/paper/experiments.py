@@ -78,6 +78,7 @@ def _same(recipe: str) -> dict[str, str]:
 
 
 _SETS = {"arc_e": "arc_easy", "arc_c": "arc_challenge", "obqa": "openbookqa"}
+_EIGHT_SETS = (*(Column(key, key, _SETS.get(key, key)) for key in COMMONSENSE), Column("avg", "Average"))
 _MMLU = (
     Column("humanities", "Humanities", "mmlu_humanities"),
     Column("social_science", "Social science", "mmlu_social_sciences"),
@@ -104,7 +105,7 @@ COMPARISONS = {
             "commonsense",
             _same("commonsense"),
             ("full", *FOUR),  # where the recipe has it
-            (*(Column(key, key, _SETS.get(key, key)) for key in COMMONSENSE), Column("avg", "Average")),
+            _EIGHT_SETS,
             "commonsense",
         ),
         # Where a search finds two rates equally good, chance decides between them: here all methods have one.
@@ -112,7 +113,7 @@ COMPARISONS = {
             "commonsense-lr0.003",
             {"small": "commonsense"},
             FOUR,
-            (*(Column(key, key, _SETS.get(key, key)) for key in COMMONSENSE), Column("avg", "Average")),
+            _EIGHT_SETS,
             None,
             learning_rate=0.003,
         ),
@@ -145,7 +146,7 @@ COMPARISONS = {
             "variants-commonsense",
             {"small": "commonsense_variants"},
             (*FOUR, "dude_a", "dude_b"),
-            (*(Column(key, key, _SETS.get(key, key)) for key in COMMONSENSE), Column("avg", "Average")),
+            _EIGHT_SETS,
             None,
         ),
         ComparisonSpec(
@@ -195,25 +196,20 @@ COMPARISONS = {
         *(
             ComparisonSpec(
                 name,
-                {"mini": "ablation", "small": "ablation"},
+                dict.fromkeys(scales, "ablation"),
                 ("dude", "dude_random", "pissa", "pissa_random"),
                 (Column("score", "Accuracy"),),
                 None,
                 above=above,
-            )
-            for name, above in (("ablation", False), ("ablation-above", True))
-        ),
-        # On mini the best rates are all equal, so there the two above are comparisons at one rate.
-        *(
-            ComparisonSpec(
-                f"ablation-lr{rate:g}",
-                {"small": "ablation"},
-                ("dude", "dude_random", "pissa", "pissa_random"),
-                (Column("score", "Accuracy"),),
-                None,
                 learning_rate=rate,
             )
-            for rate in (0.003, 0.01)
+            for name, scales, above, rate in (
+                ("ablation", ("mini", "small"), False, None),
+                ("ablation-above", ("mini", "small"), True, None),
+                # On mini the best rates are all equal, so there the two above are comparisons at one rate.
+                ("ablation-lr0.003", ("small",), False, 0.003),
+                ("ablation-lr0.01", ("small",), False, 0.01),
+            )
         ),
         ComparisonSpec("above-gpqa", {"mini": "gpqa"}, FOUR, (Column("score", "GPQA"),), None, above=True),
         ComparisonSpec(

@@ -38,8 +38,8 @@ def experiment_page(made: dict[str, Any], *, level: int = 1) -> str:
     for table in made["tables"]:
         searched = any("rates" in row for row in table["rows"])
         unit = "accuracy on validation in %, the chosen rate in bold:" if searched else _unit
-        what = f"odel `{table['model']}` fine-tuned on `{table['trained_on']}`, {unit}"
-        lines += [f"Comparison `{table['part']}`: m{what}" if len(made["tables"]) > 1 else f"M{what}", ""]
+        model = "Model" if len(made["tables"]) == 1 else f"Comparison `{table['part']}`: model"
+        lines += [f"{model} `{table['model']}` fine-tuned on `{table['trained_on']}`, {unit}", ""]
         lines += [rates.markdown(table) if searched else markdown(table)]
     lines += ["To repeat all of it, or one row:", "", "```", made["command"]]
     lines += list(dict.fromkeys(row["command"] for table in made["tables"] for row in table["rows"]))
