@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 from tiny_run import CHATML, Tiny, tiny_base, tiny_instruct, write_instruct  # noqa: F401
 
+from dude_lab.compare.comparison_folder import mark_of
 from dude_lab.config.data_settings import DataSettings
 from dude_lab.config.run_settings import ModelSettings, TrainSettings
 from dude_lab.config.yaml_file import fingerprint, parse_run
-from dude_lab.training.base_model import find_base
+from dude_lab.training.base_model import find_base, identity
 from dude_lab.training.examples import IGNORED, shown, tokenize
+from dude_lab.training.finished_run import run_base
 from dude_lab.training.run_plan import make_plan
-from dude_lab.training.train_run import train
+from dude_lab.training.train_run import Interrupted, train
 from dude_lab.training.training_data import load_training
 from dude_peft.errors import DudeError
 
@@ -444,6 +446,32 @@ def test_a_template_from_a_file_is_used_and_saved_with_the_adapter(tiny_base, tm
     train(settings)
     assert AutoTokenizer.from_pretrained(tmp_path / "run" / "adapter").chat_template == CHATML
     assert fingerprint(parse_run({**raw, "model": str(tiny_base)})) != fingerprint(settings)
+    (tmp_path / "chatml.jinja").unlink()
+    assert run_base(tmp_path / "run", device="cpu")[1].tokenizer.chat_template == CHATML
+
+
+def test_a_template_that_was_edited_is_another_base(tiny_base, tmp_path):  # noqa: F811
+    file = tmp_path / "chatml.jinja"
+    file.write_text(CHATML)
+    raw = {
+        "model": {"name": str(tiny_base), "chat_template": str(file)},
+        "method": {"name": "lora", "target_modules": ["q_proj"]},
+        "data": {"train": str(write(tmp_path, [{"messages": TURNS[1:3]}] * 4))},
+        "train": {"steps": 3, "batch_size": 2, "device": "cpu", "save_every": 1},
+        "output": str(tmp_path / "run"),
+    }
+    settings = parse_run(raw)
+    before = identity(find_base(settings.model, device="cpu"))
+    with pytest.raises(Interrupted):
+        train(settings, stop_at=1)
+    file.write_text(CHATML.replace("<|im_start|>", "<|start|>"))
+    with pytest.raises(DudeError, match=r"--resume: the chat template .*chatml.jinja is not what"):
+        train(settings, resume="auto")
+    after = identity(find_base(settings.model, device="cpu"))
+    assert mark_of(before) != mark_of(after)
+    assert mark_of(identity(find_base(ModelSettings(name=str(tiny_base)), device="cpu"))) == before["sha256"]
+    file.write_text(CHATML)
+    assert train(settings, resume="auto").record["training"]["steps"] == 3
 
 
 @pytest.mark.parametrize(

@@ -191,8 +191,9 @@ def claim(state: Path, name: str) -> Any:
 
 
 def mark_of(identity: dict[str, Any]) -> str:
-    """Return what identifies the weights of a base model, from its `identity`."""
-    return str(identity.get("sha256") or identity.get("commit") or identity["name"])
+    """Return what identifies a base model in the names of its runs, from its `identity`."""
+    weights = str(identity.get("sha256") or identity.get("commit") or identity["name"])
+    return f"{weights} {identity['chat_template']}" if "chat_template" in identity else weights
 
 
 def read(path: Path) -> dict[str, Any] | None:

@@ -52,7 +52,7 @@ class Grid:
 
     Args:
         settings: the comparison.
-        base_mark: identifies the weights of the base (SHA-256 of its files); part of the hash in every run's name.
+        base_mark: identifies the base (`mark_of`: SHA-256 of its files); part of the hash in every run's name.
         folder: parent of the run folders.
         source: name of the YAML, for messages.
 

@@ -26,7 +26,7 @@ class ModelSettings(Settings):
         revision: branch, tag or commit on the hub. The default branch if null.
         trust_remote_code: run the Python code that the model's repository ships.
         chat_template: file of a chat template in Jinja, used in place of the model's; for a model without one. It is
-            saved with the adapter's tokenizer.
+            saved with the adapter's tokenizer, and a finished run is used with the saved one.
     """
 
     name: str = Field(min_length=1)

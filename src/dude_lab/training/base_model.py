@@ -263,8 +263,13 @@ def check_base(base: Base) -> str | None:
 
 
 def identity(base: Base) -> dict[str, Any]:
-    """Return what identifies the model: name, dtype, and SHA-256 of its files or GGUF file or the hub's commit."""
+    """Return what identifies the model: name, dtype, and SHA-256 of its files or GGUF file or the hub's commit.
+
+    With `model.chat_template` also `chat_template`, the SHA-256 of that template.
+    """
     known: dict[str, Any] = {"name": base.name, "dtype": str(base.dtype).removeprefix("torch.")}
+    if base.settings.chat_template is not None:
+        known["chat_template"] = hashlib.sha256(str(base.tokenizer.chat_template).encode()).hexdigest()
     if base.folder is None:
         return known | {"commit": getattr(base.config, "_commit_hash", None)}
     if (source := source_sha256(base.folder)) is not None:

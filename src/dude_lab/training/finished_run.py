@@ -74,6 +74,8 @@ def run_base(path: str | Path, *, dtype: str = "auto", device: str = "auto") -> 
     recorded = record["provenance"]["model"]
     trained_in = recorded["dtype"]
     wanted = settings.model.model_copy(update={"dtype": trained_in if dtype == "auto" else dtype})
+    if wanted.chat_template is not None and (own := folder.adapter / "chat_template.jinja").is_file():
+        wanted = wanted.model_copy(update={"chat_template": str(own)})  # the user's file may have changed since
     if full:
         trained = ModelSettings(name=str(folder.model), dtype=wanted.dtype, trust_remote_code=wanted.trust_remote_code)
         return folder, find_base(trained, device=device, full=True)

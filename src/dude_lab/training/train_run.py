@@ -204,10 +204,10 @@ class _Run:
         with self._stage(f"loading {settings.model.name}"):
             self.identity = identity(plan.base)
             base = load_base(plan.base)
-        if manifest.get("model", self.identity) != self.identity:
-            raise DudeError(
-                f"--resume: the base model '{settings.model.name}' is not what {checkpoint} was trained on."
-            )
+        if (was := manifest.get("model", self.identity)) != self.identity:
+            same = was.get("chat_template") == self.identity.get("chat_template")
+            what = f"base model '{settings.model.name}'" if same else f"chat template {settings.model.chat_template}"
+            raise DudeError(f"--resume: the {what} is not what {checkpoint} was trained on.")
         title = METHODS[settings.method.name].title
         with self._stage(f"preparing {title}"):
             begin = time.perf_counter()
