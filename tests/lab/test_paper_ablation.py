@@ -13,8 +13,8 @@ from test_paper_report import answers, started
 
 from dude_lab.compare.rows import expand_rows
 from dude_lab.paper import ablation
+from dude_lab.paper.experiment_page import experiment_page
 from dude_lab.paper.experiments import chosen
-from dude_lab.paper.readme import experiment_page
 from dude_lab.paper.recipe import comparisons_of
 from dude_lab.paper.study_report import write_report
 

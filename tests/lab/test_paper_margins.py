@@ -85,7 +85,7 @@ def test_the_readme_begins_with_it_and_the_claims_say_how_many_won(tmp_path: Pat
     text = (tmp_path / "README.md").read_text()
     assert "DuDe is significantly higher in 2 and significantly lower in 0; no significant difference in 1." in text
     assert "| GPQA, r=16 (Table 2) | **+" in text and "](margins.png)" in text
-    assert "| no significant difference (significantly higher 2 of 3) |" in text
+    assert "PiSSA: no significant difference (significantly higher 2 of 3)." in text
     picture = (tmp_path / "margins.svg").read_text()
     assert "over PiSSA" in picture and "GPQA, r=16 (Table 2)" in picture
     assert (tmp_path / "margins.png").stat().st_size > 5000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def test_rows_that_are_not_run_yet_stay_in_the_table_and_leave_a_claim_open(tmp_
     assert [one["word"] for one in made["table2"]["claims"][0]["compared"]] == ["significantly higher", "-", "-"]
     assert [row["missing"] for row in made["table2"]["tables"][0]["rows"]] == [0, 5, 5, 0]
     page = (tmp_path / "README.md").read_text()
-    assert "| DuDe is more accurate than LoRA, DoRA and PiSSA | - (significantly higher 1 of 3) |" in page
+    assert "- DuDe is more accurate than LoRA, DoRA and PiSSA: - (significantly higher 1 of 3)." in page
     assert "Not complete: table2 (10 runs missing, 0 failed)." in page
     assert "Not begun: table1, table3," in page
     folder = started(tmp_path, "table2", *PLAIN, rows=("dora-r16", "pissa-r16"))["gpqa"]
@@ -230,7 +231,7 @@ def test_the_readme_says_what_how_sure_what_it_cost_and_how_again(tmp_path: Path
     text = (tmp_path / "README.md").read_text()
     heads = ["Questions", "Results", "Statistics", "Cost", "How to repeat it"]
     assert [text.index(f"## {head}\n") for head in heads] == sorted(text.index(f"## {head}\n") for head in heads)
-    assert "| DuDe is more accurate than LoRA, DoRA and PiSSA | **holds** |" in text
+    assert "- DuDe is more accurate than LoRA, DoRA and PiSSA: **holds**." in text
     assert "40 runs, 0.1 hours" in text and "a processor, 1 of 2 threads" in text
     assert "dude reproduce seeds --scale mini -o again" in text
 
@@ -268,8 +269,9 @@ def test_the_calibration_is_a_ladder(tmp_path: Path, base: float, low: float, wo
     assert words[2] == "significantly higher" and said in words and set(words) <= {"significantly higher", said}
     page = (tmp_path / "calibration.md").read_text()
     assert "| guessing |  |  | 25.0 |" in page and "| untrained |" in page
-    told = f"calibration-gpqa: {'**' + word + '**' if 'hold' in word else word}"
-    assert told in page and told in (tmp_path / "README.md").read_text() and "calibration-csqa: -;" in page
+    told, readme = f"gpqa: {'**' + word + '**' if 'hold' in word else word}", (tmp_path / "README.md").read_text()
+    assert f"calibration-{told}" in page and "calibration-csqa: -;" in page
+    assert f" mini_{told}" in readme and " mini_csqa: -;" in readme
 
 
 def test_forgetting_is_a_column_in_words_and_a_claim(tmp_path: Path) -> None:
@@ -298,3 +300,35 @@ def test_forgetting_is_a_column_in_words_and_a_claim(tmp_path: Path) -> None:
     # With one rate for all adapters full fine-tuning has no row.
     at_one_rate = {one["what"] for one in made["claims"][0]["compared"] if one["part"] == "forgetting-lr0.003"}
     assert at_one_rate == {f"word perplexity, {name} minus DuDe" for name in ("LoRA", "DoRA", "PiSSA")}
+
+
+def section(folder: Path, name: str) -> list[str]:
+    """The lines of an experiment in the README."""
+    text = (folder / "README.md").read_text()
+    return text.partition(f"]({name}.md)\n")[2].partition("\n##")[0].splitlines()
+
+
+def test_the_readme_has_a_small_table_of_each_experiment(tmp_path: Path) -> None:
+    """Comparisons and ranks are columns; the page has every seed and set."""
+    shares = {"full": 0.7, "lora": 0.4, "dora": 0.4, "pissa": 0.4, "dude": 0.8}
+    fill(started(tmp_path, "table1", *RATES, scale="small")["commonsense"], "boolq", shares, skip=("dora",))
+    write_report(tmp_path)
+    lines = section(tmp_path, "table1")
+    assert "| accuracy, % | best rate | 0.003 for all |" in lines
+    rows = {line.split("|")[1].strip(): line for line in lines if line.startswith("| ")}
+    assert [name for name in rows if "accuracy" not in name] == ["Full fine-tuning", "LoRA", "DoRA", "PiSSA", "DuDe"]
+    assert rows["DoRA"] == "| DoRA | - (0.001) | - |"
+    assert re.fullmatch(r"\| DuDe \| \d\d\.\d \(0\.001\) \| \d\d\.\d \|", rows["DuDe"])
+    assert rows["Full fine-tuning"].endswith("(0.001) |  |")  # only in the first comparison
+    assert len(lines) < 20 and len((tmp_path / "table1.md").read_text().splitlines()) > 30
+
+
+def test_ranks_are_columns_and_differences_a_table(tmp_path: Path) -> None:
+    folder = started(tmp_path, "table3", *PLAIN, "ranks=[2, 8]")["ranks"]
+    fill(folder, "mini_mmlu", {"lora": 0.4, "dora": 0.4, "pissa": 0.4, "dude": 0.8})
+    write_report(tmp_path)
+    lines = section(tmp_path, "table3")
+    assert "| accuracy, % | MMLU, r=2 | MMLU, r=8 |" in lines
+    assert "| points, 95% interval | difference |" in lines
+    assert any(line.startswith("| margin over LoRA at r=8 against r=2 | ") for line in lines)
+    assert not [line for line in lines if "DuDe r=8 against LoRA" in line]  # among the margins above

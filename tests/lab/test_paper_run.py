@@ -39,4 +39,4 @@ def test_runs_are_made_once_and_a_second_start_does_nothing(tmp_path: Path) -> N
     assert (out / "figure2.png").is_file() and "figure2" in json.loads((out / "reproduction.json").read_text())[
         "experiments"
     ]
-    assert "## Section 4.5" in (out / "README.md").read_text()
+    assert "### [Section 4.5: five seeds](seeds.md)" in (out / "README.md").read_text()

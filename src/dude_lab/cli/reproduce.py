@@ -73,7 +73,7 @@ def _work(study: Study, command: list[str], retry_failed: bool) -> int:
 
 def _show(experiments: tuple[Experiment, ...], written: dict[str, Any], folder: StudyFolder) -> None:
     """Show every claim with its verdict, and the path of the README."""
-    from ..paper.readme import claim_text
+    from ..paper.experiment_page import claim_text
 
     out = console()
     rows = table("experiment", "claim", "verdict")

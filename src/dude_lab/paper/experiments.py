@@ -350,6 +350,15 @@ EXPERIMENTS = {
 ALL = "all"
 
 
+def spec_of(comparison: str) -> ComparisonSpec | None:
+    """Return the specification of a comparison; None if it has another name.
+
+    A comparison of several models has one for each, with the model's name at the end.
+    """
+    name = max((one for one in COMPARISONS if f"{comparison}-".startswith(f"{one}-")), key=len, default=None)
+    return COMPARISONS[name] if name else None
+
+
 def at(scale: Scale) -> tuple[Experiment, ...]:
     """Return the experiments that a scale has, in the paper's order, with the comparisons that they have there."""
     here = {

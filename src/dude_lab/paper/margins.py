@@ -10,10 +10,8 @@ from typing import Any
 from ..markdown import escape_markdown
 from ..methods import METHODS
 from ..plot_style import QUIET_COLOR, method_style, picture
-from ..stats.significance import HIGHER, LOWER, SAME
-from .experiments import COMPARISONS, EXPERIMENTS
-
-SIGNIFICANT = (HIGHER, LOWER)
+from ..stats.significance import HIGHER, LOWER, SAME, SIGNIFICANT
+from .experiments import EXPERIMENTS, spec_of
 
 
 @dataclass(frozen=True)
@@ -63,11 +61,10 @@ def _where(name: str, made: dict[str, Any], compared: dict[str, Any]) -> tuple[s
     claims = [one for claim in made["claims"] for one in claim["compared"] if one["other"]]
     tables = {table["part"]: table for table in made["tables"]}
     shown, here = [tables[one["part"]] for one in claims], tables[compared["part"]]
-    part = f"{here['part']}-"  # a comparison of several models has one for each, with its name at the end
-    spec = max((one for one in COMPARISONS if part.startswith(f"{one}-")), key=len, default=None)
-    label = COMPARISONS[spec].asked if spec else here["trained_on"]
-    if spec and COMPARISONS[spec].learning_rate is not None:
-        label += f", {COMPARISONS[spec].learning_rate:g} for all"
+    spec = spec_of(here["part"])
+    label = spec.asked if spec else here["trained_on"]
+    if spec and spec.learning_rate is not None:
+        label += f", {spec.learning_rate:g} for all"
     if "metamath" in here["trained_on"].lower():
         label += " after MetaMathQA"
     if len({_model(table) for table in shown}) > 1:

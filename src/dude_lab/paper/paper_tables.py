@@ -174,7 +174,7 @@ def _asked(row: RowResult) -> int | None:
 def markdown(table: dict[str, Any]) -> str:
     """Return the table with the paper's headline value, and below it all of the paper's columns if it has several."""
     columns, papers = table["columns"], table["paper_models"]
-    last = _main(columns)
+    last = headline(columns)
     seeds = list(dict.fromkeys(seed for row in table["rows"] for seed in row["seeds"]))
     show_seeds = len(columns) == 1 and len(seeds) > 1
     heads = ["method", "r", "lr", *(column["title"] for column in columns)]
@@ -206,7 +206,7 @@ def markdown(table: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n" + _paper_rows(table)
 
 
-def _main(columns: list[dict[str, Any]]) -> dict[str, Any]:
+def headline(columns: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the column of the headline metric."""
     return next((column for column in columns if column["key"] == "avg"), columns[-1])
 

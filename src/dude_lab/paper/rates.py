@@ -54,7 +54,7 @@ def markdown(made: dict[str, Any]) -> str:
         best = None if row["learning_rate"] is None else f"{row['learning_rate']:g}"
         cells = [text(None if rate not in row["rates"] else 100 * row["rates"][rate], "{:.1f}") for rate in rates]
         cells = [f"**{cell}**" if rate == best else cell for rate, cell in zip(rates, cells, strict=True)]
-        cells = [escape_markdown(row["label"]), text(row["r"]), *cells, *_around(row["rates"], best)]
+        cells = [escape_markdown(row["label"]), text(row["r"]), *cells, *around(row["rates"], best)]
         lines.append("| " + " | ".join([*cells, text(row["asked"], "{:,}")]) + " |")
     return "\n".join(lines) + "\n"
 
@@ -71,7 +71,7 @@ def plateau(found: Mapping[str, float], best: str) -> tuple[str, str]:
     return rates[low], rates[high]
 
 
-def _around(found: Mapping[str, float], best: str | None) -> tuple[str, str]:
+def around(found: Mapping[str, float], best: str | None) -> tuple[str, str]:
     """Return the cells of the plateau and of the next larger rate."""
     if best is None or best not in found:
         return text(None), text(None)
@@ -91,14 +91,14 @@ def forgiving(comparison: ComparisonResult) -> list[Difference]:
         if not {with_magnitude, without} <= set(labels):
             continue
         gaps = list(_gaps(comparison, with_magnitude, without))
-        what = f"{labels[with_magnitude]} against {labels[without]} at rates above the best of both"
+        what = f"{labels[with_magnitude]} against {labels[without]} at rates above the best of both, mean"
         if not gaps:
             out.append(Difference(comparison.name, what, None))
             continue
         mean = float(np.mean(gaps))
         word: Word = "holds" if mean > 0 else "does not hold"
-        what += f", higher in {sum(gap > 0 for gap in gaps)} of {len(gaps)}, mean"
-        out.append(Difference(comparison.name, what, Interval(mean, mean, mean), word=word))
+        note = f"higher in {sum(gap > 0 for gap in gaps)} of {len(gaps)}"
+        out.append(Difference(comparison.name, what, Interval(mean, mean, mean), word=word, note=note))
     return out
 
 

@@ -1,17 +1,14 @@
-"""The pages of a study: one for each experiment, and its README."""
+"""The README of a study: a short answer to each question, what the words mean, the cost, and how to repeat it."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ..stats.significance import HIGHER, LOWER
-from . import margins, rates
-from .experiments import COMPARISONS, EXPERIMENTS, Scale, at
-from .paper_tables import markdown
+from . import margins
+from .experiment_summary import experiment_summary
+from .experiments import COMPARISONS, Scale, at
 from .recipe import load_recipe
 
-WORDS = {"holds": "**holds**", "does not hold": "**does not hold**"}
-DECIDED = (HIGHER, LOWER, "holds", "does not hold")
 STATISTICS = """\
 - An accuracy is the mean over seeds with Student's 95% interval; with one seed, Wilson's interval over the questions,
   which says nothing about other seeds.
@@ -24,73 +21,6 @@ STATISTICS = """\
   lower. The worst seed against the best, and rates above the best, are reported without a test.
 - There is no correction across tables and claims: of twenty without a true difference, one is expected to be wrong.
 - `-`: not run, or too few seeds."""
-
-
-def experiment_page(made: dict[str, Any], *, level: int = 1) -> str:
-    """Return the page of one experiment: question, verdicts, figures, tables, commands."""
-    hashes = "#" * level
-    lines = [f"{hashes} {made['title']}", "", made["question"], ""]
-    lines += _claims(made["claims"])
-    for name in made["figures"]:
-        lines += [f"![{made['title']}]({name}.png)", "", f"[{name}.svg]({name}.svg)", ""]
-    if not made["tables"]:
-        lines += ["Not run yet.", ""]
-    for table in made["tables"]:
-        searched = any("rates" in row for row in table["rows"])
-        unit = "accuracy on validation in %, the chosen rate in bold:" if searched else _unit
-        model = "Model" if len(made["tables"]) == 1 else f"Comparison `{table['part']}`: model"
-        lines += [f"{model} `{table['model']}` fine-tuned on `{table['trained_on']}`, {unit}", ""]
-        lines += [rates.markdown(table) if searched else markdown(table)]
-    lines += ["To repeat all of it, or one row:", "", "```", made["command"]]
-    lines += list(dict.fromkeys(row["command"] for table in made["tables"] for row in table["rows"]))
-    return "\n".join([*lines, "```"]) + "\n"
-
-
-_unit = "accuracy in %, 95% interval in brackets:"
-
-
-def _claims(claims: list[dict[str, Any]]) -> list[str]:
-    if not claims:
-        return []
-    lines = ["| claim | verdict |", "|---|---|"]
-    lines += [f"| {one['claim']} | {_word(one)} |" for one in claims]
-    lines.append("")
-    for one in claims:
-        lines += [f"- {claim_text(compared)}" for compared in one["compared"]]
-    return [*lines, ""]
-
-
-def _word(claim: dict[str, Any]) -> str:
-    """Return the verdict, or one for each comparison if they differ, with the number of differences that disagree."""
-    words = {
-        comparison: [one["word"] for one in claim["compared"] if one["part"] == comparison]
-        for comparison in claim["by_part"]
-    }
-    comparisons = {
-        comparison: WORDS.get(word, word) + _mixed(word, words[comparison])
-        for comparison, word in claim["by_part"].items()
-    }
-    if len(set(comparisons.values())) < 2:
-        return next(iter(comparisons.values()), WORDS.get(claim["word"], claim["word"]))
-    return "; ".join(f"{comparison}: {word}" for comparison, word in comparisons.items())
-
-
-def _mixed(word: str, words: list[str]) -> str:
-    others = [one for one in DECIDED if one != word and one in words and len(set(words)) > 1]
-    return f" ({', '.join(f'{one} {words.count(one)} of {len(words)}' for one in others)})" if others else ""
-
-
-def claim_text(one: dict[str, Any]) -> str:
-    """Return one difference as a line."""
-    if one["value"] is None:
-        return f"{one['what']} ({one['part']}): -"
-    scale = 100 if one["unit"] == "points" else 1
-    form = "{:+.1f}" if abs(scale * one["value"]) >= 10 or one["unit"] == "points" else "{:+.3f}"
-    value = f"{form.format(scale * one['value'])} {one['unit']}".rstrip()
-    text = f"{one['what']} ({one['part']}): {value}"
-    if one["low"] is not None and one["low"] != one["high"]:
-        text += f", 95% interval {form.format(scale * one['low'])} to {form.format(scale * one['high'])}"
-    return f"{text}: {one['word']}"
 
 
 def readme(facts: dict[str, Any], written: dict[str, Any], found: list[margins.Margin], cost: dict[str, Any]) -> str:
@@ -118,19 +48,13 @@ def readme(facts: dict[str, Any], written: dict[str, Any], found: list[margins.M
             "Bold: significant after Holm's correction. In brackets: the experiments that share the runs.",
             "",
         ]
-        lines += ["The paper's claims:", ""]
-    lines += ["| experiment | claim | verdict |", "|---|---|---|"]
     for name, one in written.items():
-        for claim in one["claims"]:
-            lines.append(f"| [{EXPERIMENTS[name].title}]({name}.md) | {claim['claim']} | {_word(claim)} |")
-    figures = [f"[{name}]({name}.png)" for one in written.values() for name in one["figures"]]
-    if figures:
-        lines += ["", f"Figures: {', '.join(figures)}."]
+        lines += experiment_summary(name, one)
     if open_runs := _left(written):
-        lines += ["", f"Not complete: {open_runs}."]
+        lines += [f"Not complete: {open_runs}.", ""]
     if later := [one.name for one in at(scale) if one.name not in written]:
-        lines += ["", f"Not begun: {', '.join(later)}."]
-    lines += ["", "## Statistics", "", STATISTICS, "", "## Cost", ""]
+        lines += [f"Not begun: {', '.join(later)}.", ""]
+    lines += ["## Statistics", "", STATISTICS, "", "## Cost", ""]
     hours = cost["seconds"] / 3600
     lines += [
         f"{cost['runs']} runs, {hours:.1f} hours in total (several ran in parallel), at most "
@@ -141,13 +65,11 @@ def readme(facts: dict[str, Any], written: dict[str, Any], found: list[margins.M
     ]
     lines += ["", "## How to repeat it", "", "```", *_commands(facts, written), "```", ""]
     lines += [
-        "The same command resumes a study that was stopped. The command of each row is below its table. What the paper",
-        "leaves open, and what was chosen:",
+        "The same command resumes a study that was stopped. The page of an experiment has the command of each row.",
+        "What the paper leaves open, and what was chosen:",
         "",
     ]
     lines += _chosen(scale, written)
-    for one in written.values():
-        lines += ["", experiment_page(one, level=2).rstrip()]
     return "\n".join(lines) + "\n"
 
 

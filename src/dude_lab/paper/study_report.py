@@ -10,8 +10,9 @@ from dude_peft.files import json_values, write_json, write_text
 from ..compare.run_store import RunStore
 from . import margins, paper_figures, paper_tables, rates
 from .claims import verdicts
+from .experiment_page import experiment_page
 from .experiments import Experiment
-from .readme import experiment_page, readme
+from .readme import readme
 from .study_folder import StudyFolder
 from .verdict import Verdict
 
@@ -87,6 +88,7 @@ def _claim(verdict: Verdict) -> dict[str, Any]:
             "word": one.word,
             "other": one.other,
             "r": one.r,
+            **({"note": one.note} if one.note else {}),
             **(
                 {key: getattr(one.interval, name) for key, name in _INTERVAL.items()}
                 if one.interval

@@ -25,6 +25,7 @@ class Difference:
         pair: names of the two rows if the table compares their accuracies; their word is then that of the table.
         other: label of the other method if this is DuDe's margin in accuracy.
         r: rank of both rows of a margin.
+        note: what is said after the value.
     """
 
     comparison: str
@@ -35,6 +36,7 @@ class Difference:
     pair: tuple[str, str] | None = None
     other: str = ""
     r: int | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ HIGHER: Significance = "significantly higher"
 LOWER: Significance = "significantly lower"
 SAME: Significance = "no significant difference"
 UNKNOWN: Significance = "-"
+SIGNIFICANT = (HIGHER, LOWER)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
