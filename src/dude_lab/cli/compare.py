@@ -109,7 +109,7 @@ def _tabulate(paths: list[Path], output: Path | None) -> int:
         check_folder(output, "-o", own=FILES)
     results, folder = collect_paths(paths)
     if output is None and folder is not None:
-        report(folder, show_table)
+        report(folder, show_table, results)
         show_files(folder.path)
         return 0
     table = make_table(results)

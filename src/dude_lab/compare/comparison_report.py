@@ -15,7 +15,11 @@ from .search import choose, write_search
 from .table import make_table, markdown
 
 
-def report(folder: ComparisonFolder, show: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
+def report(
+    folder: ComparisonFolder,
+    show: Callable[[dict[str, Any]], None] | None = None,
+    results: Results | None = None,
+) -> dict[str, Any]:
     """Write the table and the figure of a comparison into its folder; return the table.
 
     The files depend on the folder only: repeated calls give the same bytes.
@@ -23,12 +27,13 @@ def report(folder: ComparisonFolder, show: Callable[[dict[str, Any]], None] | No
     Args:
         folder: folder of the comparison.
         show: called with the table before anything is written, so that it is shown even if the disk is full.
+        results: what `collect` returns for the folder, if it was called before.
 
     Raises:
         DudeError: the folder holds no comparison.
     """
     grid = folder.grid()
-    results = collect(folder)
+    results = results or collect(folder)
     table = make_table(results)
     if show is not None:
         show(table)
