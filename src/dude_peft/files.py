@@ -112,13 +112,20 @@ def refuse_constant(constant: str) -> None:
     raise ValueError(f"{constant} is not a JSON value")
 
 
-def json_values(value: Any) -> Any:
-    """Return plain values as JSON has them: NaN and infinities as None, tuples as lists."""
+def json_values(value: Any, digits: int | None = None) -> Any:
+    """Return plain values as JSON has them: NaN and infinities as None, tuples as lists.
+
+    `digits` is the number of decimals that floats are rounded to; None: not rounded.
+    """
     if isinstance(value, Mapping):
-        return {key: json_values(item) for key, item in value.items()}
+        return {key: json_values(item, digits) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [json_values(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return [json_values(item, digits) for item in value]
+    if not isinstance(value, float):
+        return value
+    if not math.isfinite(value):
+        return None
+    return value if digits is None else round(value, digits) + 0.0  # no negative zero
 
 
 def sha256(path: Path) -> str:

@@ -16,6 +16,7 @@ from dude_lab.compare.comparison_folder import ComparisonFolder
 from dude_lab.compare.comparison_report import report
 from dude_lab.compare.grid import Grid, PlannedRun
 from dude_lab.paper.experiments import Scale, chosen
+from dude_lab.paper.paper_tables import percent
 from dude_lab.paper.recipe import comparisons_of
 from dude_lab.paper.study import Study
 from dude_lab.paper.study_folder import StudyFolder
@@ -129,8 +130,9 @@ def test_both_commands_say_the_same_of_the_same_runs(tmp_path: Path) -> None:
     assert len(pairs) == 12 and len(compared) == 3
     for one in compared:
         pair = pairs["DuDe r=16", one["what"].removeprefix("DuDe r=16 against ") + " r=16"]
-        assert {key: one[key] for key in ("value", "low", "high", "p", "word")} == {
-            key: pair[key] for key in ("value", "low", "high", "p", "word")
+        assert one["word"] == pair["word"]
+        assert {key: one[key] for key in ("value", "low", "high", "p")} == {
+            key: pytest.approx(pair[key], abs=1e-12) for key in ("value", "low", "high", "p")
         }
         back = pairs[pair["minus"], "DuDe r=16"]
         assert (back["value"], back["p_holm"]) == (-pair["value"], pair["p_holm"])
@@ -321,6 +323,16 @@ def test_the_readme_has_a_small_table_of_each_experiment(tmp_path: Path) -> None
     assert re.fullmatch(r"\| DuDe \| \d\d\.\d \(0\.001\) \| \d\d\.\d \|", rows["DuDe"])
     assert rows["Full fine-tuning"].endswith("(0.001) |  |")  # only in the first comparison
     assert len(lines) < 20 and len((tmp_path / "table1.md").read_text().splitlines()) > 30
+
+
+def test_halves_are_rounded_up_whatever_their_last_bit() -> None:
+    assert (percent(0.4195), percent(0.41949999999999), percent(0.8375), percent(-0.0005)) == (
+        "42.0",
+        "42.0",
+        "83.8",
+        "-0.1",
+    )
+    assert (percent(-0.0004, "+"), percent(0.0025, "+"), percent(None)) == ("+0.0", "+0.3", "-")
 
 
 def test_ranks_are_columns_and_differences_a_table(tmp_path: Path) -> None:

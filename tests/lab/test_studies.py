@@ -95,10 +95,13 @@ def test_every_answer_is_there_and_no_prompt(study: PackedStudy) -> None:
 def test_the_tables_are_those_of_the_runs(scale: Scale, name: str, tmp_path: Path) -> None:
     stored = MINI.parent / scale
     shutil.copytree(stored, tmp_path / "study")
-    (tmp_path / "study" / f"{name}.md").unlink()
+    files = [f"{name}.{kind}" for kind in ("md", "json")]
+    for file in files:
+        (tmp_path / "study" / file).unlink()
     (experiment,) = chosen(name, scale)
     write_experiment(StudyFolder(tmp_path / "study"), experiment, scale)
-    assert (tmp_path / "study" / f"{name}.md").read_text() == (stored / f"{name}.md").read_text()
+    for file in files:
+        assert (tmp_path / "study" / file).read_text() == (stored / file).read_text()
 
 
 def test_the_tree_stays_small() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..stats.significance import HIGHER, LOWER
 from . import rates
-from .paper_tables import markdown
+from .paper_tables import markdown, percent
 
 WORDS = {"holds": "**holds**", "does not hold": "**does not hold**"}
 DECIDED = (HIGHER, LOWER, "holds", "does not hold")
@@ -85,9 +85,9 @@ def claim_text(one: dict[str, Any]) -> str:
 def difference_text(one: Mapping[str, Any]) -> tuple[str, str | None, str | None]:
     """Return a difference and the ends of its interval as texts; None for the ends if it has no interval."""
     points = one["unit"] == "points"
-    form = "{:+.1f}" if points or abs(one["value"]) >= 10 else "{:+.3f}"
+    form = "{:+.1f}" if abs(one["value"]) >= 10 else "{:+.3f}"
     value, low, high = (
-        None if one[key] is None else form.format(round(100 * one[key], 1) + 0.0 if points else one[key])
+        None if one[key] is None else percent(one[key], "+") if points else form.format(one[key])
         for key in ("value", "low", "high")
     )
     assert value is not None

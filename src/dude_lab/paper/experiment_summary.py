@@ -10,7 +10,7 @@ from ..stats.significance import SIGNIFICANT
 from . import rates
 from .experiment_page import difference_text, verdict_text
 from .experiments import spec_of
-from .paper_tables import MISSING, headline
+from .paper_tables import MISSING, headline, percent
 
 Table = Mapping[str, Any]
 FEW = 4  # columns that are all shown; of more, the average alone
@@ -77,7 +77,7 @@ def _values(tables: Sequence[Table], labels: Mapping[str, str]) -> list[str]:
                 head = column["title"] if len(shown) > 1 else labels[table["part"]]
                 cells = columns.setdefault(f"{head}, r={r}" if several and by_rank else head, {})
                 if column.get("chance") is not None:
-                    cells["guessing"] = f"{100 * column['chance']:.1f}"
+                    cells["guessing"] = percent(column["chance"])
                 if table["base"] is not None:
                     cells["untrained"] = _number(table["base"][column["key"]], column)
                 for row in table["rows"]:
@@ -115,7 +115,7 @@ def _ranks(table: Table) -> list[int]:
 def _number(found: Mapping[str, float] | None, column: Mapping[str, Any]) -> str:
     if found is None:
         return MISSING
-    return f"{100 * found['value']:.1f}" if column.get("percent", True) else f"{found['value']:.1f}"
+    return percent(found["value"]) if column.get("percent", True) else f"{found['value']:.1f}"
 
 
 def _rate(row: Mapping[str, Any], table: Table, columns: int) -> str:

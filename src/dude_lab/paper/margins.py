@@ -12,6 +12,7 @@ from ..methods import METHODS
 from ..plot_style import QUIET_COLOR, method_style, picture
 from ..stats.significance import HIGHER, LOWER, SAME, SIGNIFICANT
 from .experiments import EXPERIMENTS, spec_of
+from .paper_tables import percent
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def _by_place(found: Iterable[Margin]) -> dict[str, dict[str, Margin]]:
 def _cell(one: Margin | None) -> str:
     if one is None:
         return "-"
-    mid, low, high = (f"{round(100 * value, 1) + 0.0:+.1f}" for value in (one.value, one.low, one.high))
+    mid, low, high = (percent(value, "+") for value in (one.value, one.low, one.high))
     return f"**{mid} [{low}, {high}]**" if one.word in SIGNIFICANT else f"{mid} [{low}, {high}]"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
 from functools import cached_property
 from statistics import stdev
 from typing import Any
@@ -182,7 +183,7 @@ def markdown(table: dict[str, Any]) -> str:
     heads += [f"paper: {model}" for model in papers] + ["n", "seeds", "missing"]
     lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * (len(heads) - 1)]
     if any("chance" in column for column in columns):
-        cells = ["guessing", "", ""] + [text(_hundred(column.get("chance")), "{:.1f}") for column in columns]
+        cells = ["guessing", "", ""] + [percent(column.get("chance")) for column in columns]
         lines.append("| " + " | ".join(cells + [""] * (len(heads) - len(cells))) + " |")
     if table["base"] is not None:
         cells = ["untrained", "", ""] + [_value(table["base"][column["key"]], column, last) for column in columns]
@@ -195,8 +196,8 @@ def markdown(table: dict[str, Any]) -> str:
         ]
         cells += [_value(row["values"][column["key"]], column, last) for column in columns]
         if show_seeds:
-            cells += [text(_hundred(row["seeds"].get(seed)), "{:.1f}") for seed in seeds]
-            cells += [text(_hundred(row["std"]), "{:.2f}")]
+            cells += [percent(row["seeds"].get(seed)) for seed in seeds]
+            cells += [text(None if row["std"] is None else 100 * row["std"], "{:.2f}")]
         cells += [text(row["paper"].get(model, {}).get(last["key"]), "{:.2f}") for model in papers]
         left = ", ".join(f"{row[key]} {key}" for key in ("failed", "missing") if row[key])
         cells += [text(row["n"], "{:,}"), str(len(row["seeds"])), left]
@@ -237,8 +238,15 @@ def text(value: Any, form: str = "{}") -> str:
     return MISSING if value is None else form.format(value)
 
 
-def _hundred(value: float | None) -> float | None:
-    return None if value is None else 100 * value
+def percent(share: float | None, sign: str = "") -> str:
+    """Format a share, or a difference of shares, in % with one decimal; with `sign="+"` its sign is always shown.
+
+    Halves are rounded away from zero: a mean over seeds is often one, and as a binary float just above or below it.
+    """
+    if share is None:
+        return MISSING
+    shown = Decimal(f"{100 * share:.9f}").quantize(Decimal("0.1"), ROUND_HALF_UP)
+    return f"{shown or abs(shown):{sign}.1f}"
 
 
 def _value(found: dict[str, float] | None, column: dict[str, Any], main: dict[str, Any]) -> str:
@@ -251,7 +259,5 @@ def _value(found: dict[str, float] | None, column: dict[str, Any], main: dict[st
 def _share(found: dict[str, float] | None, with_interval: bool) -> str:
     if found is None:
         return MISSING
-    text = f"{100 * found['value']:.1f}"
-    return (
-        f"{text} [{100 * max(0.0, found['low']):.1f}, {100 * min(1.0, found['high']):.1f}]" if with_interval else text
-    )
+    text = percent(found["value"])
+    return f"{text} [{percent(max(0.0, found['low']))}, {percent(min(1.0, found['high']))}]" if with_interval else text

@@ -13,7 +13,7 @@ from ..markdown import escape_markdown
 from ..plot_style import log_axis, method_style, picture
 from ..stats.intervals import Interval
 from .experiments import FOUR
-from .paper_tables import ComparisonResult, text
+from .paper_tables import ComparisonResult, percent, text
 from .verdict import Difference, Word
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def markdown(made: dict[str, Any]) -> str:
     lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * (len(heads) - 1)]
     for row in made["rows"]:
         best = None if row["learning_rate"] is None else f"{row['learning_rate']:g}"
-        cells = [text(None if rate not in row["rates"] else 100 * row["rates"][rate], "{:.1f}") for rate in rates]
+        cells = [percent(row["rates"].get(rate)) for rate in rates]
         cells = [f"**{cell}**" if rate == best else cell for rate, cell in zip(rates, cells, strict=True)]
         cells = [escape_markdown(row["label"]), text(row["r"]), *cells, *around(row["rates"], best)]
         lines.append("| " + " | ".join([*cells, text(row["asked"], "{:,}")]) + " |")
@@ -77,8 +77,8 @@ def around(found: Mapping[str, float], best: str | None) -> tuple[str, str]:
         return text(None), text(None)
     low, high = plateau(found, best)
     above = [rate for rate in sorted(found, key=float) if float(rate) > float(best)]
-    loss = None if not above else round(100 * (found[above[0]] - found[best]), 1) + 0.0  # no negative zero
-    return low if low == high else f"{low} to {high}", text(loss, "{:+.1f}")
+    loss = found[above[0]] - found[best] if above else None
+    return low if low == high else f"{low} to {high}", percent(loss, "+")
 
 
 def forgiving(comparison: ComparisonResult) -> list[Difference]:

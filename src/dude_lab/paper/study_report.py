@@ -16,6 +16,8 @@ from .readme import readme
 from .study_folder import StudyFolder
 from .verdict import Verdict
 
+DIGITS = 12  # decimals of all values: the last bits of an interval depend on the processor
+
 
 def write_report(path: str | Path) -> dict[str, Any]:
     """Write the tables and figures of every experiment of a study, and its README. Repeated calls give the same bytes.
@@ -55,7 +57,7 @@ def write_experiment(
         "figures": _figures(study, experiment, comparisons),
         "command": paper_tables.command(experiment.name, scale, comparisons[0].overrides if comparisons else ()),
     }
-    made = json_values(made)
+    made = json_values(made, DIGITS)
     write_json(study.path / f"{experiment.name}.json", made)
     write_text(study.path / f"{experiment.name}.md", experiment_page(made))
     return made
