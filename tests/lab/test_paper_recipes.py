@@ -38,7 +38,7 @@ def cells(comparison: StudyComparison) -> set[str]:
     return {cell.name for cell in [*every, *(cell for row in made.rows for cell in made.searches(row))]}
 
 
-@pytest.mark.parametrize("scale", ["paper", "mini"])
+@pytest.mark.parametrize("scale", ["paper", "small", "mini"])
 def test_a_dry_run_of_everything_needs_no_network_and_writes_nothing(
     scale: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
