@@ -104,6 +104,18 @@ def test_a_packed_study_holds_the_runs_and_unpacking_writes_them_again(study: Pa
     assert packed_bytes(study) == first
 
 
+def test_a_run_without_questions_is_packed(study: Path) -> None:
+    """A search that is chosen by validation loss has only the losses of the batches, and their mean in its record."""
+    place = next(path.parent for path in sorted(study.rglob("run.json")))
+    shutil.rmtree(place / "eval", ignore_errors=True)
+    (place / "eval" / "after").mkdir(parents=True)
+    (place / "eval" / "after" / "summary.json").write_text("{}")
+    (place / "eval" / "after" / "validation_losses.json").write_text('{"losses": [1.0, 2.0]}')
+    before = contents(study)
+    pack(study)
+    assert contents(study) == before and before[place.name]["answers"] == {}
+
+
 def test_a_comparison_goes_on_from_packed_runs(study: Path) -> None:
     pack(study)
     plan = plan_of(study)

@@ -114,7 +114,9 @@ def test_runs_of_one_method_have_what_differs_in_their_label() -> None:
     assert small is not None
 
     # Runs of one method and rate differ in what they are asked.
-    asked = [name for name, one in small.records.items() if one["config"]["eval"].get("suite") == "commonsense_qa"]
+    asked = [
+        name for name, one in small.records.items() if (one["config"]["eval"] or {}).get("suite") == "commonsense_qa"
+    ]
 
     def labels(*starts: str) -> list[str]:
         names = [next(name for name in asked if name.startswith(f"{start}-s42-")) for start in starts]

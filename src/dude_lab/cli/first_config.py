@@ -67,7 +67,7 @@ def first_config(data: str, model: str, method: str, output: str) -> str:
         "chat_template": "the model has one; false trains on the texts as they are",
         "validation": "share of the records; or a file",
         "epochs": "or steps: N",
-        "learning_rate": "of AdamW, at its peak; `dude tune` chooses one; full takes a tenth, dude and pissa a third",
+        "learning_rate": "of AdamW, at its peak; `dude tune` chooses one; dude, pissa a third or less, full a tenth",
         "max_length": f"tokens; the longest of {min(count, SAMPLE):,} records has {lengths.longest:,}",
         "packing": "true fills sequences of max_length tokens with several records",
         "warmup": "share of the steps",

@@ -84,7 +84,8 @@ class FolderRun:
 
     def evaluations(self) -> list[str]:
         """Return the names of the evaluations with answers or metrics."""
-        return sorted(p.name for p in self.folder.evaluations.glob("*") if p.is_dir())
+        folders = [p for p in self.folder.evaluations.glob("*") if p.is_dir()]
+        return sorted(p.name for p in folders if (p / "metrics.json").is_file() or any(p.glob("samples/*.jsonl")))
 
     def has_answers(self, task: str) -> bool:
         """Whether the evaluation after training has answers to this task."""

@@ -46,8 +46,8 @@ class TrainSettings(Settings):
         batch_size: examples in one forward and backward, over all processes: under `torchrun` it must be a multiple of
             their number.
         gradient_accumulation: batches per optimizer step.
-        learning_rate: peak learning rate of AdamW; the default is for LoRA. DuDe and PiSSA want about a third,
-            full fine-tuning a tenth or less; `dude tune` chooses one.
+        learning_rate: peak learning rate of AdamW; the default is for LoRA. DuDe and PiSSA want a third to a
+            tenth of it, full fine-tuning a tenth or less; `dude tune` chooses one.
         schedule: shape of the learning rate after the warm-up.
         warmup: a fraction of all steps if below 1, else a number of steps.
         weight_decay: AdamW's weight decay.
