@@ -16,7 +16,9 @@ from dude_lab.compare.packed import NOT_STORED, PackedStudy, find_packed
 from dude_lab.compare.results import collect_runs
 from dude_lab.config.run_settings import ModelSettings
 from dude_lab.config.yaml_file import fingerprint, parse_run
+from dude_lab.paper.experiment_summary import experiment_summary
 from dude_lab.paper.experiments import Scale, chosen
+from dude_lab.paper.paper_tables import AT_END
 from dude_lab.paper.recipe import comparisons_of
 from dude_lab.paper.study import stored_progress
 from dude_lab.paper.study_folder import StudyFolder
@@ -102,6 +104,20 @@ def test_the_tables_are_those_of_the_runs(scale: Scale, name: str, tmp_path: Pat
     write_experiment(StudyFolder(tmp_path / "study"), experiment, scale)
     for file in files:
         assert (tmp_path / "study" / file).read_text() == (stored / file).read_text()
+
+
+@pytest.mark.parametrize("scale", ["mini", "small"])
+def test_the_readme_has_the_summary_of_each_experiment(scale: str) -> None:
+    folder = MINI.parent / scale
+    text, marked = (folder / "README.md").read_text(), 0
+    for file in sorted(folder.glob("*.json")):
+        made = json.loads(file.read_text())
+        if "tables" not in made:
+            continue
+        summary = "\n".join(experiment_summary(file.stem, made))
+        assert summary in text, file.stem
+        marked += AT_END in summary
+    assert marked == {"mini": 2, "small": 0}[scale]  # rows whose rate is at an end of its search
 
 
 def test_the_tree_stays_small() -> None:

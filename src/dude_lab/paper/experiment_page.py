@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..stats.significance import HIGHER, LOWER
+from ..stats.significance import SIGNIFICANT
 from . import rates
 from .paper_tables import markdown, percent
 
 WORDS = {"holds": "**holds**", "does not hold": "**does not hold**"}
-DECIDED = (HIGHER, LOWER, "holds", "does not hold")
+DECIDED = (*SIGNIFICANT, "holds", "does not hold")
 
 
 def experiment_page(made: dict[str, Any]) -> str:
@@ -22,7 +22,7 @@ def experiment_page(made: dict[str, Any]) -> str:
     if not made["tables"]:
         lines += ["Not run yet.", ""]
     for table in made["tables"]:
-        searched = any("rates" in row for row in table["rows"])
+        searched = rates.is_search(table)
         unit = "accuracy on validation in %, the chosen rate in bold:" if searched else _unit
         model = "Model" if len(made["tables"]) == 1 else f"Comparison `{table['part']}`: model"
         lines += [f"{model} `{table['model']}` fine-tuned on `{table['trained_on']}`, {unit}", ""]

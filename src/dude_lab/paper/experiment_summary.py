@@ -10,7 +10,7 @@ from ..stats.significance import SIGNIFICANT
 from . import rates
 from .experiment_page import difference_text, verdict_text
 from .experiments import spec_of
-from .paper_tables import MISSING, headline, percent
+from .paper_tables import AT_END, MISSING, headline, model_name, percent, rate_text
 
 Table = Mapping[str, Any]
 FEW = 4  # columns that are all shown; of more, the average alone
@@ -27,11 +27,12 @@ def experiment_summary(name: str, made: Mapping[str, Any]) -> list[str]:
         lines += [f"![{made['title']}]({figure}.png)", ""]
     if not claims and made["figures"]:
         return lines
-    searched = [one for one in tables if _is_search(one)]
+    searched = [one for one in tables if rates.is_search(one)]
     if searched:
         lines += [*_rates(searched), ""]
-    for group in _side_by_side([one for one in tables if not _is_search(one)]):
-        lines += [*_values(group, labels), ""]
+    for group in _side_by_side([one for one in tables if not rates.is_search(one)]):
+        values = _values(group, labels)
+        lines += [*values, "", *([AT_END, ""] if any("*)" in line for line in values) else [])]
     if rows := _differences(made["claims"], [one["part"] for one in tables], labels):
         lines += [*rows, ""]
     return lines
@@ -46,17 +47,13 @@ def comparison_labels(tables: Sequence[Table]) -> dict[str, str]:
 
 def _facts(table: Table) -> tuple[str, str, str, str]:
     spec = spec_of(table["part"])
-    asked = spec.asked if spec is not None and not _is_search(table) else table["trained_on"]
+    asked = spec.asked if spec is not None and not rates.is_search(table) else table["trained_on"]
     trained = "after MetaMathQA" if "metamath" in table["trained_on"].lower() else ""
     if spec is None or (spec.learning_rate is None and not spec.above):
         rate = "best rate"
     else:
         rate = "next larger rate" if spec.above else f"{spec.learning_rate:g} for all"
-    return asked, trained, rate, table["paper_model"] or table["model"].rstrip("/").rsplit("/", 1)[-1]
-
-
-def _is_search(table: Table) -> bool:
-    return any("rates" in row for row in table["rows"])
+    return asked, trained, rate, model_name(table)
 
 
 def _side_by_side(tables: Sequence[Table]) -> list[list[Table]]:
@@ -123,7 +120,7 @@ def _rate(row: Mapping[str, Any], table: Table, columns: int) -> str:
     spec = spec_of(table["part"])
     if row["learning_rate"] is None or columns > 1 or (spec is not None and spec.learning_rate is not None):
         return ""
-    return f" ({row['learning_rate']:g})"
+    return f" ({rate_text(row)})"
 
 
 def _rates(tables: Sequence[Table]) -> list[str]:

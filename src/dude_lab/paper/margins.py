@@ -12,7 +12,7 @@ from ..methods import METHODS
 from ..plot_style import QUIET_COLOR, method_style, picture
 from ..stats.significance import HIGHER, LOWER, SAME, SIGNIFICANT
 from .experiments import EXPERIMENTS, spec_of
-from .paper_tables import percent
+from .paper_tables import model_name, percent
 
 
 @dataclass(frozen=True)
@@ -68,16 +68,11 @@ def _where(name: str, made: dict[str, Any], compared: dict[str, Any]) -> tuple[s
         label += f", {spec.learning_rate:g} for all"
     if "metamath" in here["trained_on"].lower():
         label += " after MetaMathQA"
-    if len({_model(table) for table in shown}) > 1:
-        label += f", {_model(here)}"
+    if len({model_name(table) for table in shown}) > 1:
+        label += f", {model_name(here)}"
     if compared["r"] is not None:
         label += f", r={compared['r']}"
     return label, EXPERIMENTS[name].title.split(":")[0]
-
-
-def _model(table: dict[str, Any]) -> str:
-    """Return the paper's name of the model, or the last component of its path."""
-    return table["paper_model"] or table["model"].rstrip("/").rsplit("/", 1)[-1]
 
 
 def sentence(found: list[Margin]) -> str:

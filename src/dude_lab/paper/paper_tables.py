@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 from functools import cached_property
@@ -21,6 +22,7 @@ from .experiments import Column, ComparisonSpec, Experiment
 from .study_folder import StudyFolder
 
 MISSING = "-"
+AT_END = "\\* the smallest or largest learning rate of the search: a better one may lie beyond."
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,7 @@ def markdown(table: dict[str, Any]) -> str:
         cells = [
             escape_markdown(row["label"]),
             text(row["r"]),
-            text(row["learning_rate"], "{:g}") + ("*" if row["at_end"] else ""),
+            rate_text(row),
         ]
         cells += [_value(row["values"][column["key"]], column, last) for column in columns]
         if show_seeds:
@@ -203,7 +205,7 @@ def markdown(table: dict[str, Any]) -> str:
         cells += [text(row["n"], "{:,}"), str(len(row["seeds"])), left]
         lines.append("| " + " | ".join(cells) + " |")
     if any(row["at_end"] for row in table["rows"]):
-        lines += ["", "\\* the smallest or largest learning rate of the search: a better one may lie beyond."]
+        lines += ["", AT_END]
     return "\n".join(lines) + "\n" + _paper_rows(table)
 
 
@@ -236,6 +238,16 @@ def _paper_rows(table: dict[str, Any]) -> str:
 def text(value: Any, form: str = "{}") -> str:
     """Format a value; `MISSING` for None."""
     return MISSING if value is None else form.format(value)
+
+
+def rate_text(row: Mapping[str, Any]) -> str:
+    """Return the learning rate of a row, with a star if it is at an end of the search (`AT_END`)."""
+    return text(row["learning_rate"], "{:g}") + ("*" if row["at_end"] else "")
+
+
+def model_name(table: Mapping[str, Any]) -> str:
+    """Return the paper's name of a table's model, or the last component of its path."""
+    return str(table["paper_model"] or table["model"].rstrip("/").rsplit("/", 1)[-1])
 
 
 def percent(share: float | None, sign: str = "") -> str:

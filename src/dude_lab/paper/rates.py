@@ -41,6 +41,11 @@ def table(made: dict[str, Any], comparison: ComparisonResult) -> dict[str, Any]:
     return {**made, "rows": rows}
 
 
+def is_search(made: Mapping[str, Any]) -> bool:
+    """Whether a table has the searches of its rows."""
+    return any("rates" in row for row in made["rows"])
+
+
 def markdown(made: dict[str, Any]) -> str:
     """Return the table: a column for each learning rate, accuracy on validation in %, the chosen rate in bold.
 
