@@ -86,10 +86,31 @@ def test_a_failure_is_shown_and_does_not_stop_the_rest(tmp_path: Path) -> None:
 
 def test_a_killed_process_is_no_failure_and_the_next_start_goes_on(tmp_path: Path) -> None:
     folder, cells = cells_of(tmp_path, [5, 10])
-    seen = work(folder, cells)
+    seen = work(folder, cells, jobs=1)
     assert seen.done == [cells[1].name] and "SIGKILL" in seen.bad[cells[0].name]
     assert folder.failure(cells[0]) is None and not folder.is_claimed(cells[0])
-    work(folder, cells)
+    work(folder, cells, jobs=1)
+    assert visits(folder).count(cells[0].name) == 2
+
+
+@pytest.mark.parametrize("survivor", ["of its row", "of another row"])
+def test_a_run_that_is_killed_while_others_run_is_repeated_alone(tmp_path: Path, survivor: str) -> None:
+    folder, cells = cells_of(tmp_path, [7, 8, 10], methods=["lora", "pissa"])
+    killed, other = cells[0], cells[-1].row
+    if survivor == "of another row":
+        cells.sort(key=lambda cell: cell.settings.train.seed)
+    seen = work(folder, cells)
+    assert sorted(seen.done) == sorted(cell.name for cell in cells) and seen.bad == {}
+    assert visits(folder).count(killed.name) == 2 and len(visits(folder)) == 7
+    assert len(seen.notes) == 1 and killed.title in seen.notes[0] and "2 runs in parallel" in seen.notes[0]
+    assert [killed.row] in seen.together and [other, other] in seen.together  # the other row still in parallel
+    assert all(killed.row not in rows for rows in seen.together if len(rows) > 1)
+
+
+def test_a_run_that_is_killed_although_alone_is_reported(tmp_path: Path) -> None:
+    folder, cells = cells_of(tmp_path, [5, 10, 11])
+    seen = work(folder, cells)
+    assert len(seen.done) == 2 and "SIGKILL" in seen.bad[cells[0].name] and len(seen.notes) == 1
     assert visits(folder).count(cells[0].name) == 2
 
 

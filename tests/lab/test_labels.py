@@ -11,8 +11,8 @@ from test_cli_train import dude
 
 from dude_lab.compare.comparison_report import report
 from dude_lab.evaluation.result import EvalResult, Metric
-from dude_lab.markdown import escape_markdown
 from dude_lab.report.page import write_page
+from dude_lab.text import escape_markdown
 
 LABEL = r"a|b `c` **d** [e](f) <g> [red]h[/] [/x] $\i{ _j_ k_l ~m~ &amp;"
 

@@ -16,12 +16,12 @@ from dude_lab.compare.comparison_folder import ComparisonFolder
 from dude_lab.compare.comparison_report import report
 from dude_lab.compare.grid import Grid, PlannedRun
 from dude_lab.paper.experiments import Scale, chosen
-from dude_lab.paper.paper_tables import percent
 from dude_lab.paper.recipe import comparisons_of
 from dude_lab.paper.study import Study
 from dude_lab.paper.study_folder import StudyFolder
 from dude_lab.paper.study_report import write_report
 from dude_lab.stats.significance import holm
+from dude_lab.text import percent
 
 RATES = ("learning_rates=[1e-3]",)
 PLAIN = ("methods=[lora, dora, pissa, dude]", *RATES)

@@ -42,11 +42,20 @@ def work(spec):
         os._exit(9)
     if seed == 5:
         os.kill(os.getpid(), signal.SIGKILL)
+    if seed == 7 and name.startswith("lora") and not (folder / "killed").exists():  # once, while another runs
+        while len((folder / "visits").read_text().split()) < 2:
+            time.sleep(0.01)
+        (folder / "killed").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
     if seed == 6:
         signal.signal(signal.SIGTERM, lambda *_: (print("checkpoint written"), sys.exit(130)))
         (folder / "waiting.part").write_text(f"{os.getpid()} {os.getsid(0)} {os.getppid()}")
         (folder / "waiting.part").rename(folder / "waiting")
         time.sleep(60)
+    if seed in (7, 8):
+        while not (folder / "killed").exists():
+            time.sleep(0.01)
+        time.sleep(0.5)
     time.sleep(0.05)
     place.mkdir(parents=True)
     record = {"config": {}, "method": None, "title": "", "r": None, "cost": {"peak_memory": {"bytes": 0}}}
@@ -82,6 +91,8 @@ class Seen(Watcher):
     def __init__(self) -> None:
         self.done: list[str] = []
         self.bad: dict[str, str] = {}
+        self.notes: list[str] = []
+        self.together: list[list[str]] = []  # rows of the runs in progress, since the first note
         self.elsewhere = 0
 
     def finished(self, cell: PlannedRun, record: dict[str, Any], *, here: bool) -> None:
@@ -91,8 +102,13 @@ class Seen(Watcher):
     def failed(self, cell: PlannedRun, error: str) -> None:
         self.bad[cell.name] = error
 
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
     def running(self, cells: Sequence[tuple[PlannedRun, dict[str, Any]]], elsewhere: int) -> None:
         self.elsewhere = max(self.elsewhere, elsewhere)
+        if self.notes:
+            self.together.append([cell.row for cell, _ in cells])
 
 
 def work(
@@ -107,6 +123,8 @@ def visits(folder: ComparisonFolder) -> list[str]:
     return (folder.path / "visits").read_text().split()
 
 
-def cells_of(tmp_path: Path, seeds: list[int]) -> tuple[ComparisonFolder, list[PlannedRun]]:
-    folder, grid = begin(tmp_path, methods=["lora"], seeds=seeds)
+def cells_of(
+    tmp_path: Path, seeds: list[int], methods: Sequence[str] = ("lora",)
+) -> tuple[ComparisonFolder, list[PlannedRun]]:
+    folder, grid = begin(tmp_path, methods=list(methods), seeds=seeds)
     return folder, [cell for row in runs(grid).values() for cell in row]

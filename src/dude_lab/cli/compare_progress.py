@@ -19,6 +19,7 @@ from rich.progress import (
 
 from ..compare.grid import PlannedRun
 from ..compare.pool import Watcher
+from ..text import percent
 from .console import CHECKED, FAILED, NOTE, duration
 from .progress_bar import Count
 
@@ -52,7 +53,7 @@ class PlainWatcher(Watcher):
         """Print one line with the result."""
         self._done += 1
         after = record["metrics"]["after"] or {}
-        words = [f"accuracy {after['accuracy']:.1%}"] if "accuracy" in after else []
+        words = [f"accuracy {percent(after['accuracy'])}%"] if "accuracy" in after else []
         loss = record.get("training", {}).get("last_tenth_loss")
         words += [f"loss {loss:.4f}"] if loss is not None else []
         words += [duration(time.monotonic() - self._since[run.name])] if here else ["by another process"]

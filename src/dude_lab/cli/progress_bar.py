@@ -26,6 +26,7 @@ from rich.text import Text
 
 from dude_peft.errors import DudeError
 
+from ..text import percent
 from ..training.record import perplexity
 from ..training.reporter import Reporter
 from ..training.time_left import Remaining
@@ -100,7 +101,7 @@ class PlainReporter(Reporter):
 
     def evaluated(self, step: int, what: str, value: float) -> None:
         """Print a line for each evaluation."""
-        self.console.print(f"step {step}: {escape(what)} {value:.1%}")
+        self.console.print(f"step {step}: {escape(what)} {percent(value)}%")
 
     def validated(self, step: int, loss: float) -> None:
         """Print a line for each validation loss."""
@@ -223,7 +224,7 @@ class LiveReporter(PlainReporter):
 
     def evaluated(self, step: int, what: str, value: float) -> None:
         """Print a line above the bar."""
-        self.console.print(f"{CHECKED} {escape(what)} [bold]{value:.1%}[/] [dim]at step {step}[/]")
+        self.console.print(f"{CHECKED} {escape(what)} [bold]{percent(value)}%[/] [dim]at step {step}[/]")
 
     def validated(self, step: int, loss: float) -> None:
         """Print a line above the bar."""

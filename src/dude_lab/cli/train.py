@@ -13,6 +13,7 @@ from rich.text import Text
 from dude_peft.errors import DudeError
 
 from ..config.run_settings import RunSettings
+from ..text import percent
 from ..training.distributed import process_count
 from ..training.examples import Parts
 from ..training.record import perplexity
@@ -172,7 +173,7 @@ def _best(training: dict[str, Any]) -> str:
     """Return the best step with its value, and why the run ended."""
     value, loaded = training["best_value"], ", loaded" if training["best_loaded"] else ""
     name = "accuracy" if training["best_metric"] == "accuracy" else "validation loss"
-    shown = f"{value:.1%}" if name == "accuracy" else f"{value:.4f}"
+    shown = f"{percent(value)}%" if name == "accuracy" else f"{value:.4f}"
     return f"{training['best_step']:,} ({name} {shown}{loaded}); {training['ended']}"
 
 
@@ -181,11 +182,12 @@ def _metrics(record: dict[str, Any]) -> list[tuple[str, str]]:
     rows = []
     if "accuracy" in after:
         row = after["tasks"][after["headline"]]
-        error = f" ± {row['stderr']:.1%}" if row.get("stderr") is not None else ""
-        was = f"{before['accuracy']:.1%} -> " if "accuracy" in before else ""
+        error = f" ± {percent(row['stderr'])}%" if row.get("stderr") is not None else ""
+        was = f"{percent(before['accuracy'])}% -> " if "accuracy" in before else ""
         if was and (n := before["tasks"][before["headline"]]["n"]) != row["n"]:
-            was = f"{before['accuracy']:.1%} (n = {n:,}) -> "
-        rows.append(("accuracy", f"{was}{after['accuracy']:.1%}{error} on {after['headline']} (n = {row['n']:,})"))
+            was = f"{percent(before['accuracy'])}% (n = {n:,}) -> "
+        now = f"{percent(after['accuracy'])}%{error} on {after['headline']} (n = {row['n']:,})"
+        rows.append(("accuracy", was + now))
     if "validation_loss" in after:
         losses = [one["validation_loss"] for one in (before, after) if "validation_loss" in one]
         rows.append(("validation loss", " -> ".join(f"{loss:.4f}" for loss in losses)))

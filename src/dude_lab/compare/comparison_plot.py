@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..plot_style import BASE_COLOR, DASHES, TEXT_COLOR, Marker, loss_axis, method_style, picture
+from ..text import percent
 from ..training.record import source_of
 from .outcome import accuracy
 from .results import Results, RowResult, seed_series
@@ -188,14 +189,14 @@ def _accuracies(axes: Axes, results: Results, rows: Sequence[RowResult]) -> None
             axes.plot(single, [place] * len(single), "|", color=color, markersize=9, alpha=0.55)
         axes.plot([mid], [place], marker=look_of[row.name].marker, linestyle="", color=color, markersize=6.5)
         end = (max([high, *single]), place)
-        axes.annotate(f"{mid:.1f}", end, (6, 0), textcoords="offset points", va="center", color=TEXT_COLOR)
+        axes.annotate(percent(found.estimate), end, (6, 0), textcoords="offset points", va="center", color=TEXT_COLOR)
     base = accuracy([results.base]) if results.base is not None else None
     if base is not None:
         value = 100 * base.estimate
         axes.axvline(value, color=BASE_COLOR, linewidth=1, linestyle=(0, (4, 2)))
         axes.annotate(
-            f"base {value:.1f}", (value, len(rows) - 0.45), (3, 0), textcoords="offset points", color=BASE_COLOR,
-            fontsize=8.5, va="center",
+            f"base {percent(base.estimate)}", (value, len(rows) - 0.45), (3, 0), textcoords="offset points",
+            color=BASE_COLOR, fontsize=8.5, va="center",
         )  # fmt: skip
     axes.set_yticks(range(len(shown)), shown)
     axes.set_ylim(-0.6, len(rows) - 0.2)

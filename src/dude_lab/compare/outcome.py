@@ -12,6 +12,7 @@ import numpy as np
 from ..stats import intervals
 from ..stats.intervals import Interval
 from ..stats.significance import ALPHA, HIGHER, LOWER, SAME, UNKNOWN, Significance, adjusted, holm, significance
+from ..text import percent
 from .results import Results, RowResult, differences
 from .run_store import Run
 
@@ -127,7 +128,7 @@ def _verdict(outcome: Outcome, prefix: str, rows: list[RowResult], kind: str) ->
     for row in others:
         interval, word = outcome.pairs.get((best.name, row.name)), outcome.word(best.name, row.name)
         words.setdefault(word, []).append(row.name if interval is None else f"{row.name} ({_points(interval)})")
-    text = f"{prefix}{kind}{best.name} has the highest accuracy, {100 * mean_accuracy(best):.1f}%."
+    text = f"{prefix}{kind}{best.name} has the highest accuracy, {percent(mean_accuracy(best))}%."
     text = text[0].upper() + text[1:] if not prefix else text
     for word, form in _FORMS.items():
         text += form.format(", ".join(words[word])) if word in words else ""
@@ -145,8 +146,8 @@ _FORMS: dict[Significance, str] = {
 
 
 def _points(interval: Interval) -> str:
-    low, high = 100 * interval.low, 100 * interval.high
-    return f"{100 * interval.estimate:+.1f} points, 95% interval {low:+.1f} to {high:+.1f}"
+    estimate, low, high = (percent(value, "+") for value in (interval.estimate, interval.low, interval.high))
+    return f"{estimate} points, 95% interval {low} to {high}"
 
 
 def _task_tops(rows: list[RowResult], sets: Sequence[str]) -> list[tuple[str, str, float]]:

@@ -66,6 +66,9 @@ class _Child:
 class Pool:
     """Executes the runs of a comparison until none is left for this pool.
 
+    When a process is killed by SIGKILL while others run, memory was probably too small for all of them: its run is
+    repeated, and it and the other runs of its row are from then on executed while no other run is.
+
     Args:
         folder: folder of the comparison.
         jobs: number of processes in parallel.
@@ -90,6 +93,7 @@ class Pool:
         self.folder, self.jobs, self.threads, self.watcher = folder, jobs, threads, watcher
         self.retry_failed, self.stop_at, self.deadline = retry_failed, stop_at, deadline
         self.killed: dict[str, str] = {}
+        self._alone: set[str] = set()  # rows whose runs are executed one at a time
         self._failures: dict[str, int | None] = {}  # run -> time of its failure when this pool first saw it
         self._children: list[_Child] = []
         self._launcher = Launcher(folder.state, threads)
@@ -171,6 +175,10 @@ class Pool:
         for run in runs:
             if len(self._children) >= self.jobs or self._stop_requests:
                 return
+            if any(child.run.row in self._alone for child in self._children):
+                return
+            if self._children and run.row in self._alone:
+                continue
             if run.name in running or time.monotonic() < self._next_check.get(run.name, 0):
                 continue
             if self.folder.is_claimed(run):
@@ -200,6 +208,12 @@ class Pool:
             self._report_done(run, here=True)
         elif code == BUSY:
             self._next_check[run.name] = time.monotonic() + POLL_OTHERS
+        elif code == -signal.SIGKILL and self._children and not self._stop_requests:
+            self._alone.add(run.row)
+            self.watcher.note(
+                f"{run.title}: its process was killed by SIGKILL, perhaps because memory is too small for "
+                f"{len(self._children) + 1} runs in parallel; it resumes when no other run is executed."
+            )
         elif code == STOPPED or code < 0:
             # Not a failure of the config: it resumes when the comparison is started again.
             how = "was stopped" if code == STOPPED else f"was killed by {_signal(-code)}"

@@ -7,15 +7,13 @@ from statistics import fmean
 from typing import Any
 
 from ..folders import without_paths
-from ..markdown import escape_markdown
 from ..stats.intervals import Interval
+from ..text import MISSING, escape_markdown, percent
 from ..training.record import perplexity
 from .comparison_folder import SCHEMA
 from .outcome import Outcome, accuracy, find_outcome
 from .results import Results, RowResult
 from .run_store import Run
-
-MISSING = "-"
 
 
 def make_table(results: Results) -> dict[str, Any]:
@@ -226,6 +224,6 @@ def _text(value: Any, form: str = "{}") -> str:
 def _share(found: dict[str, float] | None, *, bold: bool, brief: bool = False) -> str:
     if found is None:
         return MISSING
-    text = f"{100 * found['value']:.1f}"
+    text = percent(found["value"])
     text = f"**{text}**" if bold else text
-    return text if brief else f"{text} [{100 * max(0.0, found['low']):.1f}, {100 * min(1.0, found['high']):.1f}]"
+    return text if brief else f"{text} [{percent(max(0.0, found['low']))}, {percent(min(1.0, found['high']))}]"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dude_peft.files import json_values, write_json, write_text
 
-from ..markdown import aligned_table
+from ..text import aligned_table
 
 if TYPE_CHECKING:
     from .tasks import Unit

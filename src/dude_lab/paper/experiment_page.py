@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..stats.significance import SIGNIFICANT
+from ..text import percent
 from . import rates
-from .paper_tables import markdown, percent
+from .paper_tables import markdown
 
 WORDS = {"holds": "**holds**", "does not hold": "**does not hold**"}
 DECIDED = (*SIGNIFICANT, "holds", "does not hold")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..markdown import escape_markdown
 from ..stats.significance import SIGNIFICANT
+from ..text import MISSING, escape_markdown, percent
 from . import rates
 from .experiment_page import difference_text, verdict_text
 from .experiments import spec_of
-from .paper_tables import AT_END, MISSING, headline, model_name, percent, rate_text
+from .paper_tables import AT_END, conditions, headline, rate_text
 
 Table = Mapping[str, Any]
 FEW = 4  # columns that are all shown; of more, the average alone
@@ -40,20 +40,9 @@ def experiment_summary(name: str, made: Mapping[str, Any]) -> list[str]:
 
 def comparison_labels(tables: Sequence[Table]) -> dict[str, str]:
     """Return comparison -> what distinguishes it from the experiment's others: data, learning rate, model."""
-    facts = {table["part"]: _facts(table) for table in tables}
+    facts = {one["part"]: conditions(one, one["trained_on"] if rates.is_search(one) else "") for one in tables}
     varying = [k for k, values in enumerate(zip(*facts.values(), strict=True)) if len(set(values)) > 1]
     return {name: ", ".join(found[k] for k in varying if found[k]) or found[0] for name, found in facts.items()}
-
-
-def _facts(table: Table) -> tuple[str, str, str, str]:
-    spec = spec_of(table["part"])
-    asked = spec.asked if spec is not None and not rates.is_search(table) else table["trained_on"]
-    trained = "after MetaMathQA" if "metamath" in table["trained_on"].lower() else ""
-    if spec is None or (spec.learning_rate is None and not spec.above):
-        rate = "best rate"
-    else:
-        rate = "next larger rate" if spec.above else f"{spec.learning_rate:g} for all"
-    return asked, trained, rate, model_name(table)
 
 
 def _side_by_side(tables: Sequence[Table]) -> list[list[Table]]:

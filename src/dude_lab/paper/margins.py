@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..markdown import escape_markdown
 from ..methods import METHODS
 from ..plot_style import QUIET_COLOR, method_style, picture
 from ..stats.significance import HIGHER, LOWER, SAME, SIGNIFICANT
-from .experiments import EXPERIMENTS, spec_of
-from .paper_tables import model_name, percent
+from ..text import escape_markdown, percent
+from .experiments import EXPERIMENTS
+from .paper_tables import BEST_RATE, conditions, model_name
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,11 @@ def _where(name: str, made: dict[str, Any], compared: dict[str, Any]) -> tuple[s
     claims = [one for claim in made["claims"] for one in claim["compared"] if one["other"]]
     tables = {table["part"]: table for table in made["tables"]}
     shown, here = [tables[one["part"]] for one in claims], tables[compared["part"]]
-    spec = spec_of(here["part"])
-    label = spec.asked if spec else here["trained_on"]
-    if spec and spec.learning_rate is not None:
-        label += f", {spec.learning_rate:g} for all"
-    if "metamath" in here["trained_on"].lower():
-        label += " after MetaMathQA"
+    asked, after, rate, model = conditions(here)
+    label = asked if rate == BEST_RATE else f"{asked}, {rate}"
+    label += f" {after}" if after else ""
     if len({model_name(table) for table in shown}) > 1:
-        label += f", {model_name(here)}"
+        label += f", {model}"
     if compared["r"] is not None:
         label += f", r={compared['r']}"
     return label, EXPERIMENTS[name].title.split(":")[0]

@@ -5,23 +5,22 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import ROUND_HALF_UP, Decimal
 from functools import cached_property
 from statistics import stdev
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..compare.comparison_folder import ComparisonFolder
 from ..compare.outcome import Outcome, accuracy, find_outcome
 from ..compare.results import Results, RowResult, collect
 from ..compare.rows import slug
 from ..compare.run_store import Run
-from ..markdown import escape_markdown
 from ..stats.intervals import Interval
+from ..text import MISSING, escape_markdown, percent
 from . import published
-from .experiments import Column, ComparisonSpec, Experiment
+from .experiments import Column, ComparisonSpec, Experiment, spec_of
 from .study_folder import StudyFolder
 
-MISSING = "-"
+BEST_RATE = "best rate"
 AT_END = "\\* the smallest or largest learning rate of the search: a better one may lie beyond."
 
 
@@ -245,20 +244,31 @@ def rate_text(row: Mapping[str, Any]) -> str:
     return text(row["learning_rate"], "{:g}") + ("*" if row["at_end"] else "")
 
 
+class Conditions(NamedTuple):
+    """What a comparison was made with, in words; empty where there is nothing to say."""
+
+    asked: str
+    after: str
+    rate: str
+    model: str
+
+
+def conditions(table: Mapping[str, Any], asked: str = "") -> Conditions:
+    """Return the conditions of a table; `asked` is what its questions are called, by default as in the recipe."""
+    spec = spec_of(table["part"])
+    asked = asked or (table["trained_on"] if spec is None else spec.asked)
+    after = "after MetaMathQA" if "metamath" in table["trained_on"].lower() else ""
+    rate = BEST_RATE
+    if spec is not None and spec.above:
+        rate = "next larger rate"
+    elif spec is not None and spec.learning_rate is not None:
+        rate = f"{spec.learning_rate:g} for all"
+    return Conditions(asked, after, rate, model_name(table))
+
+
 def model_name(table: Mapping[str, Any]) -> str:
     """Return the paper's name of a table's model, or the last component of its path."""
     return str(table["paper_model"] or table["model"].rstrip("/").rsplit("/", 1)[-1])
-
-
-def percent(share: float | None, sign: str = "") -> str:
-    """Format a share, or a difference of shares, in % with one decimal; with `sign="+"` its sign is always shown.
-
-    Halves are rounded away from zero: a mean over seeds is often one, and as a binary float just above or below it.
-    """
-    if share is None:
-        return MISSING
-    shown = Decimal(f"{100 * share:.9f}").quantize(Decimal("0.1"), ROUND_HALF_UP)
-    return f"{shown or abs(shown):{sign}.1f}"
 
 
 def _value(found: dict[str, float] | None, column: dict[str, Any], main: dict[str, Any]) -> str:

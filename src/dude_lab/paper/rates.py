@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..compare.results import RowResult
-from ..markdown import escape_markdown
 from ..plot_style import log_axis, method_style, picture
 from ..stats.intervals import Interval
+from ..text import escape_markdown, percent
 from .experiments import FOUR
-from .paper_tables import ComparisonResult, percent, text
+from .paper_tables import ComparisonResult, text
 from .verdict import Difference, Word
 
 if TYPE_CHECKING:

@@ -36,7 +36,7 @@ function showAnswers() {
 function difference(first, second) {
   const found = DATA.differences.find((one) => one.row === first && one.minus === second);
   if (!found) return "";
-  const points = (share) => `${share < 0 ? "" : "+"}${(100 * share).toFixed(1)}`;
+  const points = (share) => (percent(share).startsWith("-") ? percent(share) : `+${percent(share)}`);
   return ` Difference in accuracy: ${points(found.value)} points, 95% interval ${points(found.low)} to ${points(found.high)}: ${found.word} (Holm's correction over the table).`;
 }
 

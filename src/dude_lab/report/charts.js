@@ -92,6 +92,11 @@ function valueAt(curve, line, step) {
   return best === null || Math.abs(line.steps[best] - step) > gap ? null : all[best];
 }
 
+// A share in % with one decimal; halves are rounded away from zero, as in the tables.
+function percent(share) {
+  return ((Math.sign(share) * Math.round(Number((1000 * Math.abs(share)).toFixed(8)))) / 10 || 0).toFixed(1);
+}
+
 function valueText(curve, line) {
   const value = line && valueAt(curve, line, curves.step);
   return value === null || value === undefined ? "-" : curve.share ? value.toFixed(1) : value.toPrecision(4);

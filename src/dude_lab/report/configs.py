@@ -9,6 +9,7 @@ from ..compare.results import Results
 from ..compare.run_store import Run
 from ..config.yaml_reader import dump_yaml
 from ..folders import without_paths
+from ..text import percent
 
 
 def run_cards(results: Results) -> list[dict[str, Any]]:
@@ -83,7 +84,7 @@ def searches(folder: ComparisonFolder | None) -> list[dict[str, Any]]:
                     "row": choice.row if choice else "",
                     "rate": f"{one['learning_rate']:g}",
                     "chosen": choice is not None and one["learning_rate"] == choice.learning_rate,
-                    "accuracy": "-" if accuracy is None else f"{100 * accuracy:.1f}",
+                    "accuracy": percent(accuracy),
                     "loss": "-" if loss is None else f"{loss:.3f}",
                     "error": one.get("error", ""),
                 }

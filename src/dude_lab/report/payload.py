@@ -12,6 +12,7 @@ from ..compare.results import Results, RowResult, seed_series
 from ..plot_style import METHOD_STYLES, marker_path
 from ..stats.significance import HIGHER, LOWER
 from ..stats.smoothing import Series
+from ..text import percent
 
 DUDE = ("dude", "dude_a", "dude_b")
 POINTS = 400  # of a curve; a longer one is thinned evenly
@@ -93,12 +94,12 @@ def opening_sentence(pair: tuple[str, str], differences: list[dict[str, Any]]) -
     for one in differences:
         if pair in ((one["row"], one["minus"]), (one["minus"], one["row"])):
             turned = pair != (one["row"], one["minus"])
-            value, low, high = (100 * one[key] for key in ("value", "low", "high"))
+            value, low, high = (one[key] for key in ("value", "low", "high"))
             value, low, high = (-value, -high, -low) if turned else (value, low, high)
             word = {HIGHER: LOWER, LOWER: HIGHER}.get(one["word"], one["word"]) if turned else one["word"]
             return (
-                f"{pair[0]} against {pair[1]}, the best other method: {value:+.1f} points, 95% interval {low:+.1f} to "
-                f"{high:+.1f}: {word}."
+                f"{pair[0]} against {pair[1]}, the best other method: {percent(value, '+')} points, 95% interval "
+                f"{percent(low, '+')} to {percent(high, '+')}: {word}."
             )
     return ""
 

@@ -25,7 +25,7 @@ function drawAccuracy() {
   if (DATA.base) {
     const at = per(DATA.base.value);
     svg.append(draw("line", { class: "base", x1: at, x2: at, y1: 16, y2: height - 24 }),
-      draw("text", { x: at, y: 11, "text-anchor": at > width / 2 ? "end" : "start" }, `base ${(100 * DATA.base.value).toFixed(1)}`));
+      draw("text", { x: at, y: 11, "text-anchor": at > width / 2 ? "end" : "start" }, `base ${percent(DATA.base.value)}`));
   }
   rows.forEach((row, k) => {
     const y = 25 + apart * (k + 0.5);
@@ -36,14 +36,14 @@ function drawAccuracy() {
     if (row.seeds.length > 1) for (const one of row.accuracies.filter((value) => value !== null))
       line.append(draw("line", { class: `m-${row.method} stroke`, x1: per(one), x2: per(one), y1: y - 6, y2: y + 6 }));
     const right = per(Math.max(row.accuracy.high, ...row.accuracies.filter((value) => value !== null)));
-    line.append(draw("text", { class: "value", x: right + 8, y: y + 4 }, (100 * row.accuracy.value).toFixed(1)));
+    line.append(draw("text", { class: "value", x: right + 8, y: y + 4 }, percent(row.accuracy.value)));
     svg.append(line);
   });
   plot.replaceChildren(svg);
 }
 
 function interval(found) {
-  const shown = [found.value, Math.max(0, found.low), Math.min(1, found.high)].map((one) => (100 * one).toFixed(1));
+  const shown = [found.value, Math.max(0, found.low), Math.min(1, found.high)].map(percent);
   return `${shown[0]}% [${shown[1]}, ${shown[2]}]`;
 }
 

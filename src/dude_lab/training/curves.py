@@ -11,6 +11,7 @@ from dude_peft.files import refuse_constant, sync, write_text
 
 from ..plot_style import DASHES, SERIES_COLORS, MethodStyle, log_axis, loss_axis, method_style, picture
 from ..stats.smoothing import inside, smooth
+from ..text import percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -188,7 +189,7 @@ def _accuracy(axes: Axes, records: list[dict[str, Any]], style: MethodStyle) -> 
         (steps[-1], values[-1], "right", True),
     ):
         away = (0, 7 if above else -15)
-        axes.annotate(f"{100 * value:.1f}", (step, 100 * value), away, textcoords="offset points", ha=side)
+        axes.annotate(percent(value), (step, 100 * value), away, textcoords="offset points", ha=side)
     low, high = axes.get_ylim()
     axes.set_ylim(low - 0.12 * (high - low), high + 0.12 * (high - low))
     what = next(r["eval"] for r in reversed(records) if r.get("eval"))

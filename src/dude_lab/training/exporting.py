@@ -12,7 +12,7 @@ from dude_peft.errors import DudeError
 from dude_peft.files import public_name, write_json, write_text
 
 from ..folders import atomic_folder
-from ..markdown import aligned_table
+from ..text import aligned_table, percent
 from .examples import length_limit, tokenize
 from .finished_run import load_run, open_run
 from .gguf_adapter import check_gguf, write_gguf_adapter
@@ -274,7 +274,7 @@ def summary_table(exported: Exported) -> str:
         ]
     if exported.accuracy is not None:
         task, before, after = exported.accuracy
-        rows += [[f"{task}, run", f"{before:.1%}"], [f"{task}, export", f"{after:.1%}"]]
+        rows += [[f"{task}, run", f"{percent(before)}%"], [f"{task}, export", f"{percent(after)}%"]]
     return aligned_table(rows)
 
 

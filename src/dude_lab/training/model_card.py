@@ -7,8 +7,8 @@ from typing import Any
 from dude_peft.files import public_name
 
 from ..folders import without_paths
-from ..markdown import aligned_table, escape_markdown
 from ..methods import METHODS
+from ..text import MISSING, aligned_table, escape_markdown, percent
 
 EXPORTED = ("dude", "dude_a", "dude_b", "dora")  # methods that `dude export` converts
 LIBRARIES = ("dude_peft", "torch", "transformers", "peft")
@@ -128,8 +128,8 @@ def _results(record: dict[str, Any]) -> str:
         rows = [("task", "metric", "n", "base", "tuned")]
         for name, task in tasks.items():
             old = (before.get("tasks") or {}).get(name)
-            base = f"{old['value']:.1%}" if old else "-"
-            rows.append((name, str(task.get("metric", "")), f"{task['n']:,}", base, f"{task['value']:.1%}"))
+            base = f"{percent(old['value'])}%" if old else MISSING
+            rows.append((name, str(task.get("metric", "")), f"{task['n']:,}", base, f"{percent(task['value'])}%"))
         lines += ["", aligned_table(rows, left=(0, 1))]
     return "\n".join(lines) or "Not evaluated."
 

@@ -17,8 +17,8 @@ from ..compare.results import RowResult
 from ..compare.run_store import Run
 from ..config.yaml_file import json_copy
 from ..config.yaml_reader import dump_yaml
-from ..markdown import escape_markdown
 from ..stats.intervals import Interval, t_interval
+from ..text import escape_markdown, percent
 from ..training.run_folder import VALIDATION_LOSSES, RunFolder
 from .halving import TOLERANCE, careful_choice, recent
 from .tuning import Candidate, Tuner
@@ -165,7 +165,7 @@ def sentences(tuner: Tuner, ranking: Ranking) -> list[str]:
                 f"steps: the smallest rate within {TOLERANCE:.0%} of the lowest. It was not trained to the end or "
                 f"evaluated: {tuner.state.ended}."]  # fmt: skip
     else:
-        shown = f"{first.value:.1%}" if ranking.basis == ACCURACY else f"{first.value:.4f}"
+        shown = f"{percent(first.value)}%" if ranking.basis == ACCURACY else f"{first.value:.4f}"
         made = [f"Best: {name}, {ranking.basis} {shown} after {ranking.steps:,} steps."]
     others = [row for row in ranking.rows[1:] if row.steps == ranking.steps and not row.error]
     if others:
@@ -196,21 +196,21 @@ def cells(ranking: Ranking) -> list[list[str]]:
     for number, row in enumerate(ranking.rows, 1):
         one = row.candidate
         line = [str(number), one.row.label, "-" if one.row.r is None else str(one.row.r), f"{one.learning_rate:g}"]
-        line += [f"{row.steps:,}", "failed" if row.error else f"{row.loss:.4f}", _interval(row.loss_difference, 1)]
+        line += [f"{row.steps:,}", "failed" if row.error else f"{row.loss:.4f}"]
+        line.append(_interval(row.loss_difference, share=False))
         if ranking.basis != TRAINING_LOSS:
-            scale = 100.0 if ranking.basis == ACCURACY else 1.0
-            own = "" if row.value is None else f"{100 * row.value:.1f}%" if scale > 1 else f"{row.value:.4f}"
-            line += [own, _interval(row.difference, scale)]
+            share = ranking.basis == ACCURACY
+            own = "" if row.value is None else f"{percent(row.value)}%" if share else f"{row.value:.4f}"
+            line += [own, _interval(row.difference, share=share)]
         made.append(line)
     return made
 
 
-def _interval(found: Interval | None, scale: float) -> str:
+def _interval(found: Interval | None, *, share: bool) -> str:
     if found is None:
         return ""
-    digits = 1 if scale > 1 else 3
-    values = (f"{scale * value:+.{digits}f}" for value in (found.estimate, found.low, found.high))
-    return "{} [{}, {}]".format(*values)
+    ends = (found.estimate, found.low, found.high)
+    return "{} [{}, {}]".format(*(percent(value, "+") if share else f"{value:+.3f}" for value in ends))
 
 
 def best_yaml(tuner: Tuner, choice: Candidate) -> str:

@@ -25,6 +25,7 @@ from ..compare.comparison_folder import ComparisonFolder, find_comparison
 from ..compare.outcome import difference
 from ..compare.results import RowResult
 from ..compare.run_store import Run
+from ..text import percent
 from .halving import Cost, careful_choice, plan_rungs, promoted, recent_loss, shortest_rung
 
 SHARES = (0.05, 0.10, 0.25)
@@ -236,11 +237,11 @@ def _values(rows: Sequence[dict[str, Any]], key: str) -> list[str]:
 
 
 def _value(row: dict[str, Any], key: str) -> str:
-    return f"{100 * row[key]:.1f}%" if row["metric"] == "accuracy" else f"{row[key]:.3f}"
+    return f"{percent(row[key])}%" if row["metric"] == "accuracy" else f"{row[key]:.3f}"
 
 
 def _regret(row: dict[str, Any], value: float) -> str:
-    return f"{100 * value:.1f}" if row["metric"] == "accuracy" else f"{value:.3f}"
+    return percent(value) if row["metric"] == "accuracy" else f"{value:.3f}"
 
 
 def _cell(row: dict[str, Any]) -> str:

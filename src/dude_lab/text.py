@@ -1,10 +1,12 @@
-"""Markdown: tables, and text of which nothing is taken for markup."""
+"""Text of tables: shares in %, Markdown, and text of which nothing is taken for markup."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from decimal import ROUND_HALF_UP, Decimal
 
+MISSING = "-"
 SPECIAL = re.compile(r"[\\`*\[\]<>|~$&]|(?<!\w)_|_(?!\w)")  # an underscore inside a word means nothing
 
 
@@ -30,3 +32,14 @@ def aligned_table(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -
     ]
     rule = "|" + "|".join("-" * (w + 2) if k in left else "-" * (w + 1) + ":" for k, w in enumerate(widths)) + "|"
     return "\n".join([head, rule, *body])
+
+
+def percent(share: float | None, sign: str = "") -> str:
+    """Format a share, or a difference of shares, in % with one decimal; with `sign="+"` its sign is always shown.
+
+    Halves are rounded away from zero: a mean over seeds is often one, and as a binary float just above or below it.
+    """
+    if share is None:
+        return MISSING
+    shown = Decimal(f"{100 * share:.9f}").quantize(Decimal("0.1"), ROUND_HALF_UP)
+    return f"{shown or abs(shown):{sign}.1f}"
