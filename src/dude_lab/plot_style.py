@@ -129,10 +129,10 @@ def log_axis(axis: Axis, *subs: int) -> None:
 def loss_axis(axes: Axes) -> None:
     """Make the y axis of drawn losses logarithmic, so that the first steps do not flatten the rest.
 
-    It stays linear if a value is not positive, or if all values are within a factor of 1.5.
+    It stays linear if a value is not positive, or if all values are within a factor of 2.
     """
     values = [float(y) for line in axes.get_lines() for y in np.asarray(line.get_ydata(), dtype=float).ravel()]
-    if values and min(values) > 0 and max(values) > 1.5 * min(values):
+    if values and min(values) > 0 and max(values) > 2 * min(values):
         axes.set_yscale("log")
         log_axis(axes.yaxis, *((1, 2, 3, 5, 7) if max(values) < 20 * min(values) else (1, 2, 5)))
 

@@ -91,6 +91,11 @@ def test_the_readme_begins_with_it_and_the_claims_say_how_many_won(tmp_path: Pat
     assert (tmp_path / "margins.png").stat().st_size > 5000
 
 
+def test_a_difference_of_equal_answers_has_no_interval() -> None:
+    written = {"table2": made(compared("LoRA", 0.0, "no significant difference", low=0.0, high=0.0))}
+    assert margins.markdown(margins.margins_of(written)).splitlines()[-1] == "| GPQA, r=16 (Table 2) | +0.0 |"
+
+
 def test_experiments_that_share_runs_share_a_row() -> None:
     differences = [compared("LoRA", 0.1, "-", part="variants-metamath"), compared("LoRA", 0.1, "-", part="curves")]
     written = {name: made(one) for name, one in zip(("table4", "figure2"), differences, strict=True)}

@@ -24,6 +24,7 @@ from dude_lab.stats.significance import holm
 from dude_lab.text import percent
 
 RATES = ("learning_rates=[1e-3]",)
+FIVE = "methods=[full, lora, dora, pissa, dude]"
 PLAIN = ("methods=[lora, dora, pissa, dude]", *RATES)
 
 
@@ -164,8 +165,7 @@ def test_the_table_shows_ours_and_the_papers(tmp_path: Path) -> None:
 
 
 def test_figure_2_judges_losses_and_the_way_there(tmp_path: Path) -> None:
-    small = "methods=[full, lora, dora, pissa, dude]"
-    folder = started(tmp_path, "figure2", small, *RATES)["curves"]
+    folder = started(tmp_path, "figure2", FIVE, *RATES)["curves"]
     fill(folder, "mini_gsm", {"full": 0.9, "lora": 0.4, "dora": 0.5, "pissa": 0.7, "dude": 0.6})
     made = write_report(tmp_path)
     verdicts = {one["claim"]: [two["word"] for two in one["compared"]] for one in made["figure2"]["claims"]}
@@ -179,6 +179,47 @@ def test_figure_2_judges_losses_and_the_way_there(tmp_path: Path) -> None:
         assert (tmp_path / f"figure2.{kind}").stat().st_size > 5000
     picture = (tmp_path / "figure2.svg").read_text()
     assert "Full fine-tuning" in picture and "Gradient norm" in picture and "mini_gsm" in picture
+
+
+def validated(folder: ComparisonFolder, losses: dict[str, float], *, seeds: int = 3) -> None:
+    """Finish runs that were evaluated at the end only, and answer no question."""
+    for cell in cells(folder):
+        method, seed = cell.settings.method.name, cell.settings.train.seed
+        if method in losses and seed in [42, 78, 512][:seeds]:
+            place = finish(folder, cell, {"gsm8k": [0] * 30}, validation_loss=losses[method] + seed / 1e6)
+            lines = [{"step": k, "loss": 1 + 1 / k, "grad_norm": 1.0} for k in range(1, 21)]
+            lines.append({"step": 20, "eval": "gsm8k", "accuracy": 0.0})
+            (place / "curves.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+
+
+def test_figure_2_has_the_validation_loss_where_the_accuracy_was_measured_at_the_end(tmp_path: Path) -> None:
+    folder = started(tmp_path, "figure2", FIVE, *RATES, scale="small")["curves"]
+    losses = {"full": 0.9, "lora": 1.2, "dora": 1.0, "pissa": 1.1, "dude": 1.1}
+    validated(folder, losses)
+    made = write_report(tmp_path)["figure2"]
+    claim = next(one for one in made["claims"] if one["claim"] == "DuDe's validation loss is lower")
+    assert [one["word"] for one in claim["compared"]] == [
+        "significantly higher",
+        "significantly lower",
+        "no significant difference",
+    ]
+    assert [one["value"] for one in claim["compared"]] == [pytest.approx(value, abs=1e-9) for value in (0.1, -0.1, 0.0)]
+    assert claim["compared"][0]["what"] == "validation loss, LoRA minus DuDe" and claim["compared"][0]["unit"] == "nats"
+    picture = (tmp_path / "figure2.svg").read_text()
+    assert "(c) Validation loss at the end" in picture and "Accuracy on" not in picture
+    rows = {line.split("|")[1].strip(): line for line in section(tmp_path, "figure2") if line.startswith("| ")}
+    assert rows["LoRA (0.001)"] == "| LoRA (0.001) | 1.200 | 0.0 |"
+    page = (tmp_path / "figure2.md").read_text()
+    assert "| LoRA | 16 | 0.001 | 1.200 | 0.0 [0.0, 11.4] | 0.0 | 0.0 | 0.0 | 0.00 | 30 | 3 |  |" in page
+
+
+def test_a_validation_loss_of_one_seed_has_no_interval(tmp_path: Path) -> None:
+    validated(started(tmp_path, "figure2", FIVE, *RATES, scale="small")["curves"], {"lora": 1.2, "dude": 1.1}, seeds=1)
+    made = write_report(tmp_path)["figure2"]
+    values = {row["method"]: row["values"]["loss"] for row in made["tables"][0]["rows"]}
+    assert values["lora"] == {"value": pytest.approx(1.200042), "low": None, "high": None} and values["dora"] is None
+    claim = next(one for one in made["claims"] if one["claim"] == "DuDe's validation loss is lower")
+    assert [one["value"] for one in claim["compared"]] == [None, None, None]
 
 
 def test_ranks_are_judged_each_and_the_growth_of_the_lead(tmp_path: Path) -> None:
@@ -292,7 +333,7 @@ def test_forgetting_is_a_column_in_words_and_a_claim(tmp_path: Path) -> None:
     assert found["word perplexity, DoRA minus DuDe"]["word"] == "significantly lower"
     assert found["word perplexity, PiSSA minus DuDe"]["word"] == "significantly higher"
     page = (tmp_path / "forgetting.md").read_text()
-    assert "| WikiText-2, word perplexity |" in page and "| 30.52 |" in page
+    assert "| WikiText-2, word perplexity |" in page and "| 30.5 |" in page
     readme = (tmp_path / "README.md").read_text()
     assert "with SmolLM2-135M-Instruct" in readme and "On the paper's models" not in readme
     assert "evaluated" not in page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -151,8 +152,11 @@ def test_a_loss_is_drawn_from_the_first_step_on_a_logarithmic_axis(
     seen: list[Axes] = []
     monkeypatch.setattr(plot_style, "save", lambda figure, *_: seen.append(figure.axes[0]))
     draw_curves([{"step": k, "loss": loss} for k, loss in enumerate(losses, 1)], tmp_path / "x.png", "dude")
-    results = collect(filled(tmp_path, SHARES))
-    draw_comparison(results, tmp_path / "x.png")
+    folder = filled(tmp_path, SHARES)
+    for path in folder.runs.glob("*/curves.jsonl"):
+        path.write_text("".join(json.dumps({"step": k, "loss": loss}) + "\n" for k, loss in enumerate(losses, 1)))
+    draw_comparison(collect(folder), tmp_path / "x.png")
+    assert len(seen) == 2
     for axes in seen:
         assert axes.get_yscale() == "log"
         thick = [line for line in axes.get_lines() if line.get_linewidth() > 1]
@@ -165,7 +169,7 @@ def test_a_loss_is_drawn_from_the_first_step_on_a_logarithmic_axis(
 
 
 def test_losses_that_differ_little_have_a_linear_axis(tmp_path: Path) -> None:
-    for values, scale in (([1.0, 1.4], "linear"), ([0.0, 2.0], "linear"), ([1.0, 2.0], "log")):
+    for values, scale in (([1.0, 1.9], "linear"), ([0.0, 2.0], "linear"), ([1.0, 2.1], "log")):
         with picture(tmp_path / "x.png", size=(2, 2)) as figure:
             axes: Axes = figure.subplots()
             axes.plot([1, 2], values)

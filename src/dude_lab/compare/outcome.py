@@ -42,12 +42,13 @@ def accuracy(runs: Sequence[Run], task: str | None = None) -> Interval | None:
     """Return the mean accuracy of a row's runs with its interval, on one task or the headline.
 
     With several seeds, Student's t over seeds; with one, Wilson's over the questions, or for an average the normal one.
+    If all seeds have one value, as where no question is answered, the interval is that of one of them.
     """
     name = task or next((run.after["headline"] for run in runs if "headline" in run.after), "")
     found = [one for run in runs if (one := run.task(name)) is not None]
     if not found:
         return None
-    if len(found) > 1:
+    if len({one["value"] for one in found}) > 1:
         return intervals.t_interval([one["value"] for one in found])
     one, correct = found[0], found[0]["value"] * found[0]["n"]
     if name in runs[0].tasks_asked and abs(correct - round(correct)) < 1e-6 * one["n"]:

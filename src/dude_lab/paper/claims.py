@@ -181,6 +181,19 @@ def _near_full(comparison: ComparisonResult) -> list[Difference]:
     ]
 
 
+def _lower_validation_loss(comparison: ComparisonResult) -> list[Difference]:
+    def loss(run: Any) -> float | None:
+        found = run.after.get("validation_loss")
+        return None if found is None else float(found)
+
+    return [
+        Difference(
+            comparison.name, f"validation loss, {other.label} minus {one.label}", by_seed(other, one, loss), "nats"
+        )
+        for one, other in _pairs(comparison)
+    ]
+
+
 def _throughout(comparison: ComparisonResult) -> list[Difference]:
     def mean_accuracy(run: Any) -> float | None:
         values = [one["accuracy"] for one in run.curves() if one.get("accuracy") is not None]
@@ -265,6 +278,7 @@ CLAIMS = {
     "steadier": Claim("DuDe varies less from seed to seed", _steadier),
     "faster": Claim("DuDe's training loss falls faster", _faster),
     "near_full": Claim("DuDe's loss is closer to full fine-tuning's", _near_full),
+    "lower_validation_loss": Claim("DuDe's validation loss is lower", _lower_validation_loss),
     "ladder": Claim("Guessing < untrained < LoRA r=2 < full fine-tuning", _ladder),
     "forgiving": Claim("Too large a rate costs DuDe less than PiSSA, and DoRA less than LoRA", forgiving, plain=True),
     "keeps_more": Claim(

@@ -10,7 +10,7 @@ from ..text import MISSING, escape_markdown, percent
 from . import rates
 from .experiment_page import difference_text, verdict_text
 from .experiments import spec_of
-from .paper_tables import AT_END, conditions, headline, rate_text
+from .paper_tables import AT_END, conditions, headline, number, rate_text
 
 Table = Mapping[str, Any]
 FEW = 4  # columns that are all shown; of more, the average alone
@@ -52,7 +52,10 @@ def _side_by_side(tables: Sequence[Table]) -> list[list[Table]]:
 
 
 def _values(tables: Sequence[Table], labels: Mapping[str, str]) -> list[str]:
-    """Return a table of values: a column for each comparison, or rank or column of it; learning rates in brackets."""
+    """Return a table of values: a column for each comparison, or rank or column of it.
+
+    Learning rates are in brackets: of several columns, beside the name of the row.
+    """
     several = len({row["r"] for table in tables for row in table["rows"]} - {None}) > 1
     by_rank = all(_ranks(table) for table in tables)  # else the ranks are named with the methods
     columns: dict[str, dict[str, str]] = {}
@@ -70,7 +73,11 @@ def _values(tables: Sequence[Table], labels: Mapping[str, str]) -> list[str]:
                     if by_rank and row["r"] not in (r, None):
                         continue
                     label = f"{row['label']} r={row['r']}" if several and not by_rank and row["r"] else row["label"]
-                    cells[label] = _number(row["values"][column["key"]], column) + _rate(row, table, len(shown))
+                    value, rate = _number(row["values"][column["key"]], column), _rate(row, table)
+                    if len(shown) > 1:
+                        cells[label + rate] = value
+                    else:
+                        cells[label] = value + rate
     return _table(f"{labels[tables[0]['part']]}: accuracy, %" if len(_shown(tables[0])) > 1 else "accuracy, %", columns)
 
 
@@ -101,13 +108,13 @@ def _ranks(table: Table) -> list[int]:
 def _number(found: Mapping[str, float] | None, column: Mapping[str, Any]) -> str:
     if found is None:
         return MISSING
-    return percent(found["value"]) if column.get("percent", True) else f"{found['value']:.1f}"
+    return percent(found["value"]) if column.get("percent", True) else number(found["value"])
 
 
-def _rate(row: Mapping[str, Any], table: Table, columns: int) -> str:
-    """Return the row's learning rate in brackets; empty where all rows have one or several columns would repeat it."""
+def _rate(row: Mapping[str, Any], table: Table) -> str:
+    """Return the row's learning rate in brackets; empty where all rows have one."""
     spec = spec_of(table["part"])
-    if row["learning_rate"] is None or columns > 1 or (spec is not None and spec.learning_rate is not None):
+    if row["learning_rate"] is None or (spec is not None and spec.learning_rate is not None):
         return ""
     return f" ({rate_text(row)})"
 

@@ -15,6 +15,7 @@ SCALES: dict[str, str] = {
 }
 FOUR = ("lora", "dora", "pissa", "dude")
 BASELINES = FOUR[:3]
+VALIDATION_LOSS = "validation loss"
 COMMONSENSE = ("boolq", "piqa", "siqa", "hellaswag", "winogrande", "arc_e", "arc_c", "obqa")
 
 
@@ -25,9 +26,10 @@ class Column:
     Attributes:
         key: its key in `published.yaml`.
         title: heading.
-        task: task whose metric is shown, without the `mini_` of the generated sets; None: the headline metric.
+        task: task whose metric is shown, without the `mini_` of the generated sets, or `VALIDATION_LOSS`; None: the
+            headline metric.
         chance: accuracy of guessing; None: not shown.
-        percent: whether the value is a share, shown in %; a perplexity is not.
+        percent: whether the value is a share, shown in %; a perplexity or a loss is not.
     """
 
     key: str
@@ -70,7 +72,8 @@ class ComparisonSpec:
         """What its models are asked, as the paper calls it."""
         recipe = next(iter(self.recipes.values()))
         names = {"commonsense": "Commonsense", "mmlu": "MMLU"}  # their columns are those of the sets
-        return names.get(recipe.partition("_")[0], self.columns[0].title.partition(",")[0])
+        first = next(column for column in self.columns if column.percent)
+        return names.get(recipe.partition("_")[0], first.title.partition(",")[0])
 
 
 def _same(recipe: str) -> dict[str, str]:
@@ -166,7 +169,7 @@ COMPARISONS = {
             "curves",
             {"mini": "gsm", "small": "gsm", "paper": "curves"},
             ("full", *FOUR),
-            (Column("accuracy", "GSM8K, last step"),),
+            (Column("loss", "validation loss", VALIDATION_LOSS, percent=False), Column("accuracy", "GSM8K, last step")),
             None,
         ),
         ComparisonSpec(
@@ -283,7 +286,7 @@ EXPERIMENTS = {
             "Figure 2: during training",
             "Does DuDe learn faster, closer to full fine-tuning, and is it more accurate throughout?",
             ("curves",),
-            ("faster", "near_full", "higher_throughout", "best"),
+            ("faster", "near_full", "lower_validation_loss", "higher_throughout", "best"),
             "curves",
         ),
         Experiment(

@@ -102,6 +102,8 @@ def _cell(one: Margin | None) -> str:
     if one is None:
         return "-"
     mid, low, high = (percent(value, "+") for value in (one.value, one.low, one.high))
+    if low == high:  # all answers are the same with every seed
+        return mid
     return f"**{mid} [{low}, {high}]**" if one.word in SIGNIFICANT else f"{mid} [{low}, {high}]"
 
 

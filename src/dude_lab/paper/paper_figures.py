@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from ..compare.results import RowResult, seed_series
 from ..plot_style import log_axis, loss_axis, method_style, picture
 from ..stats.smoothing import Series
 from .experiments import Column
-from .paper_tables import ComparisonResult, interval
+from .paper_tables import ComparisonResult, interval, validation_losses
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,14 +47,12 @@ def _curves(figure: Figure, comparison: ComparisonResult) -> None:
         for axes, key in ((loss, "loss"), (norm, "grad_norm")):
             if (series := seed_series(row, key)) is not None:
                 _line(axes, row, series.smoothed(from_start=key == "loss"))
-        if (series := seed_series(row, "accuracy")) is not None:
-            _line(right, row, Series(series.steps, 100 * series.values))
+    _accuracies(right, comparison)
     loss.set_title("(a) Training loss (nats per token, smoothed)")
     norm.set_title("(b) Gradient norm, smoothed")
     norm.set_yscale("log")
     log_axis(norm.yaxis, 1, 2, 5)
-    right.set_title(f"(c) Accuracy on {comparison.results.headline} (%)")
-    for axes in (loss, norm, right):
+    for axes in (loss, norm):
         axes.set_xlabel("step")
     loss_axis(loss)
     figure.suptitle(f"{comparison.model} on {comparison.trained_on}", x=0.01, ha="left", fontweight="bold")
@@ -61,6 +60,30 @@ def _curves(figure: Figure, comparison: ComparisonResult) -> None:
         figure.legend(
             *loss.get_legend_handles_labels(), loc="outside lower center", ncols=len(_rows(comparison)), frameon=False
         )
+
+
+def _accuracies(axes: Axes, comparison: ComparisonResult) -> None:
+    """Draw the accuracy against the step; if it was measured at the end only, the validation losses, if there are."""
+    rows = _rows(comparison)
+    found = {row.name: series for row in rows if (series := seed_series(row, "accuracy")) is not None}
+    ends = {row.name: losses for row in rows if (losses := validation_losses(row.runs))}
+    if ends and all(len(series.steps) == 1 for series in found.values()):
+        for place, row in enumerate(rows):
+            values, look = ends.get(row.name, []), _look(row)
+            axes.plot([place] * len(values), values, linestyle="", markersize=5.5, mfc="white", **look)
+            if values:
+                axes.plot([place - 0.25, place + 0.25], [fmean(values)] * 2, color=look["color"], linewidth=1.8)
+        axes.set_xticks(range(len(rows)), [row.label.replace(" ", "\n") for row in rows])
+        axes.set_xlim(-0.6, len(rows) - 0.4)
+        axes.set_title("(c) Validation loss at the end (nats per token)")
+        axes.set_xlabel("marker: a seed; line: their mean")
+        return
+    for row in rows:
+        if row.name in found:
+            series = found[row.name]
+            _line(axes, row, Series(series.steps, 100 * series.values))
+    axes.set_title(f"(c) Accuracy on {comparison.results.headline} (%)")
+    axes.set_xlabel("step")
 
 
 def _line(axes: Axes, row: RowResult, series: Series) -> None:

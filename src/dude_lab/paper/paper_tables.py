@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import stdev
@@ -14,10 +15,10 @@ from ..compare.outcome import Outcome, accuracy, find_outcome
 from ..compare.results import Results, RowResult, collect
 from ..compare.rows import slug
 from ..compare.run_store import Run
-from ..stats.intervals import Interval
+from ..stats.intervals import Interval, t_interval
 from ..text import MISSING, escape_markdown, percent
 from . import published
-from .experiments import Column, ComparisonSpec, Experiment, spec_of
+from .experiments import VALIDATION_LOSS, Column, ComparisonSpec, Experiment, spec_of
 from .study_folder import StudyFolder
 
 BEST_RATE = "best rate"
@@ -97,8 +98,19 @@ def _result(spec: ComparisonSpec, facts: dict[str, Any], folder: ComparisonFolde
 
 
 def interval(runs: tuple[Run, ...] | list[Run], column: Column, prefix: str) -> Interval | None:
-    """Return a row's value in a column with its interval; None if it was not measured."""
+    """Return a row's value in a column with its interval; None if it was not measured.
+
+    A validation loss of one seed has no interval, and its ends are NaN.
+    """
+    if column.task == VALIDATION_LOSS:
+        losses = validation_losses(runs)
+        return t_interval(losses) if len(losses) > 1 else Interval(losses[0], math.nan, math.nan) if losses else None
     return accuracy(list(runs), prefix + column.task if column.task else None) if runs else None
+
+
+def validation_losses(runs: Sequence[Run]) -> list[float]:
+    """Return the validation loss of each run that has one."""
+    return [loss for run in runs if (loss := run.after.get("validation_loss")) is not None]
 
 
 def make_table(comparison: ComparisonResult, experiment: Experiment, scale: str) -> dict[str, Any]:
@@ -178,7 +190,7 @@ def markdown(table: dict[str, Any]) -> str:
     columns, papers = table["columns"], table["paper_models"]
     last = headline(columns)
     seeds = list(dict.fromkeys(seed for row in table["rows"] for seed in row["seeds"]))
-    show_seeds = len(columns) == 1 and len(seeds) > 1
+    show_seeds = sum(column.get("percent", True) for column in columns) == 1 and len(seeds) > 1
     heads = ["method", "r", "lr", *(column["title"] for column in columns)]
     heads += [f"seed {seed}" for seed in seeds] + ["std"] if show_seeds else []
     heads += [f"paper: {model}" for model in papers] + ["n", "seeds", "missing"]
@@ -275,7 +287,12 @@ def _value(found: dict[str, float] | None, column: dict[str, Any], main: dict[st
     """Return a value as its column has it, that of the main column with its interval."""
     if column.get("percent", True) or found is None:
         return _share(found, column is main)
-    return f"{found['value']:.2f}"
+    return number(found["value"])
+
+
+def number(value: float) -> str:
+    """Format a value that is not a share: a perplexity with one decimal, a loss with three."""
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
 
 
 def _share(found: dict[str, float] | None, with_interval: bool) -> str:
