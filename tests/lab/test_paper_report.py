@@ -15,6 +15,7 @@ from dude_lab.compare.comparison import Plan
 from dude_lab.compare.comparison_folder import ComparisonFolder
 from dude_lab.compare.comparison_report import report
 from dude_lab.compare.grid import Grid, PlannedRun
+from dude_lab.paper.experiment_page import difference_text
 from dude_lab.paper.experiments import Scale, chosen
 from dude_lab.paper.recipe import comparisons_of
 from dude_lab.paper.study import Study
@@ -364,6 +365,17 @@ def test_the_readme_has_a_small_table_of_each_experiment(tmp_path: Path) -> None
     assert re.fullmatch(r"\| DuDe \| \d\d\.\d \(0\.001\) \| \d\d\.\d \|", rows["DuDe"])
     assert rows["Full fine-tuning"].endswith("(0.001) |  |")  # only in the first comparison
     assert len(lines) < 20 and len((tmp_path / "table1.md").read_text().splitlines()) > 30
+
+
+def test_a_difference_has_the_decimals_it_needs() -> None:
+    def shown(unit: str, value: float, low: float | None, high: float | None) -> tuple[str, str | None, str | None]:
+        return difference_text({"unit": unit, "value": value, "low": low, "high": high})
+
+    assert shown("nats", 0.00023, -0.00004, 0.0005) == ("+0.00023", "-0.00004", "+0.00050")
+    assert shown("nats", 0.00023, -0.00004, 0.005) == ("+0.000", "-0.000", "+0.005")
+    assert shown("", 14.51, 2.0, 27.0) == ("+14.5", "+2.0", "+27.0")
+    assert shown("points", 0.0002, -0.0001, 0.0005) == ("+0.0", "+0.0", "+0.1")
+    assert shown("points", 0.012, None, None) == ("+1.2", None, None)
 
 
 def test_halves_are_rounded_up_whatever_their_last_bit() -> None:

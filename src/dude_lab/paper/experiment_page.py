@@ -87,6 +87,8 @@ def difference_text(one: Mapping[str, Any]) -> tuple[str, str | None, str | None
     """Return a difference and the ends of its interval as texts; None for the ends if it has no interval."""
     points = one["unit"] == "points"
     form = "{:+.1f}" if abs(one["value"]) >= 10 else "{:+.3f}"
+    if all(abs(one[key] or 0.0) < 0.001 for key in ("value", "low", "high")):
+        form = "{:+.5f}"  # losses that agree in three decimals
     value, low, high = (
         None if one[key] is None else percent(one[key], "+") if points else form.format(one[key])
         for key in ("value", "low", "high")
