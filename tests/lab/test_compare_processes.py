@@ -154,7 +154,7 @@ def test_a_server_that_must_not_be_forked_starts_processes_afresh(
     )
     stand_in(monkeypatch, tmp_path, "forked", unfit)  # the stand-in's folder is the first that is searched
     folder, cells = cells_of(tmp_path, [4, 5, 10, 11])
-    seen = work(folder, cells)
+    seen = work(folder, cells, jobs=1)
     assert sorted(seen.done) == sorted(cell.name for cell in cells[2:])
     assert sorted(visits(folder)) == sorted(cell.name for cell in cells)
     assert not any("serve" in log.read_text() for log in folder.state.glob("lora*.log"))

@@ -41,6 +41,7 @@ def work(spec):
     if seed == 4:
         os._exit(9)
     if seed == 5:
+        (folder / "killed").touch()
         os.kill(os.getpid(), signal.SIGKILL)
     if seed == 7 and name.startswith("lora") and not (folder / "killed").exists():  # once, while another runs
         while len((folder / "visits").read_text().split()) < 2:
@@ -55,7 +56,7 @@ def work(spec):
     if seed in (7, 8):
         while not (folder / "killed").exists():
             time.sleep(0.01)
-        time.sleep(0.5)
+        time.sleep(1)  # still there when the pool sees that the other is gone
     time.sleep(0.05)
     place.mkdir(parents=True)
     record = {"config": {}, "method": None, "title": "", "r": None, "cost": {"peak_memory": {"bytes": 0}}}
