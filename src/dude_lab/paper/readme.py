@@ -96,7 +96,7 @@ def _left(written: dict[str, Any]) -> str:
         rows = [row for table in one["tables"] for row in table["rows"]]
         failed, missing = (sum(row[key] for row in rows) for key in ("failed", "missing"))
         if failed or missing:
-            found.append(f"{name} ({missing} runs missing, {failed} failed)")
+            found.append(f"{name} ({missing} {'run' if missing == 1 else 'runs'} missing, {failed} failed)")
     return ", ".join(found)
 
 
