@@ -176,6 +176,11 @@ class Run:
         return self.record["metrics"]["after"] or {}
 
     @property
+    def validation_loss(self) -> float | None:
+        """Mean loss per token on the validation records after training, in nats; None if it was not measured."""
+        return self.after.get("validation_loss")
+
+    @property
     def accuracy(self) -> float | None:
         """Value of the headline task."""
         return self.after.get("accuracy")

@@ -106,7 +106,7 @@ def _mean(runs: Sequence[Run], section: str, key: str) -> float | None:
 
 def _validation_loss(runs: Sequence[Run]) -> float | None:
     """Return the mean over the runs; None unless every run has one."""
-    values = [loss for run in runs if (loss := run.after.get("validation_loss")) is not None]
+    values = [run.validation_loss for run in runs if run.validation_loss is not None]
     return fmean(values) if values and len(values) == len(runs) else None
 
 

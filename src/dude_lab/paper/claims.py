@@ -182,15 +182,10 @@ def _near_full(comparison: ComparisonResult) -> list[Difference]:
 
 
 def _lower_validation_loss(comparison: ComparisonResult) -> list[Difference]:
-    def loss(run: Any) -> float | None:
-        found = run.after.get("validation_loss")
-        return None if found is None else float(found)
-
+    pairs = [(one, other, by_seed(other, one, lambda run: run.validation_loss)) for one, other in _pairs(comparison)]
     return [
-        Difference(
-            comparison.name, f"validation loss, {other.label} minus {one.label}", by_seed(other, one, loss), "nats"
-        )
-        for one, other in _pairs(comparison)
+        Difference(comparison.name, f"validation loss, {other.label} minus {one.label}", interval, "nats")
+        for one, other, interval in pairs
     ]
 
 

@@ -110,7 +110,7 @@ def interval(runs: tuple[Run, ...] | list[Run], column: Column, prefix: str) -> 
 
 def validation_losses(runs: Sequence[Run]) -> list[float]:
     """Return the validation loss of each run that has one."""
-    return [loss for run in runs if (loss := run.after.get("validation_loss")) is not None]
+    return [run.validation_loss for run in runs if run.validation_loss is not None]
 
 
 def make_table(comparison: ComparisonResult, experiment: Experiment, scale: str) -> dict[str, Any]:
