@@ -58,7 +58,7 @@ def _base(results: Results) -> dict[str, Any]:
         "n": _asked(results.base),
         "accuracy": _interval(accuracy(runs)),
         "tasks": {name: _interval(accuracy(runs, name)) for name in results.sets},
-        "validation_loss": results.base.after.get("validation_loss"),
+        "validation_loss": results.base.validation_loss,
         "bold": [],
         "failed": 0,
         "missing": 0,

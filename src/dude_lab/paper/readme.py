@@ -10,8 +10,8 @@ from .experiments import COMPARISONS, Scale, at
 from .recipe import load_recipe
 
 STATISTICS = """\
-- An accuracy is the mean over seeds with Student's 95% interval; with one seed, Wilson's interval over the questions,
-  which says nothing about other seeds.
+- An accuracy is the mean over seeds with Student's 95% interval; with one seed, or where all seeds have one value,
+  Wilson's interval over the questions, which says nothing about other seeds.
 - Differences in accuracy are paired by seed and question, with a bootstrap over both; differences in loss and in mean
   accuracy during training are paired by seed (Student's t). Each interval is that of its difference by itself.
 - A difference is *significantly higher* or *lower* at p < 0.05 after Holm's correction: for accuracies over all pairs

@@ -143,7 +143,7 @@ def _ranked(tuner: Tuner, choice: Candidate, one: Candidate, steps: int, loss: f
         rows = [RowResult("", "", None, None, (each,)) for each in (run, other)]
         found = difference(*rows) if one is not choice else None
         return Ranked(one, steps, loss, by_batch, run.accuracy, accuracy([run]), found, error)
-    value = run.after.get("validation_loss")
+    value = run.validation_loss
     left, right = (_validation_losses(tuner, each) for each in (one, choice))
     gap = [a - b for a, b in zip(left, right, strict=True)] if len(left) == len(right) else []
     found = t_interval(gap) if len(gap) > 1 and one is not choice else None

@@ -98,7 +98,7 @@ def read_sweep(folder: ComparisonFolder, methods: Sequence[str] = METHODS) -> Sw
             if run is None:
                 raise DudeError(f"{folder.path}: the search run {planned.name} is not finished.")
             losses = {one["step"]: one["loss"] for one in run.curves() if "loss" in one}
-            loss, found = run.after.get("validation_loss"), run.accuracy
+            loss, found = run.validation_loss, run.accuracy
             value = found if found is not None else -math.inf if loss is None else -loss
             cost = run.record["cost"]
             made.append(
