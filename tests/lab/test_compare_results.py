@@ -98,10 +98,12 @@ def test_seeds_that_all_answer_alike_have_an_interval_over_the_questions(tmp_pat
         for cell in cells:
             right = 0 if row == "lora-r16" else cell.settings.train.seed
             finish(folder, cell, {"mini_csqa": [1] * right + [0] * 30})
-    alike, spread = (row["accuracy"] for row in report(folder)["rows"])
+    made = report(folder)
+    alike, spread = (row["accuracy"] for row in made["rows"])
     assert (alike["value"], alike["low"]) == (0, 0)
     assert alike["high"] == pytest.approx(0.1135, abs=1e-3)  # Wilson, n = 30
     assert spread["low"] < 0.04 < spread["high"] < 0.14  # Student's t over the seeds
+    assert any("seeds that have one value: 95% interval over the questions" in note for note in made["notes"])
 
 
 def test_missing_and_failed_runs_are_counted_and_stay_empty(tmp_path: Path) -> None:

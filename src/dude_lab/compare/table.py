@@ -112,12 +112,14 @@ def _validation_loss(runs: Sequence[Run]) -> float | None:
 
 def _notes(results: Results, runs: list[Run]) -> list[str]:
     notes = []
-    counts = {len(row.runs) for row in results.rows if row.runs}
+    begun = [row for row in results.rows if row.runs]
+    several = any(len(row.runs) > 1 for row in begun)
     if results.headline is not None:
-        if counts - {1}:
+        if several:
             notes.append("Accuracy: mean over seeds with 95% Student's t interval; all seeds have the same questions.")
-        if 1 in counts or results.base is not None:
-            one = "The base, and rows of one seed" if counts - {1} else "One seed"
+        alike = any(len(row.runs) > 1 and len({run.accuracy for run in row.runs}) == 1 for row in begun)
+        if alike or results.base is not None or any(len(row.runs) == 1 for row in begun):
+            one = "The base, and rows of one seed or of seeds that have one value" if several else "One seed"
             notes.append(f"{one}: 95% interval over the questions (Wilson), which says nothing about other seeds.")
         notes.append(
             "Differences: paired by seed and question, bootstrap over both; each interval is of its pair by itself. "
