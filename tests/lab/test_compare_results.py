@@ -40,14 +40,14 @@ SHARES = {"lora-r16": 0.5, "dora-r16": 0.8, "full-fine-tuning": 0.52}
 def test_the_table_says_what_the_runs_say(tmp_path: Path) -> None:
     made = report(filled(tmp_path, SHARES))
     rows = {row["label"]: row for row in made["rows"]}
-    assert list(rows) == ["base (untrained)", "LoRA", "DoRA", "Full fine-tuning"]
+    assert list(rows) == ["base model", "LoRA", "DoRA", "Full fine-tuning"]
     dora = rows["DoRA"]
     values = [np.mean(answers(0.8, seed)) for seed in (101, 102, 103)]
     assert dora["accuracy"]["value"] == pytest.approx(np.mean(values)) and dora["accuracies"] == pytest.approx(values)
     half = 4.302653 * np.std(values, ddof=1) / np.sqrt(3)
     assert dora["accuracy"]["high"] == pytest.approx(np.mean(values) + half)
     assert (dora["r"], dora["n"], dora["seeds"], dora["peak_memory_bytes"]) == (16, 200, [1, 2, 3], 2**30)
-    assert rows["base (untrained)"]["accuracy"]["low"] < rows["base (untrained)"]["accuracy"]["value"]
+    assert rows["base model"]["accuracy"]["low"] < rows["base model"]["accuracy"]["value"]
 
 
 def test_the_verdict_and_bold_follow_the_differences(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_the_files_are_a_pure_function_of_the_folder(tmp_path: Path, monkeypatch
     result = dude("compare", folder.path)
     assert result.exit_code == 0, result.output
     assert {name: (folder.path / name).read_bytes() for name in names} == first
-    assert "DoRA r=16 has the highest accuracy" in result.stdout and "\n base (untrained)" in result.stdout
+    assert "DoRA r=16 has the highest accuracy" in result.stdout and "\n base model" in result.stdout
 
 
 def test_one_seed_has_an_interval_over_the_questions(tmp_path: Path) -> None:

@@ -70,9 +70,11 @@ def test_a_named_set_and_few_records(tiny_base: Path, tmp_path: Path) -> None:  
     assert dude("init", "mini_gsm", tiny_base, "-o", tmp_path / "a.yaml", "--method", "lora").exit_code == 0
     settings = load_config(tmp_path / "a.yaml")
     assert (settings.data.name, settings.method.name) == ("mini_gsm", "lora")
+    assert settings.train.learning_rate == 2e-4
     written(tmp_path, {"text": "x"}, 3)
     assert dude("init", tmp_path / "data.jsonl", tiny_base, "-o", tmp_path / "b.yaml").exit_code == 0
     few = load_config(tmp_path / "b.yaml")
+    assert few.train.learning_rate == 5e-5  # of DuDe
     assert few.data.validation is None and few.eval is None
     assert settings.eval is not None and settings.eval.every == 285  # a tenth of 7,600 x 3 / 8 steps
 

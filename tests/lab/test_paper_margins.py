@@ -104,6 +104,17 @@ def test_experiments_that_share_runs_share_a_row() -> None:
     assert [one.where for one in margins.margins_of(written)] == ["GSM8K after MetaMathQA, r=16 (Table 4, Figure 2)"]
 
 
+def test_a_difference_is_counted_once_and_as_significant_if_each_table_says_so() -> None:
+    higher, same = "significantly higher", "no significant difference"
+    written = {
+        "table1": made(compared("LoRA", 0.03, same), compared("PiSSA", 0.02, higher)),
+        "seeds": made(compared("LoRA", 0.03, higher), compared("PiSSA", 0.02, higher)),
+    }
+    found = margins.margins_of(written)
+    assert [(one.other, one.word) for one in found] == [("LoRA", same), ("PiSSA", higher)]
+    assert "(Table 1, Section 4.5)" in found[0].where
+
+
 def test_an_interval_that_is_cut_off_ends_in_an_arrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = [margins.Margin(f"Table {k}", "LoRA", 0.01, 0.0, 0.02, "-") for k in range(6)]
     found.append(margins.Margin("wide", "LoRA", 0.01, -0.3, 0.02, "-"))

@@ -305,14 +305,14 @@ def test_the_calibration_is_a_ladder(tmp_path: Path, base: float, low: float, wo
     made = write_report(tmp_path)["calibration"]
     rungs = [one for one in made["claims"][0]["compared"] if one["part"] == "calibration-gpqa"]
     assert [one["what"] for one in rungs] == [
-        "untrained against guessing", "LoRA r=2 against untrained", "full fine-tuning against LoRA r=2"
+        "base model against guessing", "LoRA r=2 against base model", "full fine-tuning against LoRA r=2"
     ]  # fmt: skip
     assert rungs[0]["value"] == pytest.approx(sum(whole) / 300 - 0.25)
     words = [one["word"] for one in rungs]
     said = {"holds": "significantly higher", "does not hold": "significantly lower"}.get(word, word)
     assert words[2] == "significantly higher" and said in words and set(words) <= {"significantly higher", said}
     page = (tmp_path / "calibration.md").read_text()
-    assert "| guessing |  |  | 25.0 |" in page and "| untrained |" in page
+    assert "| guessing |  |  | 25.0 |" in page and "| base model |" in page
     told, readme = f"gpqa: {'**' + word + '**' if 'hold' in word else word}", (tmp_path / "README.md").read_text()
     assert f"calibration-{told}" in page and "calibration-csqa: -;" in page
     assert f" mini_{told}" in readme and " mini_csqa: -;" in readme

@@ -28,6 +28,15 @@ def test_short_forms_and_defaults() -> None:
     assert run.eval is None
 
 
+@pytest.mark.parametrize(("method", "rate"), [("dude", 5e-5), ("pissa", 5e-5), ("lora", 2e-4), ("full", 2e-5)])
+def test_the_learning_rate_is_the_methods_unless_one_is_set(method: str, rate: float) -> None:
+    raw = {**MINIMAL, "method": method}
+    assert parse_run(raw).train.learning_rate == rate
+    assert parse_run({**raw, "train": {"steps": 3}}).train.learning_rate == rate
+    assert parse_run({**raw, "train": {"learning_rate": 2e-4}}).train.learning_rate == 2e-4
+    assert parse_run(override(raw, ["train.lr=1e-3"], [])).train.learning_rate == 1e-3
+
+
 def test_resolved_config_reads_back_to_itself(tmp_path: Path) -> None:
     for name in METHODS:
         run = parse_run({**MINIMAL, "method": name, "train": {"learning_rate": 3e-5}, "eval": {"suite": "mini_gsm"}})

@@ -14,6 +14,7 @@ from ..config.yaml_file import parse_run
 from ..config.yaml_reader import dump_yaml, load_yaml
 from ..data.catalogue import SETS
 from ..data.data_files import SUFFIXES, read_rows
+from ..methods import METHODS
 from ..settings import parse
 from ..training.base_model import find_base
 from ..training.estimates import step_count
@@ -67,7 +68,7 @@ def first_config(data: str, model: str, method: str, output: str) -> str:
         "chat_template": "the model has one; false trains on the texts as they are",
         "validation": "share of the records; or a file",
         "epochs": "or steps: N",
-        "learning_rate": "of AdamW, at its peak; `dude tune` chooses one; dude, pissa a third or less, full a tenth",
+        "learning_rate": "of AdamW, at its peak, for a large model; `dude tune` chooses one for this model and data",
         "max_length": f"tokens; the longest of {min(count, SAMPLE):,} records has {lengths.longest:,}",
         "packing": "true fills sequences of max_length tokens with several records",
         "warmup": "share of the steps",
@@ -99,7 +100,7 @@ def first_config(data: str, model: str, method: str, output: str) -> str:
             "train:",
             line("epochs", epochs),
             line("batch_size", defaults.batch_size),
-            line("learning_rate", defaults.learning_rate),
+            line("learning_rate", METHODS[method].learning_rate),
             line("schedule", defaults.schedule),
             line("warmup", defaults.warmup),
             line("max_length", lengths.limit),

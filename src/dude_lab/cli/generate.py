@@ -148,7 +148,7 @@ def chat(talker: Talker, sampling: Sampling, *, base: bool) -> int:
     Args:
         talker: the model.
         sampling: how it answers.
-        base: show the answer of the untuned model as well.
+        base: show the answer of the base model as well.
     """
     from transformers import TextStreamer
 

@@ -26,7 +26,7 @@ Template = Annotated[
 
 def chat(
     model: AnyModel,
-    base: Annotated[bool, typer.Option("--base", help="Show the answer of the untuned base as well.")] = False,
+    base: Annotated[bool, typer.Option("--base", help="Show the answer of the base model as well.")] = False,
     system: System = None,
     template: Template = None,
     max_new_tokens: NewTokens = 256,

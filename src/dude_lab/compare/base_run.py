@@ -1,4 +1,4 @@
-"""The first row of every table: the untrained model."""
+"""The first row of every table: the base model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..training.run_folder import SCHEMA, RunFolder
 
 
 def evaluate_base(settings: RunSettings, reporter: Reporter) -> dict[str, Any]:
-    """Evaluate the untrained model on the questions of a run; write `run.json` and all answers.
+    """Evaluate the base model on the questions of a run; write `run.json` and all answers.
 
     Args:
         settings: `model`, `eval`, `train.device` and `output` are used.

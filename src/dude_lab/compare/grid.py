@@ -24,7 +24,7 @@ BASE = "base"
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run of a comparison: training, or the evaluation of the untrained base.
+    """A run of a comparison: training, or the evaluation of the base model.
 
     Attributes:
         kind: `base`, `search` (for the learning rate) or `run`.
@@ -87,7 +87,7 @@ class Grid:
 
     @property
     def base_run(self) -> PlannedRun | None:
-        """The evaluation of the untrained model; None without an evaluation."""
+        """The evaluation of the base model; None without an evaluation."""
         settings = self.runs(self.rows[0], self.rows[0].learning_rates[0])[0].settings
         if settings.eval is None or not settings.eval.has_tasks:
             return None

@@ -65,11 +65,11 @@ class RowResult:
 
 @dataclass(frozen=True)
 class Results:
-    """All rows, the untrained base, and the columns.
+    """All rows, the base model, and the columns.
 
     Attributes:
         rows: in the order of the YAML.
-        base: evaluation of the untrained model; None if there is none.
+        base: evaluation of the base model; None if there is none.
         sets: tasks that get a column.
         headline: task of the accuracy; None without an evaluation.
         jobs: number of runs in parallel; None if unknown.

@@ -50,7 +50,7 @@ def _base(results: Results) -> dict[str, Any]:
     assert results.base is not None
     runs = [results.base]
     return {
-        "label": "base (untrained)",
+        "label": "base model",
         "method": None,
         "r": None,
         "learning_rate": None,
@@ -122,7 +122,8 @@ def _notes(results: Results, runs: list[Run]) -> list[str]:
             one = "The base, and rows of one seed or of seeds that have one value" if several else "One seed"
             notes.append(f"{one}: 95% interval over the questions (Wilson), which says nothing about other seeds.")
         notes.append(
-            "Differences: paired by seed and question, bootstrap over both; each interval is of its pair by itself. "
+            "Differences: paired by seed and question, Student's interval with the variance of a bootstrap over both; "
+            "each interval is of its pair by itself. "
             "Significant: p < 0.05 after Holm's correction over all pairs of the table. Bold: best, and significantly "
             "higher than the second best (tasks: paired t over seeds, Holm over the tasks)."
         )

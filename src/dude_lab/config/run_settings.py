@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, SerializeAsAny, model_validator
 
-from ..methods import MethodSettings
+from ..methods import METHODS, MethodSettings
 from ..settings import Settings, UserPath
 from .data_settings import DataSettings
 from .eval_settings import EvalSettings
@@ -46,8 +46,9 @@ class TrainSettings(Settings):
         batch_size: examples in one forward and backward, over all processes: under `torchrun` it must be a multiple of
             their number.
         gradient_accumulation: batches per optimizer step.
-        learning_rate: peak learning rate of AdamW; the default is for LoRA. DuDe and PiSSA want a third to a
-            tenth of it, full fine-tuning a tenth or less; `dude tune` chooses one.
+        learning_rate: peak learning rate of AdamW. If not set, that of the method: 5e-5 for DuDe and PiSSA, 2e-5 for
+            full fine-tuning, 2e-4 for the others. These suit models of billions of parameters; smaller ones want more,
+            and `dude tune` chooses one.
         schedule: shape of the learning rate after the warm-up.
         warmup: a fraction of all steps if below 1, else a number of steps.
         weight_decay: AdamW's weight decay.
@@ -147,6 +148,14 @@ class RunSettings(Settings):
     train: TrainSettings = TrainSettings()
     eval: EvalSettings | None = None
     output: UserPath
+
+    @model_validator(mode="after")
+    def _learning_rate(self) -> RunSettings:
+        """Use the method's learning rate where none is set."""
+        if "learning_rate" in self.train.model_fields_set:
+            return self
+        rate = METHODS[self.method.name].learning_rate
+        return self.model_copy(update={"train": self.train.model_copy(update={"learning_rate": rate})})
 
     @model_validator(mode="after")
     def _own_questions(self) -> RunSettings:

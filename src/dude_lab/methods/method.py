@@ -139,6 +139,7 @@ class Method:
             a difference to the original base.
         quantizations: the values of `model.quantization` that the method can train on.
         merges: whether the result can be merged into the base weights.
+        learning_rate: the one of a run that sets none.
     """
 
     name: str
@@ -156,6 +157,7 @@ class Method:
     overwrites_base: bool = False
     quantizations: tuple[str, ...] = ()
     merges: bool = True
+    learning_rate: float = 2e-4
 
     @cached_property
     def config_class(self) -> type[PeftConfig] | None:

@@ -6,6 +6,7 @@ The entry of a method of the project, whose config, layer and model are in `dude
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator
@@ -18,6 +19,9 @@ from .shared_keys import ALPHA, BITSANDBYTES, DROPOUT, DUDE, EXPERTS, LORA, PROB
 
 if TYPE_CHECKING:
     from dude_peft.targets import Target
+
+# The best rate of PiSSA and DuDe is a third to a tenth of LoRA's in both studies, because B does not begin at zero.
+SVD_LEARNING_RATE = 5e-5
 
 # --- LoRA and its variants ------------------------------------------------------------------------------------------
 
@@ -79,7 +83,10 @@ LORA_METHODS = (
     _variant("lora", "LoRA", _LORA, "kaiming", lora_count, BITSANDBYTES),
     _variant("dora", "DoRA", _DORA, "kaiming", dora_count, ("nf4",), use_dora=True),
     # The exact SVD: PEFT's fast one (pissa_niter_k) is unseeded and its adapters reload wrongly.
-    _variant("pissa", "PiSSA", _PISSA, "svd", lora_count, (), init_lora_weights="pissa"),
+    replace(
+        _variant("pissa", "PiSSA", _PISSA, "svd", lora_count, (), init_lora_weights="pissa"),
+        learning_rate=SVD_LEARNING_RATE,
+    ),
     _variant("olora", "OLoRA", _OLORA, "qr", lora_count, (), init_lora_weights="olora"),
 )
 
@@ -103,6 +110,7 @@ PISSA_RANDOM = Method(
     fixed={"vectors": "random"},
     derived=from_run_seed,
     frozen=shifted_lora_frozen,
+    learning_rate=SVD_LEARNING_RATE,
 )
 
 
@@ -137,6 +145,7 @@ DUDE_METHODS = tuple(
         _lora_scale,
         frozen=dude_frozen,
         quantizations=BITSANDBYTES,
+        learning_rate=SVD_LEARNING_RATE,
     )
     for name, title in (("dude", "DuDe"), ("dude_a", "DuDe-A"), ("dude_b", "DuDe-B"))
 )
@@ -158,6 +167,7 @@ DUDE_RANDOM = Method(
     _random_dude,
     frozen=dude_frozen,
     quantizations=BITSANDBYTES,
+    learning_rate=SVD_LEARNING_RATE,
 )
 
 
@@ -169,7 +179,15 @@ def full_count(settings: Any, target: Target) -> int:
     return target.shape[0] * target.shape[1]
 
 
-FULL = Method("full", "Full fine-tuning", "every parameter of the model (transformers)", None, "none", full_count)
+FULL = Method(
+    "full",
+    "Full fine-tuning",
+    "every parameter of the model (transformers)",
+    None,
+    "none",
+    full_count,
+    learning_rate=2e-5,
+)
 
 
 # --- VeRA -----------------------------------------------------------------------------------------------------------

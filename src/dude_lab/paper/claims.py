@@ -221,25 +221,25 @@ def _forgets_less(comparison: ComparisonResult) -> list[Difference]:
 
 
 def _ladder(comparison: ComparisonResult) -> list[Difference]:
-    """Each minus the one before: guessing, the untrained model, LoRA at rank 2, full fine-tuning."""
+    """Each minus the one before: guessing, the base model, LoRA at rank 2, full fine-tuning."""
     base, low, full = comparison.results.base, comparison.row("lora", 2), comparison.row("full", None)
     chance = next((column.chance for column in comparison.spec.columns[::-1] if column.chance is not None), None)
     over = rises = None
     if base is not None and chance is not None and (found := base.task(base.after["headline"])) is not None:
         over = intervals.normal(found["value"] - chance, found["stderr"])
     if base is not None and low is not None and low.runs:
-        untrained = tuple(_as_seed(base, run.seed) for run in low.runs)
-        rises = difference(low, replace(low, label="untrained", runs=untrained))
+        unchanged = tuple(_as_seed(base, run.seed) for run in low.runs)
+        rises = difference(low, replace(low, label="base model", runs=unchanged))
     last = "full fine-tuning against LoRA r=2"
     return [
-        Difference(comparison.name, "untrained against guessing", over),
-        Difference(comparison.name, "LoRA r=2 against untrained", rises),
+        Difference(comparison.name, "base model against guessing", over),
+        Difference(comparison.name, "LoRA r=2 against base model", rises),
         replace(_rows(comparison, full, low), what=last) if full and low else Difference(comparison.name, last, None),
     ]
 
 
 def _as_seed(base: Run, seed: int) -> Run:
-    """Return the untrained model's run under a seed, to pair it with trained runs."""
+    """Return the base model's run under a seed, to pair it with trained runs."""
     return replace(base, record={**base.record, "seeds": {"seed": seed}})
 
 
@@ -274,7 +274,7 @@ CLAIMS = {
     "faster": Claim("DuDe's training loss falls faster", _faster),
     "near_full": Claim("DuDe's loss is closer to full fine-tuning's", _near_full),
     "lower_validation_loss": Claim("DuDe's validation loss is lower", _lower_validation_loss),
-    "ladder": Claim("Guessing < untrained < LoRA r=2 < full fine-tuning", _ladder),
+    "ladder": Claim("Guessing < base model < LoRA r=2 < full fine-tuning", _ladder),
     "forgiving": Claim("Too large a rate costs DuDe less than PiSSA, and DoRA less than LoRA", forgiving, plain=True),
     "keeps_more": Claim(
         "With the next rate above the best DuDe is more accurate than PiSSA, and DoRA than LoRA", _keeps_more

@@ -68,7 +68,7 @@ def _values(tables: Sequence[Table], labels: Mapping[str, str]) -> list[str]:
                 if column.get("chance") is not None:
                     cells["guessing"] = percent(column["chance"])
                 if table["base"] is not None:
-                    cells["untrained"] = _number(table["base"][column["key"]], column)
+                    cells["base model"] = _number(table["base"][column["key"]], column)
                 for row in table["rows"]:
                     if by_rank and row["r"] not in (r, None):
                         continue
@@ -82,9 +82,9 @@ def _values(tables: Sequence[Table], labels: Mapping[str, str]) -> list[str]:
 
 
 def _table(what: str, columns: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """Return a table from heading -> row -> cell; the untrained model and guessing come first."""
+    """Return a table from heading -> row -> cell; the base model and guessing come first."""
     names = dict.fromkeys(name for cells in columns.values() for name in cells)
-    order = sorted(names, key=lambda one: {"guessing": 0, "untrained": 1}.get(one, 2))
+    order = sorted(names, key=lambda one: {"guessing": 0, "base model": 1}.get(one, 2))
     lines = [f"| {what} | " + " | ".join(columns) + " |", "|---" + "|---:" * len(columns) + "|"]
     return lines + [
         f"| {escape_markdown(name)} | {' | '.join(cells.get(name, '') for cells in columns.values())} |"

@@ -39,19 +39,26 @@ class Margin:
 def margins_of(written: dict[str, Any]) -> list[Margin]:
     """Return the differences in accuracy in `written` (`study_report.write_report`).
 
-    One that several experiments share is returned once, with all their names.
+    One that several experiments share is returned once, with all their names. It is significant only if it is so in
+    each of them: they may compare different numbers of pairs.
     """
     places: dict[tuple[tuple[Any, ...], ...], dict[str, list[str]]] = {}
+    words: dict[tuple[Any, ...], set[str]] = {}
     for name, one in written.items():
         rows: dict[tuple[str, str], list[tuple[Any, ...]]] = {}
         for compared in (two for claim in one["claims"] for two in claim["compared"]):
             if compared["other"] and None not in (compared["value"], compared["low"], compared["high"]):
-                found = tuple(compared[key] for key in ("other", "value", "low", "high", "word"))
+                found = tuple(compared[key] for key in ("other", "value", "low", "high"))
+                words.setdefault(found, set()).add(compared["word"])
                 rows.setdefault(_where(name, one, compared), []).append(found)
         for (asked, experiment), row in rows.items():
             places.setdefault(tuple(row), {}).setdefault(asked, []).append(experiment)
     return [
-        Margin("; ".join(f"{asked} ({', '.join(names)})" for asked, names in where.items()), *one)
+        Margin(
+            "; ".join(f"{asked} ({', '.join(names)})" for asked, names in where.items()),
+            *one,
+            word=next(iter(words[one])) if len(words[one]) == 1 else SAME,
+        )
         for row, where in places.items()
         for one in row
     ]

@@ -199,7 +199,7 @@ def markdown(table: dict[str, Any]) -> str:
         cells = ["guessing", "", ""] + [percent(column.get("chance")) for column in columns]
         lines.append("| " + " | ".join(cells + [""] * (len(heads) - len(cells))) + " |")
     if table["base"] is not None:
-        cells = ["untrained", "", ""] + [_value(table["base"][column["key"]], column, last) for column in columns]
+        cells = ["base model", "", ""] + [_value(table["base"][column["key"]], column, last) for column in columns]
         lines.append("| " + " | ".join(cells + [""] * (len(heads) - len(cells))) + " |")
     for row in table["rows"]:
         cells = [

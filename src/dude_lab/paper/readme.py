@@ -12,8 +12,9 @@ from .recipe import load_recipe
 STATISTICS = """\
 - An accuracy is the mean over seeds with Student's 95% interval; with one seed, or where all seeds have one value,
   Wilson's interval over the questions, which says nothing about other seeds.
-- Differences in accuracy are paired by seed and question, with a bootstrap over both; differences in loss and in mean
-  accuracy during training are paired by seed (Student's t). Each interval is that of its difference by itself.
+- Differences in accuracy are paired by seed and question. Their variance is that of a bootstrap over both, corrected
+  for few seeds; interval and p-value are Student's with Satterthwaite's degrees of freedom. Differences in loss and in
+  mean accuracy during training are paired by seed (Student's t). Each interval is that of its difference by itself.
 - A difference is *significantly higher* or *lower* at p < 0.05 after Holm's correction: for accuracies over all pairs
   of rows that the table compares, as in `dude compare`; for anything else over the differences of the claim in the
   table. *No significant difference* does not mean *equal*: a difference smaller than the interval is possible.
@@ -45,7 +46,8 @@ def readme(facts: dict[str, Any], written: dict[str, Any], found: list[margins.M
         lines += [
             margins.markdown(found),
             "",
-            "Bold: significant after Holm's correction. In brackets: the experiments that share the runs.",
+            "Bold: significant after Holm's correction. In brackets: the experiments that share the runs; a difference "
+            "is counted once, and as significant if it is so in each of their tables.",
             "",
         ]
     for name, one in written.items():
@@ -59,7 +61,7 @@ def readme(facts: dict[str, Any], written: dict[str, Any], found: list[margins.M
     lines += [
         f"{cost['runs']} runs, {hours:.1f} hours in total (several ran in parallel), at most "
         f"{cost['memory'] / 2**30:.2f} GiB each. {cost['in_tables']} of them are in the tables; the others are "
-        "searches for learning rates and the untrained model.",
+        "searches for learning rates and the base model.",
         "",
         *(f"- {key}: {'; '.join(cost[key])}" for key in ("hardware", "versions", "commits") if cost[key]),
     ]

@@ -14,7 +14,7 @@ from ..text import percent
 
 def run_cards(results: Results) -> list[dict[str, Any]]:
     """Return an entry for each run, the base first: a title, facts, and the config as YAML."""
-    runs = [("base (untrained)", results.base)] if _is_own(results.base) else []
+    runs = [("base model", results.base)] if _is_own(results.base) else []
     runs += [(f"{row.name}, seed {run.seed}", run) for row in results.rows for run in row.runs]
     return [_card(title, run) for title, run in runs if run is not None]
 

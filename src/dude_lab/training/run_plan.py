@@ -43,7 +43,7 @@ class TrainablePart:
         trainable: number of trained values, `modules_to_save` included.
         total: number of values in the base model.
         linear: those in its linear layers but for the output layer, which `model.quantization` quantises.
-        frozen: number of float32 values that the method stores beside the base model, untrained.
+        frozen: number of float32 values that the method stores beside the base model, not trained.
         notes: on modules that `all-linear` does not match.
     """
 

@@ -252,7 +252,7 @@ class Tuner:
 
     @cached_property
     def speed_run(self) -> PlannedRun | None:
-        """The evaluation of the untrained model on a few questions; None without questions."""
+        """The evaluation of the base model on a few questions; None without questions."""
         settings = self.candidates[0].run.settings
         if not self.questions or settings.eval is None:
             return None
