@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import itertools
+import posixpath
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ COPIED = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md", 
 STUDIES = ("studies/mini", "studies/small", "studies/tune")
 STUDY_FILES = (".md", ".png", ".svg", ".json")
 BENCH = "benchmarks/results/bench-epyc-avx2.png"
+BENCH_COPY = "images/bench.png"
+LINK = re.compile(r"\]\((\.\./[^)#\s]+)(#[^)]*)?\)")
 # What the markers `supports` and `rejects` of the tests may name, in the order of the page.
 BASES = (
     "float64", "float32", "bfloat16", "float16", "Conv1D", "NF4", "bitsandbytes int8", "torchao int8", "quanto int8",
@@ -50,12 +53,34 @@ def on_files(files: Any, config: Any) -> Any:
         pages[name] = re.sub(r"\[([^\]]+)\]\((?:constraints\.txt|recipes)\)", r"`\1`", text)
     for name, text in pages.items():
         files.append(File.generated(config, name, content=text))
-    files.append(File.generated(config, "images/bench.png", abs_src_path=str(ROOT / BENCH)))
+    files.append(File.generated(config, BENCH_COPY, abs_src_path=str(ROOT / BENCH)))
     for study in STUDIES:
         for path in sorted((ROOT / study).iterdir()):
             if path.suffix in STUDY_FILES:
                 files.append(File.generated(config, f"{study}/{path.name}", abs_src_path=str(path)))
     return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    """Point links to files of the repository outside docs/ at the copies that `on_files` adds to the site."""
+    return site_links(markdown, page.file.src_uri)
+
+
+def site_links(markdown: str, page: str) -> str:
+    """Return the text of `page` with links out of docs/ replaced: they work in the repository, these in the site."""
+    copies = {BENCH: BENCH_COPY, **COPIED}
+
+    def replaced(match: re.Match[str]) -> str:
+        target, anchor = match.groups()
+        path = posixpath.normpath(posixpath.join("docs", posixpath.dirname(page), target))
+        if path.startswith("docs/"):
+            return match.group()
+        copy = copies.get(path) or (path if path.startswith(STUDIES) else None)
+        if copy is None:
+            raise ValueError(f"{page}: the site has no copy of {path}")
+        return f"]({posixpath.relpath(copy, posixpath.dirname(page) or '.')}{anchor or ''})"
+
+    return LINK.sub(replaced, markdown)
 
 
 def on_post_build(config: Any) -> None:

@@ -20,6 +20,7 @@ import pytest
 from conftest import ROOT
 from pool_tools import Seen, cells_of, stand_in, visits, work
 
+from dude_lab.compare import pool as pool_module
 from dude_lab.compare import processes
 from dude_lab.compare.comparison_folder import claim
 from dude_lab.compare.grid import PlannedRun
@@ -139,6 +140,21 @@ def test_runs_that_become_known_later_are_worked_on(tmp_path: Path) -> None:
     )
     assert visits(folder) == [cell.name for cell in cells]
     assert json.loads((folder.runs / cells[1].name / "run.json").read_text())
+
+
+def test_all_runs_are_looked_at_when_one_ends_and_seldom_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "POLL_OTHERS", 1000.0)
+    folder, cells = cells_of(tmp_path, [10, 11])
+    looks = []
+
+    def todo() -> list[PlannedRun]:
+        looks.append(sum(folder.is_done(cell) for cell in cells))
+        return cells
+
+    Pool(folder, jobs=1, threads=1, retry_failed=False, watcher=Seen()).work(todo)
+    assert looks == [0, 0, 1, 2]  # what is done already, the first run, the second, the end
 
 
 def test_at_its_deadline_a_pool_stops_what_runs_and_starts_nothing(tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def evaluate(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences per forward pass.", metavar="N")] = 32,
     shots: Annotated[
-        int | None, typer.Option(min=0, help="Number of worked examples before each question.", metavar="N")
+        int | None, typer.Option(min=0, help="Number of few-shot examples before each question.", metavar="N")
     ] = None,
     root: Annotated[
         str | None, typer.Option(help="Folder of the raw data files. Default: DUDE_DATA_DIR, else the hub.")

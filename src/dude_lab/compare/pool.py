@@ -17,7 +17,7 @@ from .processes import Launcher, Process
 from .worker import BUSY, FAILED, PAUSED, STOPPED, spec_of, write_failure
 
 POLL = 0.1  # seconds between two polls of the processes
-POLL_OTHERS = 1.0  # seconds between two checks of a run that another pool has claimed
+POLL_OTHERS = 1.0  # seconds between two looks at all runs, which other pools may have claimed, finished or released
 STOPPING = "stopping: training runs finish their step and write a checkpoint; press Ctrl-C again to kill them"
 
 
@@ -120,21 +120,24 @@ class Pool:
             TimeUp: at the deadline, after every process has ended.
         """
         self._reported = {run.name for run in todo() if self._is_done(run)}
+        next_look, elsewhere = 0.0, 0
         try:
             with self._signals():
                 while not self._stop_requests:
-                    self._reap()
+                    ended = self._reap()
                     if time.monotonic() >= self.deadline:
                         self._stop()
                         raise TimeUp
-                    unfinished = self._open(todo())
-                    self._fill(unfinished)
-                    here = {child.run.name for child in self._children}
-                    elsewhere = [run for run in unfinished if run.name not in here and run.name in self._next_check]
-                    if not self._children and not unfinished:
-                        return
+                    if ended or time.monotonic() >= next_look:
+                        unfinished = self._open(todo())
+                        self._fill(unfinished)
+                        here = {child.run.name for child in self._children}
+                        elsewhere = sum(run.name not in here and run.name in self._next_check for run in unfinished)
+                        if not self._children and not unfinished:
+                            return
+                        next_look = time.monotonic() + POLL_OTHERS
                     shown = [(child.run, self.folder.status(child.run.name)) for child in self._children]
-                    self.watcher.running(shown, len(elsewhere))
+                    self.watcher.running(shown, elsewhere)
                     time.sleep(POLL)
                 self.watcher.note(STOPPING)
                 self._stop()
@@ -195,13 +198,13 @@ class Pool:
         self._children.append(_Child(run, process))
         self.watcher.started(run)
 
-    def _reap(self) -> None:
-        for child in list(self._children):
-            code = child.process.poll()
-            if code is None:
-                continue
+    def _reap(self) -> bool:
+        """Settle the runs whose process has ended; return whether there was one."""
+        ended = [(child, code) for child in self._children if (code := child.process.poll()) is not None]
+        for child, code in ended:
             self._children.remove(child)
             self._settle(child.run, code)
+        return bool(ended)
 
     def _settle(self, run: PlannedRun, code: int) -> None:
         if code in (0, PAUSED):

@@ -60,11 +60,11 @@ def make_answers(results: Results) -> dict[str, Any]:
     pairs = list(dict.fromkeys(pair for group in names for pair in group))
     seeds = {row.name: [run.seed for run in row.runs] for row in results.rows}
     if results.base is not None and results.base.record.get("kind") == "base":
-        untrained = _items(results.base, asked)
+        before = _items(results.base, asked)
         compared = dict.fromkeys(row.name for _, rows in groups(results) for row in rows)
         for name in compared:
             pairs.append((name, "base"))
-        items |= {("base", seed): untrained for one in seeds.values() for seed in one}
+        items |= {("base", seed): before for one in seeds.values() for seed in one}
         seeds["base"] = sorted({seed for one in seeds.values() for seed in one})
     store = _Store()
     made = []
@@ -156,5 +156,5 @@ def _start(text: str) -> str:
 
 
 def _end(prompt: str) -> str:
-    """Return the end of a prompt: worked examples may come before it."""
+    """Return the end of a prompt: few-shot examples may come before it."""
     return prompt if len(prompt) <= LONGEST_QUESTION else "… " + prompt[-LONGEST_QUESTION:]

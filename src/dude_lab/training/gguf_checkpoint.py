@@ -46,7 +46,7 @@ def converted(name: str, file: Path | None = None) -> Path:
     if (folder / SOURCE).is_file():
         return folder
     if find_spec("gguf") is None:
-        raise DudeError(f"model '{name}' needs the package gguf to be read: pip install 'dude-peft[gguf]'")
+        raise DudeError(f"model '{name}' needs the package gguf to be read: pip install gguf")
     check_folder(folder, CACHE_VARIABLE)
     with _one_at_a_time(folder):
         if not (folder / SOURCE).is_file():
