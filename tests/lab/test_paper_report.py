@@ -253,6 +253,18 @@ def test_ranks_are_judged_each_and_the_growth_of_the_lead(tmp_path: Path) -> Non
     assert "Average and weighted accuracy" in picture and "(b)" not in picture  # one panel: the means are equal
 
 
+@pytest.mark.parametrize(("ranks", "drawn"), [([2, 32], ["figure3-ranks-csqa"]), ([8], [])])
+def test_any_column_is_drawn_against_the_rank_if_there_are_two(
+    tmp_path: Path, ranks: list[int], drawn: list[str]
+) -> None:
+    folder = started(tmp_path, "figure3", *RATES, f"ranks={ranks}", "seeds=[1, 2]", scale="small")["ranks-csqa"]
+    fill(folder, "commonsense_qa", {"lora": 0.4, "dora": 0.5, "pissa": 0.6, "dude": 0.7})
+    assert write_report(tmp_path)["figure3"]["figures"] == drawn
+    assert [path.stem for path in tmp_path.glob("figure3*.svg")] == drawn
+    if drawn:
+        assert "CommonsenseQA accuracy (%), 95% interval" in (tmp_path / f"{drawn[0]}.svg").read_text()
+
+
 def test_everything_is_a_pure_function_of_the_folder(tmp_path: Path) -> None:
     for folder in started(tmp_path, "figure4", *PLAIN).values():
         fill(folder, "mini_gsm", {"lora": 0.4, "dora": 0.5, "pissa": 0.6, "dude": 0.7})

@@ -24,8 +24,12 @@ SIZES = {"curves": (13.0, 4.0), "ranks": (10.5, 4.0), "seeds": (8.0, 4.0)}
 
 
 def draw(kind: str, comparison: ComparisonResult, *paths: Path) -> bool:
-    """Draw a comparison into files, whose suffixes choose the formats; return False if no run is finished."""
-    if not any(row.runs for row in comparison.results.rows):
+    """Draw a comparison into files, whose suffixes choose the formats.
+
+    Return False if there is nothing to draw: no run is finished or, against the rank, those of one rank only.
+    """
+    rows = _rows(comparison)
+    if not rows or (kind == "ranks" and len({row.r for row in rows}) < 2):
         return False
     with picture(*paths, size=SIZES[kind]) as figure:
         {"curves": _curves, "ranks": _ranks, "seeds": _seeds}[kind](figure, comparison)
@@ -96,7 +100,8 @@ def _line(axes: Axes, row: RowResult, series: Series) -> None:
 
 
 def _ranks(figure: Figure, comparison: ComparisonResult) -> None:
-    wanted = _different(comparison, [one for one in comparison.spec.columns if one.key in ("avg", "weighted_avg")])
+    means = [one for one in comparison.spec.columns if one.key in ("avg", "weighted_avg")]
+    wanted = _different(comparison, means or list(comparison.spec.columns))
     ranks = sorted({row.r for row in _rows(comparison) if row.r is not None})
     figure.set_size_inches(SIZES["ranks"][0] * (0.62 if len(wanted) == 1 else 1), SIZES["ranks"][1])
     for letter, axes, column in zip("ab", figure.subplots(1, len(wanted), squeeze=False)[0], wanted, strict=False):
