@@ -192,7 +192,7 @@ def _generate_task(
 def harness_task(
     name: str, docs: list[dict[str, Any]], worked: list[dict[str, Any]], shots: int, seed: int, config: dict[str, Any]
 ) -> Task:
-    """Return a task of lm-evaluation-harness on records, some of them few-shot examples, with the rest of its config."""
+    """Return an lm-evaluation-harness task on records, some of them few-shot examples, and the rest of its config."""
     import datasets
     from lm_eval.api.task import ConfigurableTask
 
