@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,10 +40,17 @@ def experiment_summary(name: str, made: Mapping[str, Any]) -> list[str]:
 
 
 def comparison_labels(tables: Sequence[Table]) -> dict[str, str]:
-    """Return comparison -> what distinguishes it from the experiment's others: data, learning rate, model."""
+    """Return comparison -> what distinguishes it from the experiment's others: data, learning rate, model, or ranks."""
     facts = {one["part"]: conditions(one, one["trained_on"] if rates.is_search(one) else "") for one in tables}
     varying = [k for k, values in enumerate(zip(*facts.values(), strict=True)) if len(set(values)) > 1]
-    return {name: ", ".join(found[k] for k in varying if found[k]) or found[0] for name, found in facts.items()}
+    labels = {name: ", ".join(found[k] for k in varying if found[k]) or found[0] for name, found in facts.items()}
+    shared = [label for label, count in Counter(labels.values()).items() if count > 1]
+    return labels | {
+        one["part"]: f"{labels[one['part']]}, r={', '.join(map(str, ranks))}"
+        for one in tables
+        if labels[one["part"]] in shared
+        and (ranks := dict.fromkeys(row["r"] for row in one["rows"] if row["r"] is not None))
+    }
 
 
 def _side_by_side(tables: Sequence[Table]) -> list[list[Table]]:
