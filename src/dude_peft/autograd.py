@@ -225,4 +225,6 @@ def _backward(ctx: Any, G: Tensor) -> Any:
         if c is not None:
             ddBt.addcmul_(V_other[:r] + V_other[r:], c, value=-1)
         ddB = (ddBt if s == 1 else ddBt.mul_(s)).T.to(ctx.dtypes[1]).contiguous()
-    return dx, dx_dropped, dy0, ddA, ddB, dm, *[None] * 7
+    # y = y0 + h (y0 - b) + ...: what a trained b gets beside the gradient of y0.
+    db = -(gain * G.sum(dim=0, dtype=wide)).to(dtype) if ctx.needs_input_grad[10] else None
+    return dx, dx_dropped, dy0, ddA, ddB, dm, *[None] * 4, db, None, None

@@ -133,6 +133,10 @@ class DudeConfig(LoraConfig):
         stock.use_dora = True
         return stock
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the arguments of an equal config."""
+        return {key: value for key, value in super().to_dict().items() if key != "use_dude"}
+
     def to_dude_dict(self) -> dict[str, Any]:
         """Return the content of `dude_config.json`: every honoured option, JSON types only."""
         options = ("init_variant", "magnitude_axis", "detach_norm", "svd", "svd_seed")

@@ -220,7 +220,7 @@ def composition(
         weight: W0 (d, k).
         scaling: s.
     """
-    A0, B0, n0, P0 = init
+    A0, B0, n0, P0 = (tensor.detach() for tensor in init)  # frozen, also in a script that trains every "lora_"
     with without_autocast(weight.device):
         Ah, Bt = factors(dA, dB, A0, B0)
         product = difference_product(dA, dB, weight, Ah.dtype, axis)

@@ -154,7 +154,8 @@ class DudeAdapter(FullPrecision):
     @property
     def init(self) -> Init:
         """Return the four frozen parameters."""
-        parameters: Any = self._parameters  # attributes of a module are slow to look up
+        # Attributes of a module are slow to look up. A replica of nn.DataParallel has tensors in place of parameters.
+        parameters: Any = self._parameters or self.__dict__
         return Init(*(parameters[name] for name in INIT_NAMES))
 
     def train(self, mode: bool = True) -> DudeAdapter:
@@ -395,8 +396,8 @@ def merged_onto(
     Ah, Bt, _, _, gain = composition
     if axis == "out" or current is weight:
         return functional.merged_weight(current, gain, Ah, Bt, scaling, axis)
-    delta = functional.merged_weight(weight.float(), gain, Ah, Bt, scaling, axis) - weight.float()
-    return (current.float() + delta).to(current.dtype)
+    change = functional.weight_change(weight, gain, Ah, Bt, scaling, axis)
+    return (current.to(change.dtype) + change).to(current.dtype)
 
 
 class DudeVariant(LoraVariant):
@@ -460,7 +461,7 @@ class DudeVariant(LoraVariant):
     @staticmethod
     def unmerge(module: Any, active_adapter: str, orig_weight: Tensor) -> Tensor:
         """Return the weight from before the merge, bit for bit."""
-        return module._cache_pop(f"{active_adapter}-unmerged").to(orig_weight.device)
+        return module._cache_pop(f"{active_adapter}-unmerged").to(orig_weight)
 
     def supports_lora_conversion(self) -> bool:
         """Return False: the magnitude makes W' - W0 a matrix of full rank."""

@@ -118,7 +118,7 @@ def _block_krylov(M: Tensor, r: int, block: int, seed: int) -> tuple[Tensor, Ten
     known after every step, for a Gram matrix as small as the space.
     """
     generator = torch.Generator().manual_seed(seed)  # on the CPU, so that every device has the same block
-    X = torch.randn(M.shape[1], block, generator=generator, dtype=torch.float64).to(M)
+    X = torch.randn(M.shape[1], block, generator=generator, dtype=torch.float64, device="cpu").to(M)
     Y, basis = M @ X, M.new_empty(M.shape[0], 0)
     rows = M.new_empty(0, M.shape[1], dtype=torch.float64)
     gram = rows @ rows.T
@@ -158,7 +158,7 @@ def random_vectors(triplets: SingularTriplets, seed: int) -> SingularTriplets:
     generator = torch.Generator().manual_seed(seed)
 
     def drawn(rows: int, r: int) -> Tensor:
-        return torch.linalg.qr(torch.randn(rows, r, generator=generator, dtype=torch.float64))[0]
+        return torch.linalg.qr(torch.randn(rows, r, generator=generator, dtype=torch.float64, device="cpu"))[0]
 
     U, S, Vh = triplets
     left, right = drawn(U.shape[0], S.numel()), drawn(Vh.shape[1], S.numel()).T
