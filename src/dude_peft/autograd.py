@@ -22,6 +22,7 @@ every backward: gradient clipping, gradient scalers and hooks read `.grad` at an
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
@@ -37,6 +38,13 @@ from .functional import Composition, Factors
 # 1.4 ms of 256); on a GPU few launches.
 CHUNK = {"cpu": 128}
 GPU_CHUNK = 4096
+# Their kernels write over a layer's output through raw pointers, which raises no version.
+RAW_WRITERS = ("liger_kernel", "unsloth")
+
+
+def written_raw() -> bool:
+    """Return whether a library is loaded whose kernels overwrite a layer's output where autograd does not see it."""
+    return not torch.compiler.is_compiling() and any(name in sys.modules for name in RAW_WRITERS)
 
 
 def column_sums(G: Tensor, y: Tensor, bias: Tensor | None, wide: torch.dtype, scratch: Tensor | None = None) -> Tensor:
@@ -116,21 +124,25 @@ class ComposedLinear(torch.autograd.Function):
             detach_norm: leave out c.
         """
         wide = composition.Ah.dtype
+        parameters = any(ctx.needs_input_grad[3:6])
+        keeps = base_output is not None and parameters and written_raw()  # y0 is saved, not y
         with functional.without_autocast(x.device):
             x_update = x if x_dropped is None else x_dropped
             inner = F.linear(x_update, factors.Ah)
             if base_output is not None:
-                y = functional.output(base_output[0], bias, factors.gain, inner, factors.outer, in_place=True)
+                y = functional.output(base_output[0], bias, factors.gain, inner, factors.outer, in_place=not keeps)
                 y = y.detach()
             elif y0 is not None:
                 y = functional.output(y0, bias, factors.gain, inner, factors.outer)
-        parameters = any(ctx.needs_input_grad[3:6])
+        ctx.from_y0 = keeps or y0 is not None
         ctx.options = scaling, detach_norm or not parameters, y0 is None, x_dropped is not None, wide
         ctx.dtypes = dA.dtype, dB.dtype, magnitude.dtype
         ctx.probe = None
         x_base = summed = None
         if parameters and y0 is not None:
             summed = y0
+        elif keeps and base_output is not None:
+            summed = base_output[0]
         elif parameters:
             summed, ctx.probe = _watched(y)
             x_base = x if x_dropped is not None else None
@@ -178,7 +190,7 @@ def _backward(ctx: Any, G: Tensor) -> Any:
         weight = dense_weight(ctx.layer) if weight is None else weight
         summed, bias = F.linear(x if x_base is None else x_base, weight.to(dtype)), None
     q = sums_and_scaled(G, summed, bias, gain_x, gG, wide)
-    if q is not None and (overwritten or not computes_base):
+    if q is not None and (overwritten or ctx.from_y0):
         q = torch.addcmul(q, q, gain) + (outer.to(wide) * (inner.T @ G).to(wide)).sum(dim=0)
 
     dm = ddA = ddB = cBt = c = exponent = None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import types
+
 import pytest
 import torch
 from conftest import AXES, DTYPES, assert_close, relative_error
@@ -48,6 +51,35 @@ def test_gradients_are_those_without_in_place_operations(axis, rows, dropout, op
     layer = make_layer(axis, dropout=dropout).train()
     x = torch.randn(2, rows, 5, dtype=torch.float64)
     got, want = gradients(layer, x, in_place), gradients(layer, x, out_of_place)
+    assert relative_error(got[0], want[0]) < 1e-14
+    for g, w in zip(got[1], want[1], strict=True):
+        assert relative_error(g, w) < 1e-12
+
+
+class RawDouble(torch.autograd.Function):
+    """Doubles y and writes over it as Liger's kernels do, through a pointer: no version is raised."""
+
+    @staticmethod
+    def forward(ctx, y):
+        doubled = 2 * y
+        y.detach().numpy()[...] = 0
+        return doubled
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 2 * gradient
+
+
+@pytest.mark.parametrize("library", ["liger_kernel", "unsloth"])
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+@pytest.mark.parametrize("rows", [1, 3, 40])
+@pytest.mark.parametrize("axis", AXES)
+def test_a_library_that_writes_through_raw_pointers(axis, rows, dropout, library, monkeypatch):
+    layer = make_layer(axis, dropout=dropout).train()
+    x = torch.randn(2, rows, 5, dtype=torch.float64)
+    want = gradients(layer, x, lambda y, x: 2 * y)
+    monkeypatch.setitem(sys.modules, library, types.ModuleType(library))
+    got = gradients(layer, x, lambda y, x: RawDouble.apply(y))
     assert relative_error(got[0], want[0]) < 1e-14
     for g, w in zip(got[1], want[1], strict=True):
         assert relative_error(g, w) < 1e-12

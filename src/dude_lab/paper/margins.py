@@ -57,7 +57,7 @@ def margins_of(written: dict[str, Any]) -> list[Margin]:
         Margin(
             "; ".join(f"{asked} ({', '.join(names)})" for asked, names in where.items()),
             *one,
-            word=next(iter(words[one])) if len(words[one]) == 1 else SAME,
+            next(iter(words[one])) if len(words[one]) == 1 else SAME,
         )
         for row, where in places.items()
         for one in row
