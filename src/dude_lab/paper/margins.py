@@ -53,15 +53,15 @@ def margins_of(written: dict[str, Any]) -> list[Margin]:
                 rows.setdefault(_where(name, one, compared), []).append(found)
         for (asked, experiment), row in rows.items():
             places.setdefault(tuple(row), {}).setdefault(asked, []).append(experiment)
-    return [
-        Margin(
-            "; ".join(f"{asked} ({', '.join(names)})" for asked, names in where.items()),
-            *one,
-            next(iter(words[one])) if len(words[one]) == 1 else SAME,
-        )
-        for row, where in places.items()
-        for one in row
-    ]
+    made = []
+    for row, where in places.items():
+        place = "; ".join(f"{asked} ({', '.join(names)})" for asked, names in where.items())
+        for one in row:
+            other, value, low, high = one
+            made.append(
+                Margin(place, other, value, low, high, next(iter(words[one])) if len(words[one]) == 1 else SAME)
+            )
+    return made
 
 
 def _where(name: str, made: dict[str, Any], compared: dict[str, Any]) -> tuple[str, str]:
