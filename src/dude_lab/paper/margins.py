@@ -54,13 +54,12 @@ def margins_of(written: dict[str, Any]) -> list[Margin]:
         for (asked, experiment), row in rows.items():
             places.setdefault(tuple(row), {}).setdefault(asked, []).append(experiment)
     made = []
-    for row, where in places.items():
+    for differences, where in places.items():
         place = "; ".join(f"{asked} ({', '.join(names)})" for asked, names in where.items())
-        for one in row:
+        for one in differences:
             other, value, low, high = one
-            made.append(
-                Margin(place, other, value, low, high, next(iter(words[one])) if len(words[one]) == 1 else SAME)
-            )
+            word = next(iter(words[one])) if len(words[one]) == 1 else SAME
+            made.append(Margin(place, other, value, low, high, word))
     return made
 
 
