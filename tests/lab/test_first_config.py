@@ -91,6 +91,11 @@ def test_nothing_is_overwritten_or_guessed(tiny_base: Path, tmp_path: Path) -> N
     assert not (tmp_path / "b.yaml").exists()
 
 
+def test_an_unknown_method_is_named(tmp_path: Path) -> None:
+    made = dude("init", "mini_gsm", "mini", "-o", tmp_path / "a.yaml", "--method", "lroa")
+    assert made.exit_code == 2 and "unknown method 'lroa'" in made.output and not (tmp_path / "a.yaml").exists()
+
+
 def test_keys_lists_every_key() -> None:
     said = dude("keys").output
     assert set(re.findall(r"^ (\w+)", said, re.MULTILINE)) >= {key.key for key in keys()}

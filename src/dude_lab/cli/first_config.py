@@ -14,7 +14,7 @@ from ..config.yaml_file import parse_run
 from ..config.yaml_reader import dump_yaml, load_yaml
 from ..data.catalogue import SETS
 from ..data.data_files import SUFFIXES, read_rows
-from ..methods import METHODS
+from ..methods import METHODS, parse_method
 from ..settings import parse
 from ..training.base_model import find_base
 from ..training.estimates import step_count
@@ -51,6 +51,7 @@ def first_config(data: str, model: str, method: str, output: str) -> str:
     Raises:
         DudeError: data or model that cannot be read.
     """
+    parse_method(method, "dude init")
     base = find_base(parse(ModelSettings, {"name": model}, "dude init: model"))
     section = _source(data)
     loaded = load_training(parse(DataSettings, section, "dude init: data"))
