@@ -28,6 +28,13 @@ def score(settings: EvalSettings, doc: int, said: str, tokenizer: Any = None) ->
     return task.process_results(list(task.eval_docs)[doc], [said])
 
 
+def test_a_choice_follows_its_prompt_after_one_space(tmp_path: Path) -> None:
+    file = write(tmp_path / "v.jsonl", {"prompt": "which? ", "choices": ["a1", " b2"], "answer": 0})
+    task = build_units(EvalSettings(file=file, metric="choice"))[0].task
+    task.build_all_requests(rank=0, world_size=1)
+    assert [request.args for request in task.instances] == [("which?", " a1"), ("which?", " b2")]
+
+
 def test_exact_match_and_contains(tmp_path: Path) -> None:
     file = write(
         tmp_path / "val.jsonl", {"prompt": "2 + 2 =", "completion": "four"}, {"prompt": "b", "completion": "x"}

@@ -130,7 +130,8 @@ def _choice(row: Mapping[str, Any], settings: EvalSettings, place: str) -> dict[
         prompt = None
     if not isinstance(prompt, str) or not prompt.strip():
         raise DudeError(f"{place}: no text for eval.prompt ({quote(template)}). The columns are: {some(row)}.")
-    return {"prompt": prompt.rstrip(" "), "choices": [f" {one.strip()}" for one in choices], "gold": gold}
+    # The harness puts a space between the two, its `target_delimiter`.
+    return {"prompt": prompt.rstrip(" "), "choices": [one.strip() for one in choices], "gold": gold}
 
 
 def yaml_units(settings: EvalSettings) -> list[Unit]:
