@@ -49,7 +49,7 @@ def first_config(data: str, model: str, method: str, output: str) -> str:
         output: folder of the run.
 
     Raises:
-        DudeError: data or model that cannot be read.
+        DudeError: data or model that cannot be read, or an unknown method.
     """
     parse_method(method, "dude init")
     base = find_base(parse(ModelSettings, {"name": model}, "dude init: model"))

@@ -119,7 +119,7 @@ def _notes(results: Results, runs: list[Run]) -> list[str]:
             notes.append("Accuracy: mean over seeds with 95% Student's t interval; all seeds have the same questions.")
         alike = any(len(row.runs) > 1 and len({run.accuracy for run in row.runs}) == 1 for row in begun)
         if alike or results.base is not None or any(len(row.runs) == 1 for row in begun):
-            one = "The base, and rows of one seed or of seeds that have one value" if several else "One seed"
+            one = "The base model, and rows of one seed or of seeds that have one value" if several else "One seed"
             notes.append(f"{one}: 95% interval over the questions (Wilson), which says nothing about other seeds.")
         notes.append(
             "Differences: paired by seed and question, Student's interval with the variance of a bootstrap over both; "

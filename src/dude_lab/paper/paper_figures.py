@@ -29,7 +29,7 @@ def draw(kind: str, comparison: ComparisonResult, *paths: Path) -> bool:
     Return False if there is nothing to draw: no run is finished or, against the rank, those of one rank only.
     """
     rows = _rows(comparison)
-    if not rows or (kind == "ranks" and len({row.r for row in rows}) < 2):
+    if not rows or (kind == "ranks" and len({row.r for row in rows} - {None}) < 2):
         return False
     with picture(*paths, size=SIZES[kind]) as figure:
         {"curves": _curves, "ranks": _ranks, "seeds": _seeds}[kind](figure, comparison)
