@@ -223,6 +223,7 @@ def test_columns_of_different_values_have_a_panel_each(tmp_path: Path, monkeypat
     from dude_lab.stats.intervals import Interval
 
     results = collect(filled(tmp_path, SHARES))
+    results = replace(results, rows=[replace(row, r=8 * n) for n, row in enumerate(results.rows, 1)])
     comparison = ComparisonResult("ranks", COMPARISONS["ranks"], "mini", None, "mini_", (), "mini_mmlu", results)
     titles: list[list[str]] = []
     monkeypatch.setattr(
