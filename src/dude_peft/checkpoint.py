@@ -12,6 +12,7 @@ part, `lora_A.gate.weight` (E, r, k).
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
@@ -111,6 +112,39 @@ def refuse_foreign(state: Iterable[str], allowed: Iterable[str]) -> None:
             "modules_to_save: they would overwrite the base model. Load the base model that the adapter was trained "
             "on, or save the adapter again without them (save_embedding_layers=False)"
         )
+
+
+def embedding_entries(model: nn.Module, state: Mapping[str, Tensor], saved: Iterable[str]) -> dict[str, Tensor]:
+    """Return the weight behind each entry of the embeddings in a file, which has them where the vocabulary was resized.
+
+    Warns where the file's values are not the model's, as PEFT copies them over the base model's.
+
+    Args:
+        model: with or without the adapter.
+        state: the file's entries.
+        saved: the names of the entries of `modules_to_save`, which are left out.
+    """
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    embeddings = [getattr(base, name, lambda: None)() for name in ("get_input_embeddings", "get_output_embeddings")]
+    found = {}
+    for name, module in base.named_modules(remove_duplicate=False):
+        original = getattr(module, "original_module", module)  # of a wrapper of modules_to_save
+        weight = getattr(original, "weight", None)
+        if not isinstance(weight, Tensor) or not any(module is one for one in embeddings):
+            continue
+        for entry in ("weight", "original_module.weight", "modules_to_save.weight"):
+            key = f"{PEFT_PREFIX}{name}.{entry}"
+            if key not in state or key in saved:
+                continue
+            found[key] = weight
+            values = checked(state, key, tuple(weight.shape), weight.dtype).to(weight)
+            if not entry.startswith("modules_to_save") and not torch.equal(values, weight):
+                warnings.warn(
+                    "the adapter was saved with the embeddings of its base model, as PEFT does for a resized "
+                    f"vocabulary: '{key}' replaces those of this base model",
+                    stacklevel=2,
+                )
+    return found
 
 
 def checked(
@@ -372,6 +406,7 @@ def checked_parts(
         for name, module in saved_modules(base, config).items()
         for entry, tensor in module.state_dict().items()
     }
+    saved |= embedding_entries(model, state, saved)
     found = layer_parts(state, layers, config.magnitude_axis, saved)
     entries = {key: checked(state, key, tensor.shape, tensor.dtype) for key, tensor in saved.items()}
     for key, target in layers.items():

@@ -175,7 +175,8 @@ class DudeConfig(LoraConfig):
             for card in (folder / "README.md", folder.parent / "README.md"):  # PEFT's is beside the first adapter
                 publish_card(card)
             raw = self.to_dude_dict()
-            if weights.is_file():
+            # PeftModel saves the weights first. transformers saves them last: those that are there are older.
+            if weights.is_file() and "auto_mapping_dict" in kwargs:
                 use_umask(weights)
                 sync(weights)
                 raw["weights_sha256"] = sha256(weights)

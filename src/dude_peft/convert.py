@@ -164,7 +164,7 @@ def input_moments(
         adapter_name: of the adapter.
     """
     layers = _adapted_layers(model, adapter_name)
-    sums = {name: torch.zeros(_shape(module)[1], dtype=torch.float64) for name, module in layers.items()}
+    sums = {name: torch.zeros(_shape(module)[1], dtype=torch.float64, device="cpu") for name, module in layers.items()}
     counts = dict.fromkeys(layers, 0)
     mask: Tensor | None = None
 

@@ -323,7 +323,7 @@ class DudeExperts(nn.Module, LoraLayer):
             result, linked = stack.outputs(y), attached
             result = result if attached else result.contiguous()
             W = stack.weight(weight.detach())
-            b = None if bias is None else stack.outputs(bias.detach()[expert])
+            b = None if bias is None else stack.outputs(bias[expert])
             for name in adapters:
                 adapter, found, s = (
                     self.lora_dude[name][stack.name],
@@ -380,7 +380,7 @@ class DudeExperts(nn.Module, LoraLayer):
             before = self._cache_pop(f"{self.merged_adapters.pop()}-unmerged")
             for name, values in before.items():
                 parameter = getattr(self.base_layer, name)
-                parameter.data = values.to(parameter.device)
+                parameter.data = values.to(parameter)
 
     def _parameters_of(self, adapter: str) -> list[str]:
         return list(dict.fromkeys(self.stacks[stack].parameter for stack in self.lora_dude[adapter]))

@@ -258,6 +258,8 @@ class DudeModel(LoraModel):
     ) -> None:
         if not isinstance(lora_config, DudeConfig):
             report_init(current_key)
+            if adapter_name in getattr(target, "lora_dude", ()):  # of an earlier get_peft_model on the same base
+                target.delete_adapter(adapter_name)
             super()._create_and_replace(lora_config, adapter_name, target, target_name, parent, current_key, **kw)
             return
         plain = lora_config.lora_config()
@@ -299,7 +301,9 @@ class DudeModel(LoraModel):
         for name in saved_parameters(model, adapter_name).values():
             if name in state_dict:
                 state_dict[name] = checkpoint.full_tensor(state_dict[name])
-        return checkpoint.to_stored(state, config.magnitude_axis, f".{adapter_name}")
+        # A state dict of the trained parameters alone lacks the initial values.
+        frozen = {n: p.detach() for n, p in model.named_parameters() if state and f".lora_dude.{adapter_name}." in n}
+        return checkpoint.to_stored({**frozen, **state}, config.magnitude_axis, f".{adapter_name}")
 
     @classmethod
     def _remap_adapter_state_dict_for_load(
@@ -307,6 +311,7 @@ class DudeModel(LoraModel):
     ) -> dict[str, Tensor]:
         if isinstance(config, DudeConfig) and checkpoint.LOADED.get() is None:  # `load_adapter` has done it
             layers, saved = dude_layers(model, adapter_name), set(saved_parameters(model, adapter_name).values())
+            saved |= checkpoint.embedding_entries(model, state_dict, saved).keys()
             state_dict = checkpoint.from_stored(state_dict, layers, config, adapter_name, saved)
         state_dict = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
         return _sharded_like(model, state_dict) if isinstance(config, DudeConfig) else state_dict

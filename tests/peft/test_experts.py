@@ -138,15 +138,17 @@ def test_output_and_gradient_are_those_of_the_dense_formula_in_float64(kind, axi
         assert relative_error(layer(x, index, weights), y64) < 1e-6
 
 
-@pytest.mark.parametrize("kind", ["mixtral", "gpt_oss"])
+@pytest.mark.parametrize(("kind", "biases"), [("mixtral", False), ("gpt_oss", False), ("gpt_oss", True)])
 @pytest.mark.parametrize("axis", AXES)
-def test_gradcheck_of_the_whole_forward(kind, axis):
+def test_gradcheck_of_the_whole_forward(kind, biases, axis):
     small = {"hidden_size": 8, "intermediate_size": 6, "num_hidden_layers": 1}
     model = models.mixture(kind, torch.float64, **small)
     model = get_peft_model(model, config(r=2, magnitude_axis=axis)).train()
     models.move(model, 0.2)
     layer = experts_of(model)
     x, index, weights = inputs(layer, torch.float64, count=4)
+    for name, parameter in layer.base_layer.named_parameters():
+        parameter.requires_grad_(biases and name.endswith("bias"))
     trained = [p for p in layer.parameters() if p.requires_grad]
 
     def forward(x, weights, *_):
