@@ -28,6 +28,7 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     Raises:
         OSError: the folder has files and `overwrite` is false, or the disk fails.
     """
+    path = Path(os.path.realpath(path))  # the folder behind a link, so that the link stays
     part = files.part_of(path)
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)

@@ -13,9 +13,11 @@ from dude_lab.compare.comparison_folder import mark_of
 from dude_lab.config.data_settings import DataSettings
 from dude_lab.config.run_settings import ModelSettings, TrainSettings
 from dude_lab.config.yaml_file import fingerprint, parse_run
+from dude_lab.data.formats import Chat
 from dude_lab.training.base_model import find_base, identity
 from dude_lab.training.examples import IGNORED, shown, tokenize
 from dude_lab.training.finished_run import run_base
+from dude_lab.training.merging import merge_stream
 from dude_lab.training.run_plan import make_plan
 from dude_lab.training.train_run import Interrupted, train
 from dude_lab.training.training_data import load_training
@@ -259,6 +261,7 @@ def test_a_template_that_leaves_out_tool_calls_is_refused(tmp_path, instruct):
         ({"messages": [*TURNS, {"role": "user", "content": 3}]}, "message 6 (user) has int 3, not text"),
         ({"messages": [*TURNS, {"role": "user", "content": [{"type": "image_url"}]}]}, "a part that is not text"),
         ({"messages": TURNS, "tools": "add"}, "column 'tools' has 'add'"),
+        ({"messages": [{"role": "assistant", "content": "", "tool_calls": 3}]}, "has tool_calls 3, not a list"),
         ({"text": "x"}, "no column 'messages'"),
     ],
 )
@@ -269,10 +272,22 @@ def test_a_chat_that_cannot_be_used_is_named(row, said, tmp_path):
     assert said in str(caught.value) and "line 2" in str(caught.value)
 
 
-def test_roles_of_sharegpt_are_named(tmp_path):
-    path = write(tmp_path, [{"conversations": [{"from": "alien", "value": "Hi"}]}])
-    with pytest.raises(DudeError, match=r"line 1: turn 1 is from 'alien'. Known: system, human"):
+@pytest.mark.parametrize(("said", "shown"), [("alien", "'alien'"), (["human"], r"\['human'\]")])
+def test_roles_of_sharegpt_are_named(said, shown, tmp_path):
+    path = write(tmp_path, [{"conversations": [{"from": said, "value": "Hi"}]}])
+    with pytest.raises(DudeError, match=rf"line 1: turn 1 is from {shown}. Known: system, human"):
         load_training(DataSettings(train=str(path)))
+
+
+def test_text_that_looks_like_json_is_text(tmp_path):
+    path = write(tmp_path, [{"prompt": "[3, 1, 2]", "completion": "[1, 2, 3]"}])
+    found = load_training(DataSettings(train=str(path))).train
+    assert (found["prompt"], found["completion"]) == (["[3, 1, 2]"], [" [1, 2, 3]"])
+
+
+def test_an_empty_cell_of_tools_is_none(tmp_path):
+    path = write(tmp_path, [{"messages": json.dumps(TURNS), "tools": ""}], "data.csv")
+    assert Chat.from_json(load_training(DataSettings(train=str(path))).train["chat"][0]).tools is None
 
 
 def test_a_function_call_of_sharegpt_is_a_tool_call(tmp_path):
@@ -434,7 +449,7 @@ def test_a_template_from_a_file_is_used_and_saved_with_the_adapter(tiny_base, tm
     (tmp_path / "chatml.jinja").write_text(CHATML)
     raw = {
         "model": {"name": str(tiny_base), "chat_template": str(tmp_path / "chatml.jinja")},
-        "method": {"name": "lora", "target_modules": ["q_proj"]},
+        "method": {"name": "dude", "target_modules": ["q_proj"]},
         "data": {"train": str(write(tmp_path, [{"messages": TURNS[1:3]}] * 4))},
         "train": {"steps": 1, "batch_size": 2, "device": "cpu"},
         "output": str(tmp_path / "run"),
@@ -448,6 +463,8 @@ def test_a_template_from_a_file_is_used_and_saved_with_the_adapter(tiny_base, tm
     assert fingerprint(parse_run({**raw, "model": str(tiny_base)})) != fingerprint(settings)
     (tmp_path / "chatml.jinja").unlink()
     assert run_base(tmp_path / "run", device="cpu")[1].tokenizer.chat_template == CHATML
+    merge_stream(tmp_path / "run", tmp_path / "merged")
+    assert AutoTokenizer.from_pretrained(tmp_path / "merged").chat_template == CHATML
 
 
 def test_a_template_that_was_edited_is_another_base(tiny_base, tmp_path):  # noqa: F811

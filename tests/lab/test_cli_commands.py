@@ -40,7 +40,9 @@ def test_eval_of_a_run_writes_into_it(run: Path) -> None:
 
     again = dude("eval", run, *EVAL)
     assert again.exit_code == 2 and "already has results" in again.stderr and "--overwrite" in again.stderr
+    (folder / "samples" / "mini_sums.jsonl").write_text("{}\n")  # of an earlier version of the suite
     assert dude("eval", run, *EVAL, "--overwrite").exit_code == 0
+    assert [path.name for path in (folder / "samples").iterdir()] == ["mini_csqa.jsonl"]
 
 
 def test_eval_tells_the_adapter_from_its_base(run: Path, tiny_base: Path, tmp_path: Path) -> None:  # noqa: F811
@@ -92,6 +94,21 @@ def test_merge_writes_a_plain_model(run: Path, tmp_path: Path) -> None:
 
     result = dude("merge", run, "-o", tmp_path / "merged")
     assert result.exit_code == 2 and "not empty" in result.stderr
+
+
+def test_a_merged_model_goes_into_the_folder_behind_a_link_but_not_into_the_current_one(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert dude("merge", run, "-o", tmp_path / "link").exit_code == 0
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real" / "model.safetensors").is_file()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for command in ("merge", "export"):
+        refused = dude(command, run, "-o", ".")
+        assert refused.exit_code == 2 and "this is the current folder" in " ".join(refused.stderr.split())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["here", "link", "real"]
 
 
 def test_a_merge_by_tensor_is_the_same_model(run: Path, tmp_path: Path) -> None:

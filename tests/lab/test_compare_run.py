@@ -107,6 +107,24 @@ def test_a_second_start_does_nothing(done: tuple[Path, str]) -> None:
     assert {p: p.stat().st_mtime_ns for p in (folder / "runs").rglob("*")} == runs
     assert {p: p.read_bytes() for p in folder.iterdir() if p.is_file()} == tables
     assert "3 runs: 2 done, 1 failed, 0 to do" in dude("compare", config, "--dry-run").stdout
+    files = sorted(folder.rglob("*"))
+    assert "5 runs: 2 done, 1 failed, 2 to do" in dude("compare", config, "seeds=[1,2]", "--dry-run").stdout
+    assert sorted(folder.rglob("*")) == files
+
+
+def test_finished_runs_do_not_stand_for_a_file_that_has_changed(done: tuple[Path, str]) -> None:
+    config, _ = done
+    file = config.parent / "sums.jsonl"
+    before, tables = file.read_text(), (config.parent / "compare" / "table.json").read_bytes()
+    file.write_text("".join(before.splitlines(keepends=True)[1:]))
+    refused = dude("compare", config)
+    said = " ".join(refused.stderr.split())
+    assert refused.exit_code == 2 and "has changed since runs of this comparison, such as lora-r4" in said
+    file.unlink()  # the tables need no data
+    assert dude("compare", config).exit_code in (1, 2)
+    file.write_text(before)
+    assert dude("compare", config).exit_code == 1
+    assert (config.parent / "compare" / "table.json").read_bytes() == tables
 
 
 def test_what_all_runs_share_is_checked_before_anything_is_written(tiny_base: Path, tmp_path: Path) -> None:  # noqa: F811

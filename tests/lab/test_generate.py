@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +141,7 @@ def test_sampling_is_reproducible(chatty: Path, tmp_path: Path) -> None:
         (["nothing.jsonl", "-o", "out.jsonl"], "nothing.jsonl"),
         (["IN", "-o", "out.jsonl", "--prompt", "question"], "no prompt in column 'question' and no 'messages'. It has"),
         (["IN", "-o", "out.jsonl", "--template", "{a} {b}"], "has 2 fields; give one"),
+        (["IN", "-o", "out.jsonl", "--template", "{0} {0.x}"], "has 2 fields; give one"),
         (["IN", "-o", "out.jsonl", "--template", "{a"], "Write a literal brace"),
         (["IN", "-o", "out.jsonl", "--system", "Be brief."], "--system needs a model with a chat template"),
     ],
@@ -162,3 +165,84 @@ def test_base_wants_an_adapter(tiny_base: Path) -> None:  # noqa: F811
     result = talk(["hi"], tiny_base, "--base")
     assert result.exit_code == 2
     assert "--base needs a run with an adapter" in " ".join(result.output.split())
+
+
+def test_a_prompt_ends_as_in_training(run: Path, tiny_base: Path, tmp_path: Path) -> None:  # noqa: F811
+    """Training moves a space at the end of a prompt to the completion."""
+    (tmp_path / "in.jsonl").write_text(json.dumps({"prompt": "4 + 4"}) + "\n")
+    written = []
+    for name, template in (("a", "Say: {}"), ("b", "Say: {} "), ("c", "Say: {0}")):
+        out = tmp_path / f"{name}.jsonl"
+        arguments = (tiny_base, tmp_path / "in.jsonl", "-o", out, "--template", template, "--max-new-tokens", 6)
+        assert dude("generate", *arguments).exit_code == 0
+        written.append(answers(out))
+    assert written[0] == written[1] == written[2] == [expected(tiny_base, "Say: 4 + 4", 6)]
+
+
+def test_a_column_answer_and_values_without_json_stay(tiny_base: Path, tmp_path: Path) -> None:  # noqa: F811
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    row = {"prompt": "one", "answer": "two", "day": date(2026, 1, 2), "score": math.nan}
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "in.parquet")
+    out = tmp_path / "out.jsonl"
+    result = dude("generate", tiny_base, tmp_path / "in.parquet", "-o", out, "--max-new-tokens", 3)
+    assert result.exit_code == 0, result.output
+    [written] = map(json.loads, out.read_text().splitlines())
+    kept = {"prompt": "one", "answer": "two", "day": "2026-01-02", "score": None}
+    assert written == {**kept, "generated_answer": expected(tiny_base, "one", 3)}
+    assert "the model's are in generated_answer" in " ".join(result.output.split())
+
+
+def test_an_answer_ends_with_the_context(chatty: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    (tmp_path / "in.jsonl").write_text(json.dumps({"prompt": "1 " * 100}) + "\n")
+    out = tmp_path / "out.jsonl"
+    result = dude("generate", chatty, tmp_path / "in.jsonl", "-o", out, "--max-new-tokens", 10_000)
+    assert result.exit_code == 0, result.output
+    text = "<user> " + "1 " * 100 + "\n<assistant>"
+    length = len(AutoTokenizer.from_pretrained(chatty)(text)["input_ids"])
+    assert length < 256 and answers(out) == [expected(chatty, text, 256 - length)]
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"messages": ["hi"]}, "is not a list of messages with 'role' and 'content'"),
+        ({"messages": [{"role": "user", "content": None}]}, "message 1 has NoneType None, not text"),
+        ({"prompt": ["hi"]}, "is not a list of messages"),
+        ({"prompt": "\ud800"}, "half of a surrogate pair"),
+        ({"prompt": "  "}, "no prompt in column 'prompt'"),
+        ({"prompt": "1 " * 400}, "tokens, and the model's context is 256. Shorten it"),
+        ({"messages": [{"role": "user", "content": [{"image": "x"}]}]}, "has a part that is not text"),
+    ],
+)
+def test_a_record_that_cannot_be_asked_is_named_before_the_first_answer(
+    chatty: Path, tmp_path: Path, record: dict[str, Any], message: str
+) -> None:
+    lines = [json.dumps({"prompt": "fine"}), json.dumps(record)]
+    (tmp_path / "in.jsonl").write_text("".join(line + "\n" for line in lines))
+    result = dude("generate", chatty, tmp_path / "in.jsonl", "-o", tmp_path / "out.jsonl")
+    assert result.exit_code == 2, result.output
+    said = " ".join(result.output.split())
+    assert message in said and "in.jsonl, line 2" in said
+    assert [p.name for p in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+def test_two_processes_do_not_mix_their_answers(chatty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"prompt": f"number {n}"}) + "\n" for n in range(3)))
+    arguments = ["generate", chatty, tmp_path / "in.jsonl", "--max-new-tokens", 3, "-o", tmp_path / "out.jsonl"]
+    second: list[Any] = []
+    generate = module.Talker.generate
+
+    def meanwhile(self: Any, *rest: Any) -> Any:
+        if not second:
+            second.append(None)
+            second[0] = dude(*arguments)
+        return generate(self, *rest)
+
+    monkeypatch.setattr(module.Talker, "generate", meanwhile)
+    assert dude(*arguments).exit_code == 0
+    assert second[0].exit_code == 2 and "another process is answering this file" in " ".join(second[0].output.split())
+    assert len(answers(tmp_path / "out.jsonl")) == 3 and not list(tmp_path.glob(".*"))

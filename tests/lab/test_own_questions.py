@@ -14,6 +14,7 @@ from tiny_run import Tiny, tiny, tiny_base, tiny_instruct  # noqa: F401
 from dude_lab.config.eval_settings import EvalSettings
 from dude_lab.evaluation.evaluator import evaluate
 from dude_lab.evaluation.tasks import build_units
+from dude_lab.training.finished_run import open_run
 from dude_lab.training.train_run import train
 from dude_peft.errors import DudeError
 
@@ -65,6 +66,7 @@ def test_choice_takes_a_number_a_letter_or_a_text(tmp_path: Path, answer: Any) -
         ),
         ("choice", {"prompt": "x", "choices": ["a", "b"], "answer": 2}, "its letter or its number from 0, got 2"),
         ("choice", {"prompt": "x", "choices": ["a"], "answer": 0}, "'choices' must be a list of at least two texts"),
+        ("choice", {"prompt": "x", "choices": ["a", " "], "answer": 0}, "'choices' must be a list of at least two"),
         (
             "choice",
             {"question": "x", "choices": ["a", "b"], "answer": 0},
@@ -119,6 +121,11 @@ def test_the_metric_loss_makes_the_file_the_validation_data(tiny: Tiny) -> None:
     assert settings.data.validation == file and settings.eval == EvalSettings(every=2)
     with pytest.raises(DudeError, match="in place of eval"):
         tiny.settings("data.validation=0.1")
+    for change in ("eval.limit=2", "eval.max_new_tokens=8", "eval.batch_size=4", "eval.prompt=prompt"):
+        with pytest.raises(DudeError, match=rf"'{change.partition('=')[0]}' has no meaning with metric loss"):
+            tiny.settings(change)
+    train(settings)
+    assert open_run(tiny.output)[1].eval == settings.eval
 
 
 def test_a_task_of_the_harness_from_its_yaml_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,3 +186,18 @@ def test_the_command_computes_the_loss_on_a_file(tiny: Tiny, capsys: pytest.Capt
     found = json.loads((out / "metrics.json").read_text())
     assert found["loss"] == pytest.approx(before["validation_loss"], rel=1e-5) and found["examples"] == 4
     assert f"loss {found['loss']:.4f}, perplexity" in capsys.readouterr().out
+
+
+def test_the_loss_of_a_run_is_computed_as_it_was_trained(tiny: Tiny) -> None:  # noqa: F811
+    """On all tokens, and without the records that are too long, as the run's validation loss is."""
+    from dude_lab.cli.finished_runs import evaluate_model
+
+    rows = [{"prompt": f"{k} and", "completion": f" {k + 1}"} for k in range(3)]
+    file = write(tiny.folder / "v.jsonl", *rows, {"prompt": "1 and " * 30, "completion": " 2"})
+    tiny.raw["data"]["validation"] = file
+    changes = ("train.steps=1", "train.warmup=0", "train.completion_only_loss=false", "train.max_length=40")
+    result = train(tiny.settings(*changes, "train.overlong=truncate")).record["metrics"]["after"]
+    settings, out = EvalSettings(file=file, metric="loss"), tiny.folder / "out"
+    evaluate_model(str(tiny.output), settings, out, overwrite=False, dtype="auto", device="cpu")
+    found = json.loads((out / "metrics.json").read_text())
+    assert found["loss"] == pytest.approx(result["validation_loss"], rel=1e-5) and found["examples"] == 3

@@ -217,6 +217,20 @@ def test_weights_and_unknown_files_are_not_removed_in_silence(study: Path, tmp_p
     assert packed_bytes(study) == packed_bytes(tmp_path / "packed")
 
 
+def test_runs_with_folders_are_in_an_unpacked_copy_too(study: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    plan = plan_of(study)
+    cells = plan.grid.runs(plan.grid.rows[0], 1e-3)
+    kept = shutil.copytree(study / "runs" / cells[0].name, tmp_path / "kept")
+    shutil.rmtree(study / "runs" / cells[0].name)
+    pack(study)
+    shutil.copytree(kept, study / "runs" / cells[0].name)  # one that was run after the others were packed
+    monkeypatch.setenv("HOME", str(tmp_path))
+    result = dude("unpack", study, "-o", "~/new")
+    assert result.exit_code == 0, result.output
+    assert len(list((tmp_path / "new" / "runs").glob("*/run.json"))) == 10
+    assert content(FolderRun(tmp_path / "new" / "runs" / cells[0].name)) == content(FolderRun(kept))
+
+
 def test_unfinished_runs_and_failures_stay(study: Path) -> None:
     plan = plan_of(study)
     cells = plan.grid.runs(plan.grid.rows[0], 1e-3)

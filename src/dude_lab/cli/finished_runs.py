@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from rich.markup import escape
@@ -50,6 +51,7 @@ def evaluate_model(
         result = evaluate(loaded, base.tokenizer, settings, progress=reporter.asked)
     out.print()
     out.print(result.markdown(), markup=False, soft_wrap=True)  # first of all: a disk that is full must not lose it
+    _clear(folder)
     result.write(folder)
     sync_tree(folder)
     about = {
@@ -74,17 +76,24 @@ def _evaluate_loss(model: str, settings: EvalSettings, folder: Path, *, dtype: s
     with reporter.stage(f"loading {model}"):
         base, loaded = load_any(model, dtype=dtype, device=device)
     with reporter.stage(f"computing the loss on {settings.file}"):
-        found = file_loss(loaded, base, settings, reporter.asked)
+        found = file_loss(loaded, base, settings, reporter.asked, open_run(model)[1] if is_run(model) else None)
     values = {**found._asdict(), "perplexity": perplexity(found.loss)}
     dropped = f"; {found.dropped:,} longer ones are left out" if found.dropped else ""
     out.print(
         f"loss {found.loss:.4f}, perplexity {values['perplexity']:.4g} on {found.tokens:,} tokens of "
         f"{found.examples:,} examples{dropped}"
     )
+    _clear(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "metrics.json", json_values(values))
     out.print(f"{CHECKED} {escape(str(folder / 'metrics.json'))}", soft_wrap=True)
     return 0
+
+
+def _clear(folder: Path) -> None:
+    """Remove the results of an earlier evaluation, whose answers would lie beside the new ones."""
+    for name in FILES:
+        shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink(missing_ok=True)
 
 
 def _as_in_training(settings: EvalSettings, run: str) -> EvalSettings:

@@ -13,10 +13,14 @@ from ..paper.experiments import ALL, EXPERIMENTS, SCALES
 from .shared_options import Overrides, expanded, prepare
 
 Study = Annotated[
-    Path, typer.Argument(help="Folder of a comparison or of a study.", metavar="STUDY", show_default=False)
+    Path,
+    typer.Argument(
+        help="Folder of a comparison or of a study.", metavar="STUDY", show_default=False, callback=expanded
+    ),
 ]
 NewStudy = Annotated[
-    Path | None, typer.Option("-o", "--output", help="New folder for the result; STUDY is then not changed.")
+    Path | None,
+    typer.Option("-o", "--output", help="New folder for the result; STUDY is then not changed.", callback=expanded),
 ]
 
 

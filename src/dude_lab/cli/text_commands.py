@@ -61,7 +61,7 @@ def generate(
     dtype: Dtype = "auto",
     device: Device = "auto",
 ) -> None:
-    """Answer every prompt of a file. An interrupted call is resumed by the same call."""
+    """Add an answer to every record of a file. An interrupted call is resumed by the same call."""
     prepare()
     from .generate import Sampling, Talker, check_files, generate_file
 

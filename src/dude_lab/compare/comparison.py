@@ -79,6 +79,7 @@ def plan_settings(
     plan = Plan(settings, Grid(settings, mark_of(base), folder.runs, source), folder, base, only)
     if any(not folder.is_done(run) for run in known_runs(plan)):
         _check_shared(plan)
+    _check_unchanged(plan)
     return plan
 
 
@@ -150,6 +151,35 @@ def known_runs(plan: Plan, rates: LearningRates | None = None) -> list[PlannedRu
         runs += grid.searches(row)
     by_row = [grid.runs(row, rate) for row in plan.rows if (rate := rates.learning_rate(row)) is not None]
     return runs + [run for seed in zip(*by_row, strict=True) for run in seed]
+
+
+def _check_unchanged(plan: Plan) -> None:
+    """Reject training files that have changed since finished runs of the comparison were trained on them.
+
+    A run is named by the names of its files, so it would stand for the new records.
+    """
+    from ..training.training_data import load_training
+
+    data = plan.grid.runs(plan.grid.rows[0], plan.grid.rows[0].learning_rates[0])[0].settings.data
+    if data.train is None:
+        return
+    trained: dict[str, str] = {}
+    for run in known_runs(plan):
+        record = None if run.kind == "base" or run.settings.data != data else plan.folder.record(run)
+        if record is not None:
+            trained.setdefault(record["provenance"]["data"]["sha256"], run.name)
+    if not trained:
+        return
+    try:
+        found = load_training(data)
+    except DudeError:  # the tables of finished runs need no data
+        return
+    trained.pop(found.sha256, None)
+    if trained:
+        raise DudeError(
+            f"data.train: {found.source} has changed since runs of this comparison, such as "
+            f"{next(iter(trained.values()))}, were trained on it. Restore the file, or set output to a new folder."
+        )
 
 
 def _check_shared(plan: Plan) -> None:

@@ -152,6 +152,8 @@ class ComparisonFolder:
 
     def is_claimed(self, run: PlannedRun) -> bool:
         """Whether a process works on the run."""
+        if not (self.state / f"{run.name}.lock").exists():
+            return False
         if (lock := claim(self.state, run.name)) is None:
             return True
         lock.release()

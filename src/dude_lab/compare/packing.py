@@ -99,12 +99,13 @@ def unpack(path: str | Path, output: Path | None = None) -> Packing:
         if packed is None:
             raise DudeError(f"{study}: no packed runs (no runs.parquet).")
         target = study if output is None else _copy(study, output)
+        if output is not None:
+            for path in sorted(p for p in (study / "runs").glob("*") if p.is_dir()):
+                shutil.copytree(path, target / "runs" / path.name, dirs_exist_ok=True)
         written = 0
         for name in packed.records:
             folder = RunFolder(target / "runs" / name)
-            if output is not None and (study / "runs" / name / "run.json").is_file():
-                shutil.copytree(study / "runs" / name, folder.path, dirs_exist_ok=True)
-            elif not folder.record.is_file():
+            if not folder.record.is_file():
                 _write_folder(folder, PackedRun(packed, name))
                 written += 1
         if output is None:

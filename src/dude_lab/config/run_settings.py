@@ -166,9 +166,9 @@ class RunSettings(Settings):
         if asked.metric == "loss":
             if data.train is None or data.validation is not None:
                 raise ValueError("'eval.metric' is loss: set data.validation in place of eval.file")
-            other = [
-                key for key in ("prompt", "completion", "column", "chat_template") if getattr(asked, key) is not None
-            ]
+            fields = type(asked).model_fields.items()
+            idle = [name for name, field in fields if getattr(asked, name) != field.default]
+            other = [name for name in idle if name not in ("file", "metric", "every")]
             if other:
                 raise ValueError(
                     f"'eval.{other[0]}' has no meaning with metric loss: the file is read as data.train is"

@@ -173,7 +173,7 @@ def read_records(
             for row, place in zip(rows.rows, places, strict=True)
         ]
         return Records(format, list(made), (made[0], chats[0]))
-    if prompt is None and completion is None and isinstance(_parsed(rows.rows[0].get("prompt")), list):
+    if prompt is None and completion is None and _is_messages(rows.rows[0].get("prompt")):
         both = zip(rows.rows, places, strict=True)
         return Records(format, [_prompt_and_completion(row, place) for row, place in both])
     texts = pairs(rows, prompt or "prompt", completion or "completion")
@@ -213,7 +213,7 @@ def _sharegpt(row: Mapping[str, Any], column: str, place: str) -> Chat:
     turns = []
     for number, turn in enumerate(_turns(row, column, place), 1):
         said = turn.get("from")
-        if said not in SHAREGPT_ROLES:
+        if not isinstance(said, str) or said not in SHAREGPT_ROLES:
             raise DudeError(f"{place}: turn {number} is from {quote(said)}. Known: {', '.join(SHAREGPT_ROLES)}.")
         if said == "function_call":
             calls = _parsed(turn.get("value"))
@@ -253,8 +253,10 @@ def _chat(turns: list[Any], row: Mapping[str, Any], place: str, first: int = 0) 
         role = message.get("role")
         if role not in ROLES:
             raise DudeError(f"{place}: message {number} has the role {quote(role)}. Known: {', '.join(ROLES)}.")
-        message["content"] = _content(message.get("content", ""), f"{place}: message {number} ({role})")
+        message["content"] = text_of(message.get("content", ""), f"{place}: message {number} ({role})")
         if message.get("tool_calls"):
+            if not isinstance(message["tool_calls"], list):
+                raise DudeError(f"{place}: message {number} has tool_calls {quote(message['tool_calls'])}, not a list.")
             message["tool_calls"] = [_call(call, f"{place}: message {number}") for call in message["tool_calls"]]
         elif role == "assistant" and not message["content"].strip():
             raise DudeError(f"{place}: message {number}, of the assistant, is empty.")
@@ -262,13 +264,19 @@ def _chat(turns: list[Any], row: Mapping[str, Any], place: str, first: int = 0) 
         trained.append(role == "assistant" and number > first and weight != 0)
     if not any(trained):
         raise DudeError(f"{place}: no turn of the assistant to train on.")
-    tools = _parsed(row.get("tools"))
+    tools = _parsed(row.get("tools")) or None  # an empty cell of a CSV file is none
     if tools is not None and not isinstance(tools, list):
         raise DudeError(f"{place}: column 'tools' has {quote(row['tools'])}, not a list of JSON schemas.")
-    return Chat(messages, trained, tools or None, place)
+    return Chat(messages, trained, tools, place)
 
 
-def _content(content: Any, where: str) -> str:
+def _is_messages(value: Any) -> bool:
+    """Return whether a prompt is a list of messages, or JSON text of one; other text, such as "[3, 1]", is text."""
+    turns = _parsed(value)
+    return isinstance(turns, list) and (isinstance(value, list) or bool(turns and isinstance(turns[0], Mapping)))
+
+
+def text_of(content: Any, where: str) -> str:
     """Return a message's text; OpenAI's lists of parts are joined."""
     if isinstance(content, list):
         parts = [part.get("text") if isinstance(part, Mapping) else part for part in content]

@@ -107,7 +107,11 @@ def _rendered(chat: Chat, tokenizer: Any) -> str:
 def _choice(row: Mapping[str, Any], settings: EvalSettings, place: str) -> dict[str, Any]:
     """Return prompt, choices and the number of the right one, given as a number from 0, a letter or its text."""
     choices = row.get("choices")
-    if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(one, str) and one for one in choices):
+    if (
+        not isinstance(choices, list)
+        or len(choices) < 2
+        or not all(isinstance(one, str) and one.strip() for one in choices)
+    ):
         raise DudeError(f"{place}: 'choices' must be a list of at least two texts. The columns are: {some(row)}.")
     answer = row.get(settings.completion or "answer")
     letters = LETTERS[: len(choices)]
@@ -126,7 +130,7 @@ def _choice(row: Mapping[str, Any], settings: EvalSettings, place: str) -> dict[
     template = settings.prompt or "prompt"
     try:
         prompt = template.format(**row) if "{" in template else row[template]
-    except (KeyError, ValueError, IndexError):
+    except (KeyError, ValueError, IndexError, AttributeError, TypeError):
         prompt = None
     if not isinstance(prompt, str) or not prompt.strip():
         raise DudeError(f"{place}: no text for eval.prompt ({quote(template)}). The columns are: {some(row)}.")

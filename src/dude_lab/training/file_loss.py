@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..config.data_settings import DataSettings
 from ..config.eval_settings import EvalSettings
-from ..config.run_settings import TrainSettings
+from ..config.run_settings import RunSettings, TrainSettings
 from .base_model import Base
 from .examples import IGNORED, length_limit, tokenize
 from .training_data import load_training
@@ -26,11 +26,22 @@ class FileLoss(NamedTuple):
 
 
 def file_loss(
-    model: nn.Module, base: Base, settings: EvalSettings, progress: Callable[[int, int, str], None]
+    model: nn.Module,
+    base: Base,
+    settings: EvalSettings,
+    progress: Callable[[int, int, str], None],
+    run: RunSettings | None = None,
 ) -> FileLoss:
     """Return the loss on `settings.file`, in nats per token, on the tokens that would be trained on.
 
     The mean is over all of these tokens; the validation loss of a run is the mean over its batches.
+
+    Args:
+        model: with its adapter.
+        base: its base model.
+        settings: the file and its columns.
+        progress: called with the examples done and all examples.
+        run: the model's run, whose format, length limit and choice of tokens hold; None: the defaults.
 
     Raises:
         DudeError: a file or record that cannot be used.
@@ -40,8 +51,10 @@ def file_loss(
     from torch.nn.utils.rnn import pad_sequence
 
     keys = ("prompt", "completion", "column", "chat_template", "limit")
-    data = load_training(DataSettings(train=settings.file, **{key: getattr(settings, key) for key in keys}))
-    train = TrainSettings()
+    chosen = {key: getattr(settings, key) for key in keys}
+    format = None if run is None or run.data.name is not None else run.data.format
+    data = load_training(DataSettings(train=settings.file, format=format, **chosen))
+    train = TrainSettings() if run is None else run.train
     found = tokenize(data.train, base.tokenizer, train, length_limit(train, base.config), "evaluation")
     rows = sorted(found.data, key=lambda row: len(row["input_ids"]))
     total, tokens, device = 0.0, 0, next(model.parameters()).device

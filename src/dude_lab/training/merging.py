@@ -50,6 +50,8 @@ def check_output(output: Path) -> None:
         DudeError: the folder is not empty, or cannot be written.
     """
     check_folder(output, "-o")
+    if output.resolve() == Path.cwd():
+        raise DudeError(f"-o {output}: this is the current folder, and a new one takes its place. Give another name.")
     if output.is_dir() and any(output.iterdir()):
         raise DudeError(f"-o {output}: this folder is not empty. Choose a new one.")
 
@@ -123,6 +125,7 @@ def merge_stream(run: Path, output: Path, report: Callable[[int, int, str], None
     if not Path(base.source).is_dir():
         raise DudeError(f"--stream: the base '{base.name}' is not a local folder. Download it and train on the folder.")
     merge_checkpoint(base.source, folder.adapter, output, report=report)
+    base.tokenizer.save_pretrained(output)  # with the run's chat template
     return output
 
 
