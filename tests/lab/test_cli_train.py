@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -84,8 +85,10 @@ def test_dry_run_shows_the_plan_and_writes_nothing(tiny: Tiny, monkeypatch: pyte
 
 
 def test_validate_ticks_every_check(tiny: Tiny) -> None:  # noqa: F811
-    result = dude("validate", tiny.write())
+    config = tiny.write()
+    result = dude("validate", config, "train.steps=2", "data.prompt='{prompt} ='")
     assert result.exit_code == 0, result.output
+    assert shlex.join(["dude", "train", str(config), "train.steps=2", "data.prompt='{prompt} ='"]) in result.stdout
     lines = result.stdout.splitlines()
     for name in ("config", "model", "data", "lengths", "targets", "evaluation", "steps", "memory", "output"):
         assert any(line.startswith(f"✓ {name} ") for line in lines), name

@@ -12,6 +12,7 @@ from test_paper_report import PLAIN, RATES, fill, started
 from dude_lab.compare.comparison_folder import find_comparison
 from dude_lab.report import write_page
 from dude_peft.errors import DudeError
+from dude_peft.files import CHECKSUM
 
 
 @pytest.fixture
@@ -72,6 +73,13 @@ def test_comparisons_with_other_questions_are_refused(reproduction: Path, tmp_pa
     fill(other, "mini_gpqa", {"lora": 0.4, "dora": 0.4, "pissa": 0.4, "dude": 0.8})
     result = dude("compare", reproduction / "parts" / "gpqa", other.path)
     assert result.exit_code == 2 and "different questions" in result.stderr
+    for file in (other.runs).glob("*/run.json"):
+        record = json.loads(file.read_text())
+        record["config"]["eval"], record["metrics"]["after"]["tasks"] = None, {}
+        file.write_text(json.dumps({k: v for k, v in record.items() if k != CHECKSUM}))
+    run = next(path for path in sorted(other.runs.iterdir()) if path.name.startswith("dude"))
+    result = dude("compare", reproduction / "parts" / "gpqa", run)
+    assert result.exit_code == 2 and f"{run.name} was not evaluated on questions" in " ".join(result.stderr.split())
 
 
 def test_from_inside_its_own_folder(reproduction: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,7 +103,7 @@ def validate(config: Config, overrides: Overrides = None) -> None:
     prepare()
     from .train import validate as check
 
-    raise typer.Exit(check(_load(config, overrides), config))
+    raise typer.Exit(check(_load(config, overrides), config, overrides or []))
 
 
 @app.command("eval")

@@ -195,7 +195,7 @@ def _metrics(record: dict[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def validate(settings: RunSettings, config: Path) -> int:
+def validate(settings: RunSettings, config: Path, overrides: list[str]) -> int:
     """Check a config, and report every mistake at once; return the exit code."""
     out = console()
     reporter = PlainReporter(out)
@@ -229,5 +229,6 @@ def validate(settings: RunSettings, config: Path) -> int:
     if failed:
         out.print(f"\n[bold red]{len(failed)} of {len(done) + 1} checks failed[/]: {', '.join(failed)}")
         return USER_ERROR
-    out.print("\n[bold green]all checks passed[/]: dude train " + escape(str(config)), soft_wrap=True)
+    command = shlex.join(["dude", "train", str(config), *overrides])
+    out.print(f"\n[bold green]all checks passed[/]: {escape(command)}", soft_wrap=True)
     return 0

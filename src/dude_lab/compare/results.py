@@ -178,6 +178,12 @@ def _short(value: Any) -> str:
 
 
 def _check_questions(rows: Sequence[RowResult]) -> None:
+    without = [row for row in rows if row.runs and not _questions(row.runs[0])]
+    if without and len(without) < sum(bool(row.runs) for row in rows):
+        raise DudeError(
+            f"{without[0].runs[0].name} was not evaluated on questions, and others were. Give runs with the same "
+            "'eval' section."
+        )
     if len({json.dumps(_questions(row.runs[0])) for row in rows if row.runs}) > 1:
         raise DudeError("these runs were evaluated on different questions. Give runs with the same 'eval' section.")
 
