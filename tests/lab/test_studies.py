@@ -91,7 +91,7 @@ def test_every_answer_is_there_and_no_prompt(study: PackedStudy) -> None:
     [
         ("mini", "table2"),
         ("mini", "seeds"),
-        *(("small", name) for name in ("table1", "table3", "figure2", "ablation", "forgetting", "rates")),
+        *(("small", name) for name in ("table1", "table3", "figure2", "figure3", "ablation", "forgetting", "rates")),
     ],
 )
 def test_the_tables_are_those_of_the_runs(scale: Scale, name: str, tmp_path: Path) -> None:
