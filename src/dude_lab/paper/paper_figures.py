@@ -115,7 +115,9 @@ def _ranks(figure: Figure, comparison: ComparisonResult) -> None:
         )
         axes.set_xticks(range(len(ranks)), [str(rank) for rank in ranks])
         axes.set_xlabel("rank r" + ("; hollow: the paper's" if comparison.paper else ""))
-        axes.legend(frameon=False, fontsize=8.5)
+    # Beside the curves: intervals fill the corners of the axes.
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=8.5)
 
 
 def _different(comparison: ComparisonResult, columns: list[Column]) -> list[Column]:
