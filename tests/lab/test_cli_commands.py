@@ -132,7 +132,8 @@ def test_decompose_writes_factors_that_an_adapter_begins_with(tmp_path: Path) ->
     from dude_lab.mini import model_dir
     from dude_peft import DudeConfig
 
-    result = dude("decompose", model_dir(), "-o", tmp_path / "f", "--rank", "4", "--target-modules", "q_proj,v_proj")
+    wanted = ("--rank", "4", "--target-modules", "q_proj,v_proj", "--jobs", "1")  # processes: test_streaming.py
+    result = dude("decompose", model_dir(), "-o", tmp_path / "f", *wanted)
     assert result.exit_code == 0 and "10 weights at rank 4" in result.stdout
     base = AutoModelForCausalLM.from_pretrained(model_dir())
     get_peft_model(base, DudeConfig(r=4, target_modules=["q_proj", "v_proj"], factors=str(tmp_path / "f")))

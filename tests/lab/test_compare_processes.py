@@ -96,7 +96,7 @@ def pool_of_its_own(folder: ComparisonFolder) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)])
 
 
-@pytest.mark.parametrize("way", ["fresh", "forked", "unfit"])
+@pytest.mark.parametrize("way", ["fresh", "forked", pytest.param("unfit", marks=pytest.mark.slow)])
 def test_everything_ends_with_a_killed_pool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, way: str) -> None:
     """As by SIGTERM, so with a checkpoint; the next pool goes on. Unfit: fresh processes from a server."""
     stand_in(monkeypatch, tmp_path, "fresh" if way == "fresh" else "forked", *["no_such_module"] * (way == "unfit"))

@@ -271,6 +271,7 @@ def test_a_weight_that_is_not_finite_is_named(tmp_path: Path) -> None:
         decompose_checkpoint(base, tmp_path / "f", DudeConfig(**ALL), jobs=1)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and sets a limit of the address space")
 def test_a_checkpoint_several_times_the_memory_that_is_left(tmp_path: Path) -> None:
     """206 MiB in bfloat16, with 128 MiB of address space left. Loading them fails."""
